@@ -1,0 +1,173 @@
+"""One frozen, validated Config: defaults, then a TOML file, then CACHED_* variables, then flags."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from cached.errors import ConfigError
+
+DEFAULT_FILE = Path("/etc/cached/config.toml")
+DEFAULT_SOCKET = "/run/cached/cached.sock"
+
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]i?B|B)?\s*\Z")
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?\s*\Z")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Size(int):
+    """Bytes. Typed as `20GiB`, `500MB` or a plain number."""
+
+    @classmethod
+    def parse(cls, value: object) -> Size:
+        match = _SIZE.match(str(value)) if not isinstance(value, bool) else None
+        if not match:
+            raise ConfigError(f"{value!r} is not a size: write 20GiB, 500MB or a number of bytes.")
+        unit = match[2] or "B"
+        power = "BKMGTP".index(unit[0])
+        return cls(float(match[1]) * (1024 if "i" in unit else 1000) ** power)
+
+
+class Duration(float):
+    """Seconds. Typed as `90s`, `5m`, `2h`, `7d` or a plain number."""
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        match = _DURATION.match(str(value)) if not isinstance(value, bool) else None
+        if not match:
+            raise ConfigError(f"{value!r} is not a duration: write 90s, 5m, 2h, 7d or a number of seconds.")
+        return cls(float(match[1]) * _SECONDS[match[2] or "s"])
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting, with its default. The comment above each is what the README and the example file explain."""
+
+    root: Path = Path("/var/lib/cached")  # Where blobs and snapshots live; one local file system.
+    socket: Path = Path(DEFAULT_SOCKET)  # The unix socket that clients use.
+    socket_mode: str = "0660"  # Permissions of the socket, in octal.
+    socket_group: str = ""  # Group of the socket; empty leaves the daemon's own.
+    listen: str = ""  # HOST:PORT of /metrics and /healthz over TCP; empty is off.
+    admin_group: str = "cached-admin"  # Members may use admin verbs, beside root and the daemon's own user.
+    limit: Size = Size(0)  # Bytes that blobs and reservations may take; 0 means 90 % of the file system.
+    keep_free: Size = Size(1 << 30)  # Bytes of the file system that are never reserved.
+    high_watermark: float = 0.95  # Share of the limit above which eviction starts …
+    low_watermark: float = 0.85  # … and down to which it goes.
+    max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
+    check_timeout: Duration = Duration(5)  # Bound on each network call of that check; after it, the held model is served.
+    resolve_timeout: Duration = Duration(30)  # Bound on each network call of a first resolve.
+    read_timeout: Duration = Duration(60)  # Bound on one ranged read.
+    connections: int = 8  # Ranged reads in flight, over all fills.
+    retries: int = 5  # Tries of one ranged read before the fill fails.
+    protocols: tuple[str, ...] = ("hf", "s3", "gs")  # URI schemes that callers may name.
+    file_roots: tuple[str, ...] = ()  # Folders below which file:// may read; empty refuses it.
+    hub_endpoint: str = ""  # The Hub; empty means HF_ENDPOINT, else https://huggingface.co.
+    s3_endpoint: str = ""  # S3 endpoint; empty means AWS_ENDPOINT_URL, else Amazon's.
+    s3_region: str = ""  # Region; empty means AWS's usual chain.
+    s3_profile: str = ""  # Profile in the daemon's AWS configuration; empty means the default one.
+    gs_endpoint: str = ""  # GCS endpoint; empty means STORAGE_EMULATOR_HOST, else Google's.
+    weights: str = "warn"  # Files that can run code when loaded (.bin .pt .pth .ckpt .pkl .py): allow, warn or refuse.
+    log_level: str = "info"  # debug, info, warning or error.
+    source_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # fsspec options by protocol.
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ConfigError(problem)
+
+    @classmethod
+    def load(cls, file: Path | None = None, environ: Mapping[str, str] = os.environ, **flags: object) -> Config:
+        """Read the file (the default one may be absent), then CACHED_* variables, then the flags that are not None."""
+        raw: dict[str, object] = _read(file)
+        for name in _NAMES:
+            variable = f"CACHED_{name.upper()}"
+            if variable in environ and name != "source_options":
+                raw[name] = _split(environ[variable]) if name in ("protocols", "file_roots") else environ[variable]
+        raw.update({name: value for name, value in flags.items() if value is not None})
+        unknown = sorted(raw.keys() - set(_NAMES))
+        if unknown:
+            where = f" in {file or DEFAULT_FILE}"
+            raise ConfigError(f"Unknown setting {unknown[0]!r}{where}; the settings are {', '.join(_NAMES)}.")
+        return replace(cls(), **{name: _coerce(name, value) for name, value in raw.items()})  # type: ignore[arg-type]
+
+
+_NAMES = [item.name for item in fields(Config)]
+_TYPES = typing.get_type_hints(Config)
+
+
+def _read(file: Path | None) -> dict[str, object]:
+    try:
+        return tomllib.loads((file or DEFAULT_FILE).read_text())
+    except FileNotFoundError:
+        if file is None:
+            return {}
+        raise ConfigError(f"There is no configuration file at {file}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"Cannot read the configuration file {file or DEFAULT_FILE}: {error}.") from error
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _coerce(name: str, value: object) -> object:
+    """The value in the setting's type. Numbers may come as text from variables; nothing else is guessed."""
+    kind = _TYPES[name]
+    wrong = ConfigError(f"The setting {name!r} must be {_SPOKEN.get(name, 'text')}, not {value!r}.")
+    if kind in (Size, Duration):
+        try:
+            return kind.parse(value)
+        except ConfigError:
+            raise wrong from None
+    if kind in (int, float):
+        if isinstance(value, bool):
+            raise wrong
+        try:
+            return kind(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise wrong from None
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is str and isinstance(value, str):
+        return value
+    if name in ("protocols", "file_roots") and isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+    if name == "source_options" and isinstance(value, dict):
+        if all(isinstance(options, dict) for options in value.values()):
+            return types.MappingProxyType(value)
+    raise wrong
+
+
+_SPOKEN = {
+    **{name: "a size such as '20GiB'" for name in _NAMES if _TYPES[name] is Size},
+    **{name: "a duration such as '5m'" for name in _NAMES if _TYPES[name] is Duration},
+    **{name: "a number" for name in _NAMES if _TYPES[name] in (int, float)},
+    **{name: "a list of texts" for name in ("protocols", "file_roots")},
+    "source_options": "a table of tables, one for each protocol",
+}
+
+
+def _problem(config: Config) -> str | None:
+    """The first thing wrong with the values, as a sentence; None when all are in range."""
+    if not 0 < config.low_watermark <= config.high_watermark <= 1:
+        return "The watermarks must satisfy 0 < low_watermark <= high_watermark <= 1."
+    if not re.match(r"0?[0-7]{3}\Z", config.socket_mode):
+        return f"The setting 'socket_mode' must be octal permissions such as '0660', not {config.socket_mode!r}."
+    if config.connections < 1 or config.retries < 1:
+        return "The settings 'connections' and 'retries' must be at least 1."
+    if config.weights not in ("allow", "warn", "refuse"):
+        return f"The setting 'weights' must be allow, warn or refuse, not {config.weights!r}."
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        return f"The setting 'log_level' must be debug, info, warning or error, not {config.log_level!r}."
+    if config.listen and not re.match(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}\Z", config.listen):
+        return f"The setting 'listen' must be HOST:PORT, not {config.listen!r}."
+    if not config.root.is_absolute() or not config.socket.is_absolute():
+        return "The settings 'root' and 'socket' must be absolute paths."
+    return None

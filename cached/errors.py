@@ -1,0 +1,142 @@
+"""Every way that `cached` can fail: one tree, so that callers catch one root.
+
+Each class fixes the code that crosses the wire, the CLI's exit code and the HTTP status. The message is one sentence
+for a person: what happened, to which model, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CachedError(Exception):
+    """The root. `retryable` says whether the same request may succeed later without anybody's help."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else self.code
+
+
+class InvalidRequest(CachedError):
+    """A malformed URI, a hostile file name, an unknown scheme or a wrong setting."""
+
+    code, exit_code, status = "invalid_request", 2, 400
+
+
+class ConfigError(InvalidRequest):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+    code = "invalid_config"
+
+
+class Forbidden(CachedError):
+    """The caller's uid may not use this verb."""
+
+    code, exit_code, status = "forbidden", 4, 403
+
+
+class NotFound(CachedError):
+    code, exit_code, status = "not_found", 1, 404
+
+
+class ModelNotFound(NotFound):
+    """The source has no such model, or no file of it matches."""
+
+    code = "model_not_found"
+
+
+class RevisionNotFound(NotFound):
+    code = "revision_not_found"
+
+
+class NotCached(NotFound):
+    """The node does not hold it, and the caller asked for no network."""
+
+    code, exit_code = "not_cached", 3
+
+
+class SourceError(CachedError):
+    """The remote failed."""
+
+    code, status = "source_error", 502
+
+
+class SourceUnavailable(SourceError):
+    """No connection, a time-out, 429 or 5xx, after the retries."""
+
+    code, status, retryable = "source_unavailable", 503, True
+
+
+class SourceDenied(SourceError):
+    """401, 403 or a gated repository."""
+
+    code, exit_code, status = "source_denied", 4, 403
+
+
+class SourceChanged(SourceError):
+    """The remote file is no longer the version that the listing named."""
+
+    code, status, retryable = "source_changed", 409, True
+
+
+class CorruptBlob(CachedError):
+    code, exit_code = "corrupt", 6
+
+
+class SizeMismatch(CorruptBlob):
+    code = "size_mismatch"
+
+
+class DigestMismatch(CorruptBlob):
+    code = "digest_mismatch"
+
+
+class NoSpace(CachedError):
+    code, exit_code, status = "no_space", 5, 507
+
+
+class TooLarge(NoSpace):
+    """It would not fit an empty store."""
+
+    code = "too_large"
+
+
+class AllHeld(NoSpace):
+    """Leases, pins and running fills hold everything that could make room."""
+
+    code, retryable = "all_held", True
+
+
+class InUse(CachedError):
+    """Removal refused: leased or pinned, and by whom."""
+
+    code, status, retryable = "in_use", 409, True
+
+
+class StoreDegraded(CachedError):
+    """A failed fsync, a root that cannot be written or locked, an index beyond repair."""
+
+    code, status = "store_degraded", 503
+
+
+class DaemonUnavailable(CachedError):
+    """Client side: there is no socket, or nobody answers on it."""
+
+    code, exit_code, status, retryable = "daemon_unavailable", 69, 503, True
+
+
+def _descendants(cls: type[CachedError]) -> list[type[CachedError]]:
+    return [cls] + [d for sub in cls.__subclasses__() for d in _descendants(sub)]
+
+
+BY_CODE: dict[str, type[CachedError]] = {cls.code: cls for cls in _descendants(CachedError)}
+
+
+def from_code(code: str, message: str) -> CachedError:
+    """The error that a daemon meant; an unknown code (a newer daemon's) becomes the root class."""
+    return BY_CODE.get(code, CachedError)(message)

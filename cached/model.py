@@ -1,0 +1,294 @@
+"""The nouns: frozen values that every room shares. No I/O here."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from cached.errors import InvalidRequest, ModelNotFound
+
+PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; its XXH3-128 is stored with the blob.
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255  # ext4 and XFS.
+
+_HEX64 = re.compile(r"[0-9a-f]{64}\Z")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
+_WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """The sha256 of some bytes; what a blob, a manifest or a snapshot is called."""
+
+    hex: str
+
+    def __post_init__(self) -> None:
+        if not _HEX64.match(self.hex):
+            raise InvalidRequest(f"{self.hex[:80]!r} is not a sha256 digest: 64 lower-case hex digits are.")
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """`sha256:<64 hex>`, or the hex alone."""
+        return cls(text.removeprefix("sha256:"))
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        return cls(hashlib.sha256(data).hexdigest())
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
+
+
+def safe_path(text: str) -> str:
+    """`text` if it can name a file below a snapshot on any file system that we meet; else InvalidRequest.
+
+    Refused: absolute and Windows forms, `.` and `..`, empty parts, control characters, over-long names.
+    """
+    problem = _path_problem(text)
+    if problem:
+        raise InvalidRequest(f"The source lists a file named {text[:120]!r}, which {problem}; nothing was fetched.")
+    return text
+
+
+def _path_problem(text: str) -> str | None:
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid text"
+    if not text or len(encoded) > MAX_PATH_BYTES:
+        return f"is empty or longer than {MAX_PATH_BYTES} bytes"
+    if text.startswith("/") or "\\" in text or re.match(r"[A-Za-z]:", text):
+        return "is an absolute or Windows path"
+    if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in text):
+        return "holds control characters"
+    for part in text.split("/"):
+        if part in ("", ".", ".."):
+            return "leaves or repeats its directory"
+        if len(part.encode()) > MAX_NAME_BYTES or part.endswith((" ", ".")) or _WINDOWS.match(part):
+            return "is not portable"
+    return None
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """InvalidRequest unless every path is safe and no two collide (case, Unicode form, file against directory)."""
+    files: dict[str, str] = {}
+    directories: dict[str, str] = {}
+    for path in paths:
+        safe_path(path)
+        folded = _fold(path)
+        if folded in files:
+            raise InvalidRequest(f"The source lists {files[folded]!r} and {path!r}, which collide; nothing was fetched.")
+        files[folded] = path
+        parent = folded
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]
+            directories.setdefault(parent, path)
+    for folded in files.keys() & directories.keys():
+        raise InvalidRequest(
+            f"The source lists {files[folded]!r} both as a file and as a directory ({directories[folded]!r}); "
+            "nothing was fetched."
+        )
+
+
+def _fold(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision in it."""
+
+    uri: str
+    revision: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(
+        cls, uri: str, revision: str | None = None, include: Iterable[str] = (), exclude: Iterable[str] = ()
+    ) -> ModelRef:
+        """From what a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision."""
+        text = uri.strip()
+        if not text or any(ord(char) < 33 or ord(char) == 127 for char in text):
+            raise InvalidRequest(f"{uri[:120]!r} is not a model URI: it is empty or holds blanks or control characters.")
+        scheme, separator, place = text.partition("://")
+        if not separator:
+            scheme, place = "hf", text
+        if not _SCHEME.match(scheme) or not place.strip("/"):
+            raise InvalidRequest(f"{uri[:120]!r} is not a model URI; try hf://org/name, s3://bucket/prefix or org/name.")
+        if scheme == "hf":
+            place, revision = _split_hub(uri, place, revision)
+        canonical = f"{scheme}://{place}" if scheme in ("file", "http", "https") else f"{scheme}://{place.strip('/')}"
+        patterns = tuple(sorted(set(include))), tuple(sorted(set(exclude)))
+        if revision is not None and not re.match(r"[\w./-]{1,255}\Z", revision):
+            raise InvalidRequest(f"{revision[:80]!r} is not a revision: give a branch, a tag or a commit.")
+        return cls(canonical, revision, *patterns)
+
+    @property
+    def scheme(self) -> str:
+        return self.uri.partition("://")[0]
+
+    @property
+    def place(self) -> str:
+        """What follows `scheme://`."""
+        return self.uri.partition("://")[2]
+
+    @property
+    def immutable(self) -> bool:
+        """Whether the revision is a full commit, which can never mean anything else."""
+        return self.scheme == "hf" and self.revision is not None and _COMMIT.match(self.revision) is not None
+
+    @property
+    def key(self) -> str:
+        """Everything that selects content, as one string: what single flight and the index go by."""
+        return json.dumps([self.uri, self.revision, self.include, self.exclude], separators=(",", ":"))
+
+    def at(self, revision: str) -> ModelRef:
+        return ModelRef(self.uri, revision, self.include, self.exclude)
+
+    def selects(self, path: str) -> bool:
+        """Whether the patterns take this file: some include (or none given), and no exclude."""
+        taken = not self.include or any(_matches(path, pattern) for pattern in self.include)
+        return taken and not any(_matches(path, pattern) for pattern in self.exclude)
+
+    def __str__(self) -> str:
+        return f"{self.uri}@{self.revision}" if self.revision else self.uri
+
+
+def _split_hub(uri: str, place: str, revision: str | None) -> tuple[str, str | None]:
+    name, _, inline = place.strip("/").partition("@")
+    if not _HUB_NAME.match(name) or ".." in name or "--" in name:
+        raise InvalidRequest(f"{uri[:120]!r} is not a Hub repository; give hf://org/name or org/name, with @revision.")
+    if inline and revision and inline != revision:
+        raise InvalidRequest(f"{uri!r} names the revision {inline!r}, but {revision!r} was asked for; give one.")
+    if "@" in place and not inline:
+        raise InvalidRequest(f"{uri!r} ends in '@' with no revision after it.")
+    return name, inline or revision
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Shell patterns as huggingface_hub reads them: `*` crosses `/`, and a trailing `/` means the whole folder."""
+    return fnmatchcase(path, pattern + "*" if pattern.endswith("/") else pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A check that the source publishes beside sha256: `git-sha1`, `md5` or `crc32c`, in lower-case hex."""
+
+    algorithm: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One remote file at one version. `version` is a commit, versionId, ETag, generation or ukey."""
+
+    path: str
+    size: int
+    version: str
+    digest: Digest | None = None
+    checksums: tuple[Checksum, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source says that a ref is right now.
+
+    `place` says where, endpoint included (`s3://endpoint/bucket/prefix`); together with an entry's path, version and
+    size it is the identity under which the node remembers a file's digest.
+    """
+
+    ref: ModelRef
+    place: str
+    revision: str
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise ModelNotFound(f"There are no model files at {self.ref}: the place is empty or no file matches.")
+        check_paths(entry.path for entry in self.entries)
+        if any(entry.size < 0 for entry in self.entries):
+            raise InvalidRequest(f"The source lists a file of negative size at {self.ref}; nothing was fetched.")
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+    def identity(self, entry: Entry) -> str:
+        return json.dumps([self.place, entry.path, entry.version, entry.size], separators=(",", ":"))
+
+
+def listing_revision(entries: Iterable[Entry]) -> str:
+    """A revision for places that have none: 40 hex digits over every path, size and version."""
+    lines = sorted(f"{entry.path}\0{entry.size}\0{entry.version}\n" for entry in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ManifestFile:
+    path: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the node holds: files sorted by path. Its own digest names the snapshot."""
+
+    files: tuple[ManifestFile, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(sorted(self.files)))
+        check_paths(file.path for file in self.files)
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of("".join(f"{f.digest} {f.size} {f.path}\n" for f in self.files).encode())
+
+    @property
+    def size(self) -> int:
+        """Bytes as the caller sees them: a blob under two names counts twice."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def blobs(self) -> dict[Digest, int]:
+        return {file.digest: file.size for file in self.files}
+
+
+class SnapshotState(enum.StrEnum):
+    FILLING = "filling"  # Being fetched; holds its blobs; nobody has its path.
+    READY = "ready"  # Complete and verified; may be handed out.
+    EVICTING = "evicting"  # Chosen to go; never handed out again.
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fill is. Bytes and files that the node already held count as done and as `cached_bytes`."""
+
+    phase: str  # "resolving", "waiting", "fetching" or "publishing"
+    done_bytes: int = 0
+    total_bytes: int = 0
+    cached_bytes: int = 0
+    done_files: int = 0
+    total_files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A caller's own variables (HF_TOKEN, AWS_…, GOOGLE_…). In memory only; never shown."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def get(self, name: str) -> str | None:
+        return self.variables.get(name) or None
+
+    def __bool__(self) -> bool:
+        return bool(self.variables)

@@ -1,0 +1,33 @@
+"""What every kind of remote must offer. Implementations are synchronous: the daemon calls them in threads."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cached.model import Credentials, Entry, Listing, ModelRef
+
+
+class Reader(Protocol):
+    """Ranged reads of one entry at the version that its Listing named. Safe to use from several threads."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. SourceChanged when the remote is no longer that version."""
+
+    def recheck(self) -> None:
+        """After the last read: SourceChanged if the version could not be pinned and has moved meanwhile."""
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """A kind of place that models come from. Raises only the errors of `cached.errors`."""
+
+    def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        """What `ref` is right now: one immutable revision and the entries that the ref's patterns select.
+
+        `timeout` in seconds bounds each network call. ModelNotFound, RevisionNotFound, SourceDenied,
+        SourceUnavailable, InvalidRequest.
+        """
+
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+        """A reader of one file. Does no I/O by itself if it can help it."""
