@@ -1,0 +1,211 @@
+"""A blob that is not finished: preallocated, filled piece by piece, resumable, invisible until published."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from cached.errors import SizeMismatch, StoreDegraded
+from cached.model import PIECE_BYTES, Digest, Entry
+from cached.store.checksums import Checks
+from cached.store.layout import disk_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    index: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What an ingest proved about its bytes. `pieces` is the XXH3-128 of each piece, 16 bytes apiece."""
+
+    digest: Digest
+    size: int
+    pieces: bytes
+
+
+class Ingest:
+    """One file on its way in. `land` may be called from several threads; everything else from one at a time."""
+
+    def __init__(self, part: Path, entry: Entry) -> None:
+        """Open or resume. Landed pieces are believed only when their bytes still have the recorded XXH3."""
+        self.part = part
+        self.entry = entry
+        self._state = part.with_suffix(".pieces")
+        self._lock = threading.Lock()
+        self._frontier = threading.Lock()
+        self._landed: dict[int, bytes] = {}
+        self._next = 0
+        self._users = 0
+        self._closed = False
+        self._checks = Checks(entry.size, entry.digest, entry.checksums)
+        with disk_errors(f"preparing {entry.path}"):
+            self._fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._prepare()
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def __repr__(self) -> str:
+        return f"<Ingest {self.entry.path} {len(self._landed)}/{self.count} pieces{' closed' if self._closed else ''}>"
+
+    @property
+    def count(self) -> int:
+        return math.ceil(self.entry.size / PIECE_BYTES)
+
+    @property
+    def landed_bytes(self) -> int:
+        with self._lock:
+            return sum(self._piece(index).length for index in self._landed)
+
+    def missing(self) -> list[Piece]:
+        with self._lock:
+            return [self._piece(index) for index in range(self.count) if index not in self._landed]
+
+    def land(self, piece: Piece, data: bytes) -> None:
+        """Write one whole piece and remember its XXH3. SizeMismatch unless `data` has exactly its length."""
+        if len(data) != piece.length:
+            raise SizeMismatch(f"{self.entry.path} sent {len(data)} bytes where {piece.length} were asked for.")
+        with self._lock:
+            if self._closed:
+                raise StoreDegraded(f"The ingest of {self.entry.path} is closed.")
+            self._users += 1
+        try:
+            checksum = xxhash.xxh3_128_digest(data)
+            with disk_errors(f"writing {self.entry.path}"):
+                _write_all(self._fd, data, piece.offset)
+                with self._lock:
+                    self._landed[piece.index] = checksum
+                    os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
+                if self._frontier.acquire(blocking=False):  # Whoever holds it takes our piece along.
+                    try:
+                        self._advance(piece.index, data)
+                    finally:
+                        self._frontier.release()
+        finally:
+            self._leave()
+
+    def verify(self) -> Verified:
+        """Check size and every promised digest, and fsync. On DigestMismatch the bytes are gone.
+
+        A failed fsync is StoreDegraded and the bytes are gone too: the kernel may have dropped the dirty pages and
+        would report success the second time.
+        """
+        with self._frontier, disk_errors(f"reading {self.entry.path} back"):
+            self._advance(-1, b"")
+        if self._next != self.count:
+            raise SizeMismatch(f"{self.entry.path} is incomplete: {self._next} of {self.count} pieces are there.")
+        try:
+            digest = self._checks.finish(self.entry.path)
+            with disk_errors(f"making {self.entry.path} durable"):
+                os.fchmod(self._fd, 0o444)
+                os.fsync(self._fd)
+        except BaseException:
+            self.discard()
+            raise
+        return Verified(digest, self.entry.size, b"".join(self._landed[index] for index in range(self.count)))
+
+    def close(self) -> None:
+        """Park it: what has landed stays for a later resume. Safe while `land` runs; the last one shuts the file."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._users += 1
+        self._leave()
+
+    def discard(self) -> None:
+        """Remove everything that was written."""
+        self.close()
+        for path in (self.part, self._state):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def forget_state(self) -> None:
+        """After publishing: the part now has another name, and its piece state has done its work."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._state.unlink()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closed and self._users == 0
+        if last:
+            os.close(self._fd)
+            os.close(self._state_fd)
+
+    def _piece(self, index: int) -> Piece:
+        offset = index * PIECE_BYTES
+        return Piece(index, offset, min(PIECE_BYTES, self.entry.size - offset))
+
+    def _prepare(self) -> None:
+        if os.fstat(self._fd).st_size == self.entry.size:
+            self._resume()
+        else:
+            os.ftruncate(self._fd, 0)
+            if self.entry.size:
+                os.posix_fallocate(self._fd, 0, self.entry.size)
+        lines = "".join(f"{index} {checksum.hex()}\n" for index, checksum in sorted(self._landed.items()))
+        self._state_fd = os.open(self._state, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.write(self._state_fd, lines.encode())
+
+    def _resume(self) -> None:
+        """Take over the pieces whose bytes have the checksum that was recorded for them."""
+        for index, checksum in _recorded(self._state).items():
+            if not 0 <= index < self.count:
+                continue
+            data = _read_all(self._fd, self._piece(index))
+            if xxhash.xxh3_128_digest(data) == checksum:
+                self._landed[index] = checksum
+                self._advance(index, data)
+
+    def _advance(self, index: int, data: bytes) -> None:
+        """Run the checks over the contiguous prefix: from `data` where it is next, else from the page cache."""
+        while True:
+            with self._lock:
+                if self._next not in self._landed:
+                    return
+                piece = self._piece(self._next)
+            self._checks.update(data if piece.index == index else _read_all(self._fd, piece))
+            with self._lock:
+                self._next += 1
+
+
+def _recorded(state: Path) -> dict[int, bytes]:
+    """Piece checksums by index. A torn last line is left out."""
+    found: dict[int, bytes] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in state.read_text(errors="replace").splitlines():
+            index, _, checksum = line.partition(" ")
+            if index.isdecimal() and len(checksum) == 32:
+                with contextlib.suppress(ValueError):
+                    found[int(index)] = bytes.fromhex(checksum)
+    return dict(sorted(found.items()))
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _read_all(fd: int, piece: Piece) -> bytes:
+    data = os.pread(fd, piece.length, piece.offset)
+    while len(data) < piece.length:
+        more = os.pread(fd, piece.length - len(data), piece.offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

@@ -1,0 +1,155 @@
+"""Directories of hard links to blobs: what callers are given. Nothing is under a snapshot's name until it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cached.errors import CachedError, CorruptBlob
+from cached.model import Digest, Manifest, ManifestFile
+from cached.store.layout import Layout, disk_errors, fsync_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a snapshot came from: enough to fetch it again. `ref` is ModelRef.key."""
+
+    ref: str
+    source: str
+    revision: str
+
+
+class Snapshots:
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def path(self, digest: Digest) -> Path:
+        return self._layout.snapshot(digest)
+
+    def lock(self, digest: Digest) -> Path:
+        return self._layout.lock(digest)
+
+    def build(self, manifest: Manifest, origin: Origin) -> Path:
+        """Make the snapshot visible, durably; every blob must be published.
+
+        One that is already there is kept, and names that no longer link to their blob are linked again.
+        """
+        path = self.path(manifest.digest)
+        with disk_errors(f"building the snapshot of {origin.source}"):
+            if path.is_dir() and not path.is_symlink():
+                self._mend(path, manifest)
+            else:
+                self._farm(path, manifest)
+            if self.read(manifest.digest) is None:
+                self._write_manifest(manifest, origin)
+            fsync_directory(self._layout.snapshots)
+        return path
+
+    def read(self, digest: Digest) -> tuple[Manifest, Origin] | None:
+        """The manifest on disk; None when it is absent, unreadable, or does not have the digest it is named by."""
+        try:
+            raw = json.loads(self.lock(digest).read_bytes())
+            files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
+            manifest = Manifest(files)
+            origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CachedError):
+            return None
+        return (manifest, origin) if manifest.digest == digest else None
+
+    def intact(self, manifest: Manifest) -> bool:
+        """Whether every name is a regular file of the right size that shares its blob's inode."""
+        path = self.path(manifest.digest)
+        try:
+            return all(_same_file(path / file.path, self._layout.blob(file.digest), file.size) for file in manifest.files)
+        except (OSError, CorruptBlob):
+            return False
+
+    def remove(self, digest: Digest) -> Path | None:
+        """Take the snapshot out of sight; returns what to delete afterwards. The caller excludes leases."""
+        path, target = self.path(digest), self._layout.trash / f"{digest.hex}.{secrets.token_hex(4)}"
+        with disk_errors(f"removing the snapshot {digest.hex[:12]}"):
+            moved = self._into_trash(path, target)
+            with contextlib.suppress(FileNotFoundError):
+                self.lock(digest).unlink()  # Clients that hold the file open see st_nlink == 0 and ask again.
+            fsync_directory(self._layout.snapshots)
+        return target if moved else None
+
+    def names(self) -> Iterator[str]:
+        """Every name under snapshots/, `.json` and directory alike."""
+        yield from sorted(os.listdir(self._layout.snapshots))
+
+    def _into_trash(self, path: Path, target: Path) -> bool:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)  # Moving a directory rewrites its "..", which needs the right to write to it.
+            os.rename(path, target)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _farm(self, path: Path, manifest: Manifest) -> None:
+        tree = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.tree"
+        tree.mkdir(mode=0o755)
+        folders = {tree}
+        for file in manifest.files:
+            name = tree / file.path
+            name.parent.mkdir(parents=True, exist_ok=True)
+            folders.update(parent for parent in name.parents if tree in parent.parents)
+            os.link(self._layout.blob(file.digest), name)
+        for folder in folders:
+            folder.chmod(0o755 if folder == tree else 0o555)
+            fsync_directory(folder)
+        os.rename(tree, path)
+        path.chmod(0o555)
+
+    def _mend(self, path: Path, manifest: Manifest) -> None:
+        """Give names whose blob was replaced the new one, each by a rename: no moment without a file."""
+        for file in manifest.files:
+            name, blob = path / file.path, self._layout.blob(file.digest)
+            if not _same_file(name, blob, file.size):
+                name.parent.chmod(0o755)
+                temporary = name.with_name(f".{secrets.token_hex(8)}")
+                os.link(blob, temporary)
+                os.rename(temporary, name)
+                fsync_directory(name.parent)
+                name.parent.chmod(0o555)
+
+    def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
+        files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files]
+        value: dict[str, Any] = {"ref": origin.ref, "source": origin.source, "revision": origin.revision, "files": files}
+        temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
+        with temporary.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+        os.rename(temporary, self.lock(manifest.digest))
+
+
+def _same_file(name: Path, blob: Path, size: int) -> bool:
+    """FileNotFoundError when the blob is gone; a missing name is just not the same."""
+    target = os.lstat(blob)
+    if target.st_size != size:
+        raise CorruptBlob(f"The blob {blob.name[:12]} has {target.st_size} bytes instead of {size}.")
+    try:
+        status = os.lstat(name)
+    except FileNotFoundError:
+        return False
+    return (status.st_dev, status.st_ino) == (target.st_dev, target.st_ino)
+
+
+def delete_tree(path: Path) -> None:
+    """Unlink what was moved into the trash: a blob, or a snapshot whose directories are read-only."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(path)
