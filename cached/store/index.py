@@ -1,0 +1,273 @@
+"""What the node holds, in SQLite: a cache of what lies on the disk, and the one place where space is accounted.
+
+Two connections: one that writes (from one thread at a time, behind a lock) and one that only reads, for hits. SQLite
+before 3.51.3 can lose a WAL reset when two connections write or checkpoint at once; ours never do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from cached.errors import StoreDegraded
+from cached.model import Digest, Manifest
+from cached.store.ingest import Verified
+from cached.store.schema import migrate
+from cached.store.snapshots import Origin
+
+MAX_EVENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A ref that the node can answer: the snapshot it last meant, and when that was last asked."""
+
+    snapshot: Digest
+    source: str
+    revision: str
+    size: int
+    checked_at: float
+
+
+class Index:
+    def __init__(self, path: Path) -> None:
+        """Open, or create; sqlite3.DatabaseError when the file is damaged, StoreDegraded when it is too new."""
+        self._lock = threading.RLock()
+        self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._writer.row_factory = sqlite3.Row
+        try:
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute("PRAGMA synchronous=FULL")
+            self._writer.execute("PRAGMA foreign_keys=ON")
+            migrate(Database(self._writer))
+            if self._writer.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("quick_check found damage")
+            self._reader = sqlite3.connect(
+                f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
+            )
+        except BaseException:
+            self._writer.close()
+            raise
+        self._reader.row_factory = sqlite3.Row
+        self._reading = threading.Lock()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing, durable on leaving. Nested use joins the outer transaction."""
+        with self._lock:
+            if self._writer.in_transaction:
+                yield self._writer
+                return
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._rollback()
+                raise StoreDegraded(f"The index cannot be written: {error}; check the disk.") from error
+            except BaseException:
+                self._rollback()
+                raise
+
+    def _rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+
+    def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
+        """Read what has been committed."""
+        with self._reading:
+            return self._reader.execute(sql, tuple(parameters)).fetchall()
+
+    # Hits.
+
+    def find(self, ref: str) -> Known | None:
+        """The READY snapshot that `ref` (ModelRef.key) last meant."""
+        rows = self.query(
+            "SELECT r.snapshot, r.source, r.revision, s.size, r.checked_at FROM resolution r "
+            "JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? AND s.state = 'ready'",
+            (ref,),
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        return Known(Digest(row["snapshot"]), row["source"], row["revision"], row["size"], row["checked_at"])
+
+    def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
+        """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
+        with self.transaction() as db:
+            db.executemany(
+                "UPDATE snapshot SET used_at = max(used_at, ?) WHERE digest = ?", [(at, d.hex) for d, at in used.items()]
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO lease SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
+                [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
+            )
+
+    def resolved(self, ref: str, source: str, revision: str, snapshot: Digest) -> None:
+        """`ref` was asked just now and means `snapshot`."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ? "
+                "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
+                (ref, source, revision, snapshot.hex, time.time(), snapshot.hex),
+            )
+
+    def identities(self, identities: Iterable[str]) -> dict[str, Digest]:
+        """Digests of those remote files that the node has held."""
+        found: dict[str, Digest] = {}
+        for identity in identities:
+            for row in self.query("SELECT blob FROM identity WHERE identity = ?", (identity,)):
+                found[identity] = Digest(row["blob"])
+        return found
+
+    # Fills.
+
+    def begin(self, source: str, wants: dict[str, int], holds: Iterable[Digest], capacity: int) -> int | None:
+        """Start a fill: hold the blobs it counts on and reserve for those it lacks. Its id; None when short of space.
+
+        A key that another fill has reserved is shared, not reserved twice. LookupError when a held blob is gone.
+        """
+        with self.transaction() as db:
+            known = {row["key"] for row in db.execute("SELECT key FROM reservation")}
+            needed = sum(size for key, size in wants.items() if key not in known)
+            if needed and self.committed() + needed > capacity:
+                return None
+            now = time.time()
+            fill = db.execute("INSERT INTO fill (source, started_at) VALUES (?, ?)", (source, now)).lastrowid
+            assert fill is not None  # sqlite3 types it as optional; an INSERT always has one.
+            try:
+                db.executemany("INSERT OR IGNORE INTO hold VALUES (?, ?)", [(fill, digest.hex) for digest in holds])
+            except sqlite3.IntegrityError:
+                raise LookupError("a held blob is gone") from None
+            db.executemany("INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in wants.items()])
+            db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in wants])
+            return fill
+
+    def committed(self) -> int:
+        """Bytes used plus reserved."""
+        with self._lock:
+            return int(
+                self._writer.execute(
+                    "SELECT (SELECT coalesce(sum(size), 0) FROM blob) + (SELECT coalesce(sum(bytes), 0) FROM reservation)"
+                ).fetchone()[0]
+            )
+
+    def add_blob(self, verified: Verified, identity: str, key: str) -> None:
+        """A blob was published: its reservation becomes use, and every fill that wanted it now holds it."""
+        with self.transaction() as db:
+            row = (verified.digest.hex, verified.size, verified.pieces, time.time())
+            db.execute("INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces", row)
+            db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, verified.digest.hex))
+            db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (verified.digest.hex, key))
+            db.execute("DELETE FROM reservation WHERE key = ?", (key,))
+
+    def know(self, identity: str, digest: Digest) -> None:
+        """A source promised this digest for this file, and the blob is here."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO identity SELECT ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)",
+                (identity, digest.hex, digest.hex),
+            )
+
+    def abandon(self, fill: int, parked: Iterable[str]) -> None:
+        """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM fill WHERE id = ?", (fill,))
+            self._free(db, parked)
+
+    def _free(self, db: sqlite3.Connection, parked: Iterable[str]) -> None:
+        keep = set(parked)
+        for row in db.execute("SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall():
+            if row["key"] not in keep:
+                db.execute("DELETE FROM reservation WHERE key = ?", (row["key"],))
+
+    def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> None:
+        """READY: the snapshot may be handed out, for every ref of `refs` (key → source, revision)."""
+        digest, now = manifest.digest.hex, time.time()
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
+                "state='ready', used_at=excluded.used_at",
+                (digest, origin.ref, origin.source, origin.revision, manifest.size, len(manifest.files), now, now),
+            )
+            db.executemany("INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs])
+            db.executemany(
+                "INSERT OR REPLACE INTO resolution VALUES (?, ?, ?, ?, ?)",
+                [(ref, source, revision, digest, now) for ref, (source, revision) in refs.items()],
+            )
+            if fill is not None:
+                db.execute("DELETE FROM fill WHERE id = ?", (fill,))
+            self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")
+
+    def note(self, snapshot: Digest, what: str, why: str) -> None:
+        with self.transaction() as db:
+            row = db.execute(
+                "INSERT INTO event (at, snapshot, what, why) VALUES (?, ?, ?, ?)", (time.time(), snapshot.hex, what, why)
+            )
+            db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
+
+    # Removal.
+
+    def evicting(self, snapshot: Digest, even_pinned: bool = False) -> bool:
+        """READY → EVICTING, unless it is pinned or already going."""
+        with self.transaction() as db:
+            changed = db.execute(
+                "UPDATE snapshot SET state = 'evicting' WHERE digest = ? AND state <> 'evicting' AND (? OR NOT EXISTS "
+                "(SELECT 1 FROM pin WHERE snapshot = digest AND (until IS NULL OR until > ?))) RETURNING digest",
+                (snapshot.hex, even_pinned, time.time()),
+            ).fetchall()
+        return bool(changed)
+
+    def forget(self, snapshot: Digest) -> None:
+        with self.transaction() as db:
+            db.execute("DELETE FROM snapshot WHERE digest = ?", (snapshot.hex,))
+
+    def forget_orphans(self) -> list[Digest]:
+        """Drop the rows of blobs that no snapshot has and no fill holds; their files are the caller's to remove."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "DELETE FROM blob WHERE NOT EXISTS (SELECT 1 FROM snapshot_blob WHERE blob = digest) "
+                "AND NOT EXISTS (SELECT 1 FROM hold WHERE blob = digest) RETURNING digest"
+            ).fetchall()
+        return [Digest(row["digest"]) for row in rows]
+
+    def forget_parked(self, key: str) -> bool:
+        """Free a parked reservation; False when a fill has taken it up."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "DELETE FROM reservation WHERE key = ? AND key NOT IN (SELECT key FROM want) RETURNING key", (key,)
+            ).fetchall()
+        return bool(rows)
+
+    def damaged(self, blob: Digest) -> list[Digest]:
+        """The blob failed a check: forget it, and hand out none of the snapshots that have it until they are mended."""
+        with self.transaction() as db:
+            rows = db.execute("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,)).fetchall()
+            db.execute(
+                "UPDATE snapshot SET state = 'damaged' WHERE digest IN (SELECT snapshot FROM snapshot_blob WHERE blob = ?)",
+                (blob.hex,),
+            )
+            db.execute("DELETE FROM snapshot_blob WHERE blob = ?", (blob.hex,))
+            db.execute("DELETE FROM hold WHERE blob = ?", (blob.hex,))
+            db.execute("DELETE FROM blob WHERE digest = ?", (blob.hex,))
+        return [Digest(row["snapshot"]) for row in rows]
+
+    def pin(self, snapshot: Digest, until: float | None, uid: int) -> None:
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO pin VALUES (?, ?, ?, ?)", (snapshot.hex, until, uid, time.time()))
+
+    def unpin(self, snapshot: Digest) -> None:
+        with self.transaction() as db:
+            db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
