@@ -25,9 +25,7 @@ def test_the_example_as_shipped_changes_nothing() -> None:
 
 
 def test_the_example_names_every_setting_once() -> None:
-    named = Counter(
-        found.removesuffix(" = ") for found in SETTING.findall(EXAMPLE.read_text())
-    )
+    named = Counter(found.removesuffix(" = ") for found in SETTING.findall(EXAMPLE.read_text()))
     assert named == Counter(NAMES)
 
 
@@ -47,8 +45,6 @@ def test_every_setting_is_explained_right_above() -> None:
 
 def test_a_misspelt_setting_would_be_refused(tmp_path: Path) -> None:
     misspelt = tmp_path / "config.toml"
-    misspelt.write_text(
-        SETTING.sub(r"\1", EXAMPLE.read_text()).replace("keep_free", "keep_fre")
-    )
+    misspelt.write_text(SETTING.sub(r"\1", EXAMPLE.read_text()).replace("keep_free", "keep_fre"))
     with pytest.raises(ConfigError, match="keep_fre"):
         Config.load(misspelt, environ={})

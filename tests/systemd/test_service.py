@@ -19,15 +19,14 @@ UNIT = (FOLDER / "cached.service").read_text()
 def unit(tmp_path: Path) -> Path:
     """The unit with its program replaced by one that exists here; all else is as shipped."""
     copy = tmp_path / "cached.service"
-    copy.write_text(
-        re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE)
-    )
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE))
     return copy
 
 
 def analyze(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["systemd-analyze", "--no-pager", *args],
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,
@@ -70,9 +69,7 @@ def test_exposure_would_rise_if_a_restriction_went(unit: Path) -> None:
         ("MemoryMax", "weights just written would leave the page cache"),
     ],
 )
-def test_restrictions_that_break_the_daemon_stay_off(
-    directive: str, broken: str
-) -> None:
+def test_restrictions_that_break_the_daemon_stay_off(directive: str, broken: str) -> None:
     assert directive not in directives(UNIT), broken
 
 
@@ -80,9 +77,7 @@ def test_paths_of_the_unit_are_the_defaults_of_the_config() -> None:
     found = directives(UNIT)
     assert Config().root == Path("/var/lib", *found["StateDirectory"])
     assert Config().socket.parent == Path("/run", *found["RuntimeDirectory"])
-    assert found["StateDirectoryMode"] == ["0755"], (
-        "callers read models straight from the root"
-    )
+    assert found["StateDirectoryMode"] == ["0755"], "callers read models straight from the root"
 
 
 def test_the_unit_outwaits_the_ten_seconds_that_the_daemon_may_take_to_stop() -> None:
@@ -115,28 +110,22 @@ def test_sysusers_makes_the_users_and_groups_that_unit_and_config_name(
         capture_output=True,
         timeout=60,
     )
-    users = {
-        line.split(":")[0]
-        for line in (tmp_path / "etc/passwd").read_text().splitlines()
-    }
-    groups = {
-        line.split(":")[0] for line in (tmp_path / "etc/group").read_text().splitlines()
-    }
+    users = {line.split(":")[0] for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+    groups = {line.split(":")[0] for line in (tmp_path / "etc/group").read_text().splitlines()}
     assert users == set(directives(UNIT)["User"])
     assert {*directives(UNIT)["Group"], Config().admin_group} <= groups
 
 
 def test_tmpfiles_understands_every_line(tmp_path: Path) -> None:
     """Ownership by name needs the users of sysusers, so the copy asks for root's."""
-    lines = (
-        (FOLDER / "tmpfiles.conf").read_text().replace(" cached cached ", " root root ")
-    )
+    lines = (FOLDER / "tmpfiles.conf").read_text().replace(" cached cached ", " root root ")
     copy = tmp_path / "cached.conf"
     copy.write_text(lines)
     root = tmp_path / "root"
     root.mkdir()
     done = subprocess.run(
         ["systemd-tmpfiles", "--create", f"--root={root}", str(copy)],
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,
@@ -147,9 +136,5 @@ def test_tmpfiles_understands_every_line(tmp_path: Path) -> None:
 
 
 def test_the_analysis_names_no_unknown_setting(unit: Path) -> None:
-    rows = json.loads(
-        analyze("security", "--offline=true", "--json=short", str(unit)).stdout
-    )
-    assert {"NoNewPrivileges=", "ProtectSystem="} <= {
-        row["name"] or row["json_field"] for row in rows
-    }
+    rows = json.loads(analyze("security", "--offline=true", "--json=short", str(unit)).stdout)
+    assert {"NoNewPrivileges=", "ProtectSystem="} <= {row["name"] or row["json_field"] for row in rows}
