@@ -1,0 +1,58 @@
+"""The client of the node's model cache. Standard library only; `cached serve` needs the `daemon` extra."""
+
+from cached.client import Client, Lease
+from cached.errors import (
+    AllHeld,
+    CachedError,
+    ConfigError,
+    CorruptBlob,
+    DaemonUnavailable,
+    DigestMismatch,
+    Forbidden,
+    InUse,
+    InvalidRequest,
+    ModelIncomplete,
+    ModelNotFound,
+    NoSpace,
+    NotCached,
+    NotFound,
+    RevisionNotFound,
+    SizeMismatch,
+    SourceChanged,
+    SourceDenied,
+    SourceError,
+    SourceUnavailable,
+    StoreDegraded,
+    TooLarge,
+)
+from cached.model import Progress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AllHeld",
+    "CachedError",
+    "Client",
+    "ConfigError",
+    "CorruptBlob",
+    "DaemonUnavailable",
+    "DigestMismatch",
+    "Forbidden",
+    "InUse",
+    "InvalidRequest",
+    "Lease",
+    "ModelIncomplete",
+    "ModelNotFound",
+    "NoSpace",
+    "NotCached",
+    "NotFound",
+    "Progress",
+    "RevisionNotFound",
+    "SizeMismatch",
+    "SourceChanged",
+    "SourceDenied",
+    "SourceError",
+    "SourceUnavailable",
+    "StoreDegraded",
+    "TooLarge",
+]

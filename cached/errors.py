@@ -50,6 +50,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class ModelIncomplete(ModelNotFound):
+    """The caller asked for an LLM, and there are files but nothing that an engine could load."""
+
+    code = "model_incomplete"
+
+
 class RevisionNotFound(NotFound):
     code = "revision_not_found"
 

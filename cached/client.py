@@ -1,0 +1,369 @@
+"""The client: asks the daemon over its unix socket and holds leases. Standard library only, imports in milliseconds."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cached.errors import CachedError, DaemonUnavailable, NotCached
+from cached.model import Progress
+from cached.wire import FORWARDED, Ready, encode, parse_error, parse_progress, parse_ready
+
+DEFAULT_SOCKET = "/run/cached/cached.sock"
+RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
+_ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Lease:
+    """A hold on a snapshot: until `release`, or until the process ends, its files stay where they are.
+
+    Dropping the object does not end the lease; a forked child that inherits it holds it too.
+    """
+
+    def __init__(self, ready: Ready, fd: int) -> None:
+        self.path = ready.path
+        self.digest = ready.digest
+        self.revision = ready.revision
+        self.source = ready.source
+        self.size = ready.size
+        self.hit = ready.hit
+        self.stale = ready.stale
+        self._fd: int | None = fd
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "held" if self._fd is not None else "released"
+        return f"<Lease {self.source}@{self.revision[:12]} {state} {self.path}>"
+
+    def release(self) -> None:
+        """End the lease; the path may go at any time after. Calling it again does nothing."""
+        with self._lock:
+            fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self.pid = os.getpid()
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._path)
+        except BaseException:
+            self.sock.close()
+            self.sock = None
+            raise
+
+
+class _Cut(Exception):
+    """The daemon went away in the middle of a request."""
+
+
+class Client:
+    """Talks to the daemon of this node. May be shared by threads; survives forks and daemon restarts.
+
+    `timeout` in seconds bounds every wait for a sign of life, not the length of a download.
+    """
+
+    def __init__(self, socket: str | Path | None = None, timeout: float = 10.0) -> None:
+        self.socket = str(socket or os.environ.get("CACHED_SOCKET") or DEFAULT_SOCKET)
+        self._timeout = timeout
+        self._idle: list[_Connection] = []
+
+    def __repr__(self) -> str:
+        return f"<Client {self.socket}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. Leases stay."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def acquire(
+        self,
+        uri: str,
+        *,
+        revision: str | None = None,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        progress: ProgressCallback | None = None,
+        max_age: float | None = None,
+        offline: bool = False,
+        pin: bool = False,
+        keep: float | None = None,
+        abandon: bool = False,
+        require: str | None = None,
+        timeout: float | None = None,
+    ) -> Lease:
+        """The model's directory on this node, fetched first if need be, and held.
+
+        `max_age` in seconds: how old an answer about a moving revision may be. `offline`: only what is here
+        (NotCached). `pin`, `keep` (seconds): also keep it without a lease (admins). `abandon`: stop fetching when
+        nobody waits any more. `require="llm"`: refuse what an engine could not load. `timeout` in seconds bounds the
+        whole call. Raises the errors of `cached.errors`; DaemonUnavailable quickly when there is no daemon.
+        """
+        body = _body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require)
+        return self._lease(body, progress, _deadline(timeout), _Call())
+
+    async def acquire_async(self, uri: str, **options: Any) -> Lease:
+        """`acquire` for asyncio, with the same options. Cancelling it leaves no lease behind."""
+        import asyncio  # Here, because importing it costs more than all the rest of this module.
+
+        call = _Call()
+        timeout = options.pop("timeout", None)
+        progress = options.pop("progress", None)
+        body = _body(uri, **{**_DEFAULTS, **options})
+        work = asyncio.ensure_future(asyncio.to_thread(self._lease, body, progress, _deadline(timeout), call))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            call.cancel()
+            work.add_done_callback(_release_late)
+            raise
+
+    def pull(self, uri: str, **options: Any) -> Ready:
+        """`acquire` without the lease: make it present, and say where."""
+        timeout = options.pop("timeout", None)
+        progress = options.pop("progress", None)
+        return self._ready(_body(uri, **{**_DEFAULTS, **options}), progress, _deadline(timeout), _Call())
+
+    def path(
+        self, uri: str, *, revision: str | None = None, include: Iterable[str] = (), exclude: Iterable[str] = ()
+    ) -> Ready:
+        """Where the model is; NotCached when it is not here. Never uses the network."""
+        return self.pull(uri, revision=revision, include=include, exclude=exclude, offline=True)
+
+    def call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One raw verb of the API (`GET`, `/v1/status`), and its answer."""
+        try:
+            response, connection = self._send(method, quote(verb), body, _Call())
+            answer: dict[str, Any] = json.loads(response.read())
+        except (_Cut, OSError, ValueError, http.client.HTTPException) as error:
+            raise self._unavailable(error) from error
+        self._idle.append(connection)
+        if answer.get("event") == "error":
+            raise parse_error(answer)
+        return answer
+
+    def _lease(
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+    ) -> Lease:
+        while True:
+            ready = self._ready(body, progress, deadline, call)
+            fd = _take(ready.lock)
+            if fd is not None:
+                return Lease(ready, fd)
+            if deadline is not None and time.monotonic() > deadline:
+                raise NotCached(f"{body['uri']} was removed again before it could be held; try again.")
+
+    def _ready(
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+    ) -> Ready:
+        """Ask, and ask the next daemon when a restart cuts the answer."""
+        patience: float | None = None
+        while True:
+            try:
+                return self._ask(body, progress, deadline, call)
+            except (_Cut, DaemonUnavailable) as error:
+                if call.cancelled or (isinstance(error, DaemonUnavailable) and patience is None):
+                    raise
+                patience = patience or time.monotonic() + RESTART_SECONDS
+                if time.monotonic() > min(patience, deadline or patience):
+                    raise self._unavailable(error) from error
+                time.sleep(0.1)
+
+    def _ask(
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+    ) -> Ready:
+        response, connection = self._send("POST", "/v1/acquire", body, call)
+        try:
+            for raw in iter(response.readline, b""):
+                line = json.loads(raw)
+                event = line["event"]
+                if event == "progress":
+                    if progress is not None:
+                        progress(parse_progress(line))
+                    if deadline is not None and time.monotonic() > deadline:
+                        connection.close()
+                        raise DaemonUnavailable(f"{body['uri']} was not ready in time; the fetch goes on, so ask again.")
+                    continue
+                response.read()
+                self._idle.append(connection)
+                if event == "ready":
+                    return parse_ready(line)
+                error = parse_error(line)
+                raise _Cut(error.message) if isinstance(error, DaemonUnavailable) else error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise _Cut(str(error)) from error
+        connection.close()
+        raise _Cut("the answer ended early")
+
+    def _send(
+        self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call
+    ) -> tuple[http.client.HTTPResponse, _Connection]:
+        """DaemonUnavailable when nobody is there; a kept connection that a restart has closed is replaced once."""
+        payload = encode(body) if body is not None else None
+        while True:
+            connection, fresh = self._connection()
+            try:
+                call.on(connection)
+                connection.request(method, verb, payload, {"Content-Type": "application/json"} if payload else {})
+                return connection.getresponse(), connection
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if fresh:
+                    raise self._unavailable(error) from error
+
+    def _connection(self) -> tuple[_Connection, bool]:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # Another thread was quicker.
+                break
+            if connection.pid == os.getpid():  # A forked child must not talk on its parent's connections.
+                return connection, False
+        return _Connection(self.socket, self._timeout), True
+
+    def _unavailable(self, error: Exception) -> CachedError:
+        if isinstance(error, DaemonUnavailable):
+            return error
+        if isinstance(error, _ABSENT):
+            what = f"There is no cached daemon at {self.socket}; start it, or set CACHED_SOCKET."
+        elif isinstance(error, PermissionError):
+            what = f"You may not use {self.socket}: ask an operator to add you to the socket's group."
+        elif isinstance(error, TimeoutError):
+            what = f"The cached daemon at {self.socket} did not answer within {self._timeout:g} s; see its log."
+        else:
+            what = f"The cached daemon at {self.socket} went away: {error}."
+        return DaemonUnavailable(what)
+
+
+class _Call:
+    """One request that another thread may cancel."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._connection: _Connection | None = None
+
+    def on(self, connection: _Connection) -> None:
+        self._connection = connection
+        if self.cancelled:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self._connection is not None and self._connection.sock is not None:
+            try:
+                self._connection.sock.shutdown(socket.SHUT_RDWR)  # Wakes the thread that reads from it.
+            except OSError:
+                pass
+
+
+_DEFAULTS: dict[str, Any] = {
+    "revision": None,
+    "include": (),
+    "exclude": (),
+    "max_age": None,
+    "offline": False,
+    "pin": False,
+    "keep": None,
+    "abandon": False,
+    "require": None,
+}
+
+
+def _body(
+    uri: str,
+    revision: str | None,
+    include: Iterable[str],
+    exclude: Iterable[str],
+    max_age: float | None,
+    offline: bool,
+    pin: bool,
+    keep: float | None,
+    abandon: bool,
+    require: str | None,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"uri": uri}
+    if revision is not None:
+        body["revision"] = revision
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        if patterns:
+            body[name] = [patterns] if isinstance(patterns, str) else list(patterns)
+    for name, number in (("max_age", max_age), ("keep", keep), ("require", require)):
+        if number is not None:
+            body[name] = number
+    body.update({name: True for name, flag in (("offline", offline), ("pin", pin), ("abandon", abandon)) if flag})
+    credentials = _credentials(os.environ)
+    if credentials:
+        body["credentials"] = credentials
+    return body
+
+
+def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's own, for the source; the daemon keeps them in memory for this request only."""
+    found = {name: environ[name] for name in FORWARDED if environ.get(name)}
+    key_file = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if key_file:
+        try:
+            found["GOOGLE_APPLICATION_CREDENTIALS_JSON"] = Path(key_file).read_text()
+        except OSError:
+            pass  # Google's own libraries will say so, if it matters to anyone.
+    return found
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _take(lock: str) -> int | None:
+    """A shared flock on the snapshot's lock file; None when the snapshot is being or has been removed."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
+            return fd
+    except BlockingIOError:
+        time.sleep(0.001)  # An eviction holds it, for as long as a rename takes.
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _release_late(work: Any) -> None:
+    if not work.cancelled() and work.exception() is None:
+        work.result().release()

@@ -1,0 +1,144 @@
+"""Getting missing blobs: one download per blob however many ask, pieces read in parallel, retries where they help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from cached.config import Config
+from cached.daemon.threads import Threads
+from cached.errors import CachedError, SizeMismatch, SourceUnavailable
+from cached.model import Credentials, Digest, Entry, Listing
+from cached.sources.base import Reader, Source
+from cached.store.ingest import Ingest, Piece
+from cached.store.store import Store
+
+log = logging.getLogger("cached.fetch")
+
+FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
+LONGEST_PAUSE = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class Download:
+    """One blob on its way, and how many wait for it."""
+
+    key: str
+    size: int
+    task: asyncio.Task[Digest] | None = None
+    done: int = 0
+    fetched: int = 0
+    waiters: int = 0
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the readers of one file share."""
+
+    ingest: Ingest
+    reader: Reader
+    pieces: list[Piece]
+    download: Download
+
+
+class Fetcher:
+    def __init__(self, config: Config, store: Store, threads: Threads) -> None:
+        self._config = config
+        self._store = store
+        self._threads = threads
+        self._running: dict[str, Download] = {}
+        self._slots = asyncio.Semaphore(config.connections)
+        self.fetched_bytes = 0
+
+    def start(self, key: str, source: Source, listing: Listing, entry: Entry, credentials: Credentials) -> Download:
+        """The running download of this blob, or a new one. Whoever starts or joins one must `wait` for it."""
+        download = self._running.get(key)
+        if download is None:
+            download = self._running[key] = Download(key, entry.size)
+            download.task = asyncio.create_task(self._run(download, source, listing, entry, credentials))
+            download.task.add_done_callback(lambda task: self._ended(key, task))
+        download.waiters += 1
+        return download
+
+    async def wait(self, download: Download) -> Digest:
+        """Its digest, or its error. When the last waiter is cancelled, so is the download, and its part is parked."""
+        assert download.task is not None  # `start` sets it.
+        try:
+            return await asyncio.shield(download.task)
+        finally:
+            download.waiters -= 1
+            if download.waiters == 0 and not download.task.done():
+                download.task.cancel()
+                await asyncio.wait([download.task])
+
+    def _ended(self, key: str, task: asyncio.Task[Digest]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            task.exception()  # Seen here even when every waiter has left.
+
+    async def _run(
+        self, download: Download, source: Source, listing: Listing, entry: Entry, credentials: Credentials
+    ) -> Digest:
+        started = time.monotonic()
+        ingest = await self._threads.disk(self._store.blobs.ingest, download.key, entry)
+        try:
+            reader = await self._threads.net(source.open, listing, entry, credentials)
+            try:
+                await self._pieces(_Work(ingest, reader, ingest.missing()[::-1], download))
+                await self._threads.net(reader.recheck)
+            finally:
+                reader.close()
+            verified = await self._threads.disk(ingest.verify)
+            await self._threads.disk(
+                self._store.publish, ingest, verified, listing.identity(entry), download.key
+            )
+        finally:
+            ingest.close()
+        seconds = round(time.monotonic() - started, 3)
+        extra = {"source": str(listing.ref), "file": entry.path, "bytes": download.fetched, "seconds": seconds}
+        log.info("blob.fetched", extra=extra)
+        return verified.digest
+
+    async def _pieces(self, work: _Work) -> None:
+        """Read what is missing with as many readers as there are pieces, up to `connections` over all downloads."""
+        work.download.done = work.ingest.landed_bytes
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._config.connections, len(work.pieces))):
+                group.create_task(self._reader(work))
+
+    async def _reader(self, work: _Work) -> None:
+        while work.pieces:
+            piece = work.pieces.pop()
+            async with self._slots:
+                await self._piece(work, piece)
+            work.download.done += piece.length
+            work.download.fetched += piece.length
+            self.fetched_bytes += piece.length
+
+    async def _piece(self, work: _Work, piece: Piece) -> None:
+        for attempt in range(1, self._config.retries + 1):
+            try:
+                return await self._threads.net(_read, work.reader, work.ingest, piece)
+            except (SourceUnavailable, SizeMismatch) as error:
+                if attempt == self._config.retries:
+                    raise
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                log.warning("piece.retry", extra={"file": work.ingest.entry.path, "why": error.message, "in": round(pause, 2)})
+                await asyncio.sleep(pause)
+
+
+def _read(reader: Reader, ingest: Ingest, piece: Piece) -> None:
+    ingest.land(piece, reader.read(piece.offset, piece.length))
+
+
+async def gather_all(waits: list[Awaitable[Digest]]) -> list[Digest]:
+    """Every result in order; the first error after all have ended, so that nothing runs on unseen."""
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        raise next((error for error in errors if isinstance(error, CachedError)), errors[0])
+    return [result for result in results if isinstance(result, Digest)]

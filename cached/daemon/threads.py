@@ -1,0 +1,35 @@
+"""The one door from the event loop to threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads:
+    """Two pools: `disk` for short work on the store, `net` for reads that may hang until their time-out."""
+
+    def __init__(self, connections: int) -> None:
+        self._disk = ThreadPoolExecutor(4, thread_name_prefix="disk")
+        self._net = ThreadPoolExecutor(connections + 4, thread_name_prefix="net")  # Resolves must not wait for reads.
+
+    async def disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._disk, call, *args, **kwargs)
+
+    async def net(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._net, call, *args, **kwargs)
+
+    async def _run(
+        self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: call(*args, **kwargs))
+
+    def close(self) -> None:
+        """Start nothing more. Calls that hang in the network are left to the end of the process."""
+        self._net.shutdown(wait=False, cancel_futures=True)
+        self._disk.shutdown(wait=True)
