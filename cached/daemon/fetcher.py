@@ -106,9 +106,12 @@ class Fetcher:
     async def _pieces(self, work: _Work) -> None:
         """Read what is missing with as many readers as there are pieces, up to `connections` over all downloads."""
         work.download.done = work.ingest.landed_bytes
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._config.connections, len(work.pieces))):
-                group.create_task(self._reader(work))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._config.connections, len(work.pieces))):
+                    group.create_task(self._reader(work))
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
 
     async def _reader(self, work: _Work) -> None:
         while work.pieces:
@@ -133,6 +136,11 @@ class Fetcher:
 
 def _read(reader: Reader, ingest: Ingest, piece: Piece) -> None:
     ingest.land(piece, reader.read(piece.offset, piece.length))
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The error to report of several readers': a named one rather than a surprise."""
+    return next((error for error in errors.exceptions if isinstance(error, CachedError)), errors.exceptions[0])
 
 
 async def gather_all(waits: list[Awaitable[Digest]]) -> list[Digest]:

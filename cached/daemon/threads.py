@@ -27,7 +27,13 @@ class Threads:
     async def _run(
         self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: call(*args, **kwargs))
+        """A cancelled caller comes back only when its call has ended: no thread touches a file that was given up."""
+        future = asyncio.get_running_loop().run_in_executor(pool, lambda: call(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
 
     def close(self) -> None:
         """Start nothing more. Calls that hang in the network are left to the end of the process."""

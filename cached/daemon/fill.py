@@ -1,0 +1,52 @@
+"""One fill: what several callers may wait for, and how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from cached.daemon.fetcher import Download
+from cached.model import ModelRef, Progress
+from cached.wire import Ready
+
+
+@dataclass(eq=False, slots=True)
+class Fill:
+    """`task` ends in what every waiter is given, or in the error that every waiter gets."""
+
+    ref: ModelRef
+    phase: str = "resolving"
+    cached_bytes: int = 0
+    cached_files: int = 0
+    total_files: int = 0
+    total_bytes: int = 0
+    downloads: list[Download] = field(default_factory=list)
+    task: asyncio.Task[Ready] | None = None
+    waiters: int = 0
+    abandon: bool = True  # Until one waiter wants it to be finished come what may.
+
+    def progress(self) -> Progress:
+        done = self.cached_bytes + sum(download.done for download in self.downloads)
+        ended = sum(download.task is not None and download.task.done() for download in self.downloads)
+        return Progress(
+            self.phase, done, self.total_bytes, self.cached_bytes, self.cached_files + ended, self.total_files
+        )
+
+    async def watch(self, interval: float, abandon: bool) -> AsyncIterator[Progress | Ready]:
+        """Progress every `interval` seconds, then what was asked for; or the fill's error.
+
+        Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`.
+        """
+        assert self.task is not None  # Set before a fill is shown to anyone.
+        self.waiters += 1
+        self.abandon = self.abandon and abandon
+        try:
+            while not self.task.done():
+                yield self.progress()
+                await asyncio.wait([self.task], timeout=interval)
+            yield self.task.result()
+        finally:
+            self.waiters -= 1
+            if self.waiters == 0 and self.abandon and not self.task.done():
+                self.task.cancel()

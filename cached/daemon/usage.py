@@ -1,0 +1,116 @@
+"""Who used what, when: gathered in memory so that a hit writes nothing, and flushed in one transaction."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cached.model import Digest
+from cached.store.leases import held, holders
+from cached.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of the socket, as the kernel says."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Uses:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._used: dict[Digest, float] = {}
+        self._given: dict[tuple[Digest, int], tuple[int, float]] = {}
+
+    def touch(self, snapshot: Digest) -> None:
+        with self._lock:
+            self._used[snapshot] = time.time()
+
+    def given(self, snapshot: Digest, peer: Peer) -> None:
+        """A caller was handed the path: it may have taken a lease; the kernel knows."""
+        with self._lock:
+            self._given.setdefault((snapshot, peer.pid), (peer.uid, time.time()))
+
+    def flush(self) -> None:
+        """Write down uses and those holders that the kernel confirms."""
+        with self._lock:
+            used, self._used = self._used, {}
+            given, self._given = self._given, {}
+        if not used and not given:
+            return
+        pids = self._held({digest for digest, _ in given})
+        leases = [
+            (digest, pid, uid, _command(pid), since)
+            for (digest, pid), (uid, since) in given.items()
+            if pid in pids[digest]
+        ]
+        self._store.index.touch(used, leases)
+
+    def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:
+        """Every lease that the kernel holds, with what is known of its holder."""
+        self.flush()
+        rows = self._store.index.query("SELECT digest, source FROM snapshot ORDER BY used_at DESC")
+        sources = {Digest(row["digest"]): row["source"] for row in rows}
+        wanted = [digest for digest in sources if only is None or digest == only]
+        since = {
+            (row["snapshot"], row["pid"]): row["since"]
+            for row in self._store.index.query("SELECT snapshot, pid, since FROM lease")
+        }
+        found = []
+        for digest, pids in self._held(set(wanted)).items():
+            if not pids and held(self._store.snapshots.lock(digest)):
+                pids = {0}  # Held, by a process that this pid namespace does not show.
+            for pid in sorted(pids):
+                at = since.get((digest.hex, pid))
+                found.append(
+                    {
+                        "digest": str(digest),
+                        "source": sources[digest],
+                        "pid": pid,
+                        "uid": _uid(pid),
+                        "command": _command(pid),
+                        "since": None if at is None else rfc3339(at),
+                        "held": True,
+                    }
+                )
+        return found
+
+    def _held(self, snapshots: set[Digest]) -> dict[Digest, set[int]]:
+        locks = holders()
+        found: dict[Digest, set[int]] = {}
+        for digest in snapshots:
+            try:
+                status = os.stat(self._store.snapshots.lock(digest))
+            except FileNotFoundError:
+                found[digest] = set()
+                continue
+            # /proc/locks names the device of the superblock, which on btrfs and overlays differs from st_dev.
+            exact = locks.get((status.st_dev, status.st_ino), set())
+            found[digest] = exact or set().union(*(p for (_, inode), p in locks.items() if inode == status.st_ino))
+        return found
+
+
+def rfc3339(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() if pid > 0 else ""
+    except OSError:
+        return ""
+
+
+def _uid(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid if pid > 0 else None
+    except OSError:
+        return None
