@@ -1,0 +1,1 @@
+"""The `cached` command. It talks to the daemon through the client; only `serve` is the daemon."""

@@ -1,0 +1,177 @@
+"""`ls`, `show`, `status` and `leases`: what the node holds, and who uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from cached.cli import options
+from cached.cli.output import (
+    Cell,
+    digest,
+    human_seconds,
+    print_fields,
+    print_json,
+    print_table,
+    relative_time,
+    size,
+    text,
+    time,
+)
+
+Answer = Mapping[str, Any]
+
+
+def ls(as_json: options.Json = False, socket: options.Socket = None) -> int:
+    """List the snapshots on this node, the most recently used first.
+
+    In a pipe: digest, source, revision, size, files, last use, state and holds, separated by tabs.
+    """
+    with options.connect(socket) as client:
+        answer = client.call("GET", "/v1/snapshots")
+    if as_json:
+        print_json(answer)
+        return 0
+    found = sorted(answer["snapshots"], key=lambda snapshot: str(snapshot.get("used_at") or ""), reverse=True)
+    headings = ("DIGEST", "SOURCE", "REVISION", "SIZE", "FILES", "USED", "STATE", "HELD")
+    print_table(headings, map(_snapshot_row, found), empty="No models yet; `cached pull URI` fetches one.")
+    return 0
+
+
+def _snapshot_row(snapshot: Answer) -> tuple[Cell, ...]:
+    revision = str(snapshot.get("revision") or "")
+    return (
+        digest(snapshot["digest"]),
+        text(snapshot["source"]),
+        Cell(text(revision[:12]).pretty, text(revision).plain),
+        size(snapshot["size"]),
+        text(snapshot["files"]),
+        time(snapshot.get("used_at")),
+        text(snapshot["state"]),
+        text(holds(snapshot)),
+    )
+
+
+def holds(snapshot: Answer) -> str:
+    """What keeps a snapshot from eviction: `leased`, `pinned`, both, or nothing."""
+    return ",".join(name for name in ("leased", "pinned") if snapshot.get(name))
+
+
+def show(ref: options.Ref, as_json: options.Json = False, socket: options.Socket = None) -> int:
+    """Show one snapshot: where it came from, its files, who holds it, and what happened to it."""
+    with options.connect(socket) as client:
+        answer = client.call("GET", f"/v1/snapshots/{quote(ref, safe='')}")
+    if as_json:
+        print_json(answer)
+        return 0
+    print_fields(_snapshot_fields(answer))
+    for heading, rows in _snapshot_parts(answer):
+        if rows:
+            print()
+            print_table(heading, rows)
+    return 0
+
+
+def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
+    whole = text(snapshot["digest"])
+    pinned = "yes" if snapshot.get("pinned") else "no"
+    until = snapshot.get("pinned_until")
+    pin = Cell(f"until {until} ({relative_time(until)})", until) if until and snapshot.get("pinned") else text(pinned)
+    return [
+        ("digest", whole),
+        ("source", text(snapshot["source"])),
+        ("revision", text(snapshot.get("revision"))),
+        ("state", text(snapshot["state"])),
+        ("path", text(snapshot.get("path"))),
+        ("size", size(snapshot["size"])),
+        ("unique", size(snapshot.get("unique_bytes"))),
+        ("shared", size(snapshot.get("shared_bytes"))),
+        ("files", text(snapshot["files"])),
+        ("created", time(snapshot.get("created_at"))),
+        ("used", time(snapshot.get("used_at"))),
+        ("leased", text("yes" if snapshot.get("leased") else "no")),
+        ("pinned", pin),
+        ("names", text(", ".join(snapshot.get("refs") or ()))),
+    ]
+
+
+def _snapshot_parts(snapshot: Answer) -> list[tuple[tuple[str, ...], list[tuple[Cell, ...]]]]:
+    files = [(text(f["path"]), size(f["size"]), digest(f["digest"])) for f in snapshot.get("manifest") or ()]
+    holders = [_lease_row(holder)[1:] for holder in snapshot.get("holders") or ()]
+    history = [(time(e.get("at")), text(e.get("what")), text(e.get("why"))) for e in snapshot.get("history") or ()]
+    return [
+        (("PATH", "SIZE", "DIGEST"), files),
+        (LEASE_HEADINGS[1:], holders),
+        (("WHEN", "WHAT", "WHY"), history),
+    ]
+
+
+LEASE_HEADINGS = ("SOURCE", "DIGEST", "PID", "UID", "SINCE", "HELD", "COMMAND")
+
+
+def leases(as_json: options.Json = False, socket: options.Socket = None) -> int:
+    """List who holds which model.
+
+    The kernel's lock decides (`held`); process and time are what the daemon noted when the lease was taken.
+    """
+    with options.connect(socket) as client:
+        answer = client.call("GET", "/v1/leases")
+    if as_json:
+        print_json(answer)
+        return 0
+    print_table(LEASE_HEADINGS, map(_lease_row, answer["leases"]), empty="Nobody holds a model.")
+    return 0
+
+
+def _lease_row(lease: Answer) -> tuple[Cell, ...]:
+    return (
+        text(lease.get("source")),
+        digest(lease.get("digest")),
+        text(lease.get("pid")),
+        text(lease.get("uid")),
+        time(lease.get("since")),
+        text("yes" if lease.get("held") else "no"),
+        text(lease.get("command")),
+    )
+
+
+def status(as_json: options.Json = False, socket: options.Socket = None) -> int:
+    """Say how the daemon is: health, space, running fills and counts."""
+    with options.connect(socket) as client:
+        answer = client.call("GET", "/v1/status")
+    if as_json:
+        print_json(answer)
+        return 0
+    print_fields(_status_fields(answer))
+    if answer["fills"]:
+        print()
+        headings = ("SOURCE", "PHASE", "DONE", "TOTAL", "FILES")
+        print_table(headings, [_fill_row(fill) for fill in answer["fills"]])
+    return 0
+
+
+def _status_fields(answer: Answer) -> list[tuple[str, Cell]]:
+    health = "yes" if answer["healthy"] else f"no: {answer.get('reason')}"
+    uptime = float(answer.get("uptime") or 0)
+    return [
+        ("version", text(answer["version"])),
+        ("healthy", text(health)),
+        ("up", Cell(human_seconds(uptime), f"{uptime:.0f}")),
+        ("root", text(answer["root"])),
+        *((name, size(answer[name])) for name in ("limit", "used", "reserved", "free")),
+        *((name, text(answer[name])) for name in ("snapshots", "blobs", "leases", "hits", "misses")),
+        ("fetched", size(answer["fetched_bytes"])),
+        ("fills", text(len(answer["fills"]))),
+    ]
+
+
+def _fill_row(fill: Answer) -> tuple[Cell, ...]:
+    progress = fill.get("progress") or fill
+    return (
+        text(fill.get("ref")),
+        text(progress.get("phase")),
+        size(progress.get("done_bytes")),
+        size(progress.get("total_bytes")),
+        text(f"{progress.get('done_files', 0)}/{progress.get('total_files', 0)}"),
+    )

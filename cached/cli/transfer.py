@@ -1,0 +1,80 @@
+"""`pull` and `path`: from a URI to a directory on this node."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cached.cli import options
+from cached.cli.output import print_json, warn
+from cached.cli.progress import display
+from cached.wire import Ready
+
+SHOWN = ("path", "digest", "revision", "source", "size", "hit", "stale")
+
+
+def pull(
+    uri: options.Uri,
+    revision: options.Revision = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin it, so that it stays until `cached unpin`.")] = False,
+    keep: options.Keep = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no network; exit 3 if it is not cached.")] = False,
+    max_age: Annotated[
+        float | None,
+        typer.Option(
+            "--max-age",
+            metavar="TIME",
+            parser=options.parse_duration,
+            help="How old the last look at a moving name may be: 0 asks the source now.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    as_json: options.Json = False,
+    socket: options.Socket = None,
+) -> int:
+    """Make a model present on this node and print its directory.
+
+    The path goes to stdout and progress to stderr. Nothing holds the model afterwards: it stays until its space is
+    needed. Pin it, or let the process that loads it take a lease, to keep it for longer.
+    """
+    with options.connect(socket) as client, display(uri, quiet) as show:
+        ready = client.pull(
+            uri,
+            revision=revision,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            progress=show,
+            max_age=max_age,
+            offline=offline,
+            pin=pin or keep is not None,
+            keep=keep,
+        )
+    if ready.stale:
+        warn(f"{uri}: the source did not answer, so this is revision {ready.revision}, the latest that the node knows.")
+    _print_ready(ready, as_json)
+    return 0
+
+
+def path(
+    uri: options.Uri,
+    revision: options.Revision = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    as_json: options.Json = False,
+    socket: options.Socket = None,
+) -> int:
+    """Print the directory of a cached model, without any network; exit 3 if the node does not hold it."""
+    with options.connect(socket) as client:
+        ready = client.path(uri, revision=revision, include=tuple(include or ()), exclude=tuple(exclude or ()))
+    _print_ready(ready, as_json)
+    return 0
+
+
+def _print_ready(ready: Ready, as_json: bool) -> None:
+    if as_json:
+        print_json({name: getattr(ready, name) for name in SHOWN})
+    else:
+        print(ready.path, flush=True)
