@@ -1,0 +1,136 @@
+"""A booted systemd: an overlay of this machine's own files, its own PID 1, no network, gone without a trace.
+
+The overlay is mounted in a mount namespace of the machine's own, so that there is nothing to unmount even when a test
+run is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2]
+BOOT_SECONDS = 90
+
+# $1 is an empty directory; the rest is the command that boots. Writes go to memory: overlayfs cannot nest on itself.
+_MOUNT_AND_BOOT = """
+set -e
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/merged"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/merged"
+cd /
+shift
+exec "$@"
+"""
+
+# The interpreter of the tests may live in a home directory, which the unit may not see; here it is in /opt.
+_PROGRAM = """#!/bin/sh
+export PYTHONPATH=/opt/cached/source:/opt/cached/packages PYTHONDONTWRITEBYTECODE=1
+exec /opt/python/bin/python3 -P -c 'import sys; from cached.cli.main import main; sys.exit(main())' "$@"
+"""
+
+
+class Machine:
+    """One container that runs systemd as PID 1, with this checkout at /opt/cached and /checkout. Needs root."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._log = place.with_suffix(".console")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+
+    def __repr__(self) -> str:
+        return f"Machine(pid 1 is {self._leader or 'not running'})"
+
+    def boot(self) -> None:
+        """Return once systemd inside has reached its basic target. AssertionError, with its console, if it does not."""
+        self._place.mkdir()
+        root = self._place / "merged"
+        binds = {
+            sys.base_prefix: "/opt/python",
+            sysconfig.get_path("purelib"): "/opt/cached/packages",
+            str(FOLDER / "cached"): "/opt/cached/source/cached",
+            str(FOLDER): "/checkout",
+        }
+        command = ["unshare", "--mount", "--propagation=private", "sh", "-c", _MOUNT_AND_BOOT, "boot", str(self._place)]
+        command += [
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+            "--link-journal=no",
+        ]
+        command += [f"--machine=cached-{os.getpid()}", "--console=pipe", f"--directory={root}"]
+        command += [f"--bind-ro={source}:{target}" for source, target in binds.items()]
+        command += ["--boot", "systemd.unit=basic.target"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._wait_for_boot()
+        self.write("/opt/cached/bin/cached", _PROGRAM, mode="0755")
+        self.run("ln", "-sf", "/opt/cached/bin/cached", "/usr/local/bin/cached")
+
+    def _wait_for_boot(self) -> None:
+        """Poll: PID 1 has no way to tell us, and its socket is not there from the start."""
+        assert self._process
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            self._leader = _child_named_init(self._process.pid)
+            if self._leader and self.run("systemctl", "is-active", "basic.target", check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"systemd did not come up:\n{self._log.read_text(errors='replace')[-4000:]}")
+
+    def run(self, *command: str, check: bool = True, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as root. AssertionError, with what it said, on a failure that `check` forbids."""
+        done = subprocess.run(
+            [*self._enter(), *command], check=False, capture_output=True, text=True, timeout=120, input=input
+        )
+        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command inside, with pipes to it; the caller ends it."""
+        return subprocess.Popen([*self._enter(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _enter(self) -> list[str]:
+        clean = [
+            "env",
+            "--ignore-environment",
+            "--chdir=/",
+            "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "LANG=C.UTF-8",
+        ]
+        return ["nsenter", f"--target={self._leader}", "--mount", "--uts", "--ipc", "--net", "--pid", *clean]
+
+    def write(self, path: str, text: str, mode: str = "0644") -> None:
+        self.run("install", f"-Dm{mode}", "/dev/stdin", path, input=text)
+
+    def shut_down(self) -> None:
+        """End everything inside. Never raises for a machine that did not come up."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)  # An orderly power-off.
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # PID 1's namespace goes with it.
+            self._process.wait(30)
+        self._place.rmdir()
+
+
+def _child_named_init(parent: int) -> int:
+    """The pid, out here, of the init that nspawn runs; 0 while there is none."""
+    done = subprocess.run(
+        ["ps", "-o", "pid=,comm=", "--ppid", str(parent)], check=False, capture_output=True, text=True
+    )
+    for line in done.stdout.splitlines():
+        pid, name = line.split(None, 1)
+        if name.strip() in ("systemd", "init"):
+            return int(pid)
+    return 0
