@@ -45,9 +45,9 @@ def rm(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Remove a snapshot, and those of its blobs that no other snapshot shares.
+    """Remove a snapshot, unless it is leased or pinned.
 
-    A snapshot that is leased or pinned is not removed; the message says by whom.
+    Blobs that another snapshot shares stay. A refusal says who holds it.
     """
     with options.connect(socket, patient=True) as client:
         answer = client.call("POST", "/v1/remove", {"ref": ref, "dry_run": dry_run})
@@ -74,7 +74,10 @@ def gc(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Evict down to the low watermark, or free a given size. What is leased or pinned stays."""
+    """Evict down to the low watermark, or free a given size.
+
+    The least recently used go first; what is leased or pinned stays.
+    """
     with options.connect(socket, patient=True) as client:
         answer = client.call("POST", "/v1/gc", {"dry_run": dry_run, "free": free})
     if as_json:
@@ -96,7 +99,8 @@ def gc(
 
 def verify(
     ref: Annotated[
-        str | None, typer.Argument(metavar="[REF]", help="A URI, a digest or a prefix; all if left out.")
+        str | None,
+        typer.Argument(metavar="REF", callback=options.not_empty, help="A URI, a digest or a prefix; all if left out."),
     ] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Hash with sha256 again, not only the stored checksums.")
@@ -105,7 +109,10 @@ def verify(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Check that the bytes on disk are the bytes that were published; exit 6 on damage that is not repaired."""
+    """Check stored bytes against their checksums.
+
+    Exit 6 on damage that is not repaired.
+    """
     with options.connect(socket, patient=True) as client:
         answer = client.call("POST", "/v1/verify", {"ref": ref, "deep": deep, "repair": repair})
     damaged: Sequence[Answer] = answer["damaged"]
@@ -118,7 +125,9 @@ def verify(
         print(f"Checked {_count(answer['checked'], 'blob')}, {human_size(answer['bytes'])}: {len(damaged)} damaged.")
     if not left:
         return 0
-    mend = "the daemon's log says why they were not repaired" if repair else "`cached verify --repair` fetches them again"
+    mend = (
+        "the daemon's log says why they were not repaired" if repair else "`cached verify --repair` fetches them again"
+    )
     warn(f"Damage is left in {_count(len(left), 'blob')} on this node; {mend}.")
     return CorruptBlob.exit_code
 

@@ -26,9 +26,9 @@ def doctor(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Check the installation and say what to mend; exit 1 if a check fails.
+    """Check the installation and say what to mend.
 
-    Run it as the user whose access matters: it checks what this user can reach.
+    Exit 1 if a check fails. Run it as the user whose access matters: it checks what this user can reach.
     """
     checks = examine(config, socket)
     if as_json:
@@ -46,7 +46,9 @@ def examine(file: Path | None, socket: Path | None) -> list[Check]:
     root = Path(str(status["root"])) if status else settings.root if settings else None
     checks = [config_check, check_socket(place), *daemon_checks]
     if root is not None:
-        checks += [check_root(root), check_flock(root), check_space(root, status)]
+        checks.append(check_root(root))
+        if root.is_dir():
+            checks += [check_flock(root), check_space(root, status)]
     return [*checks, check_credentials(), check_sqlite()]
 
 

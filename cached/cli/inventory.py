@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from cached.cli import options
 from cached.cli.output import (
@@ -59,9 +58,9 @@ def holds(snapshot: Answer) -> str:
 
 
 def show(ref: options.Ref, as_json: options.Json = False, socket: options.Socket = None) -> int:
-    """Show one snapshot: where it came from, its files, who holds it, and what happened to it."""
+    """Show one snapshot: origin, files, holders and history."""
     with options.connect(socket) as client:
-        answer = client.call("GET", f"/v1/snapshots/{quote(ref, safe='')}")
+        answer = client.call("GET", f"/v1/snapshots/{ref}")
     if as_json:
         print_json(answer)
         return 0
@@ -96,7 +95,7 @@ def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
     ]
 
 
-def _snapshot_parts(snapshot: Answer) -> list[tuple[tuple[str, ...], list[tuple[Cell, ...]]]]:
+def _snapshot_parts(snapshot: Answer) -> list[tuple[Sequence[str], Sequence[Sequence[Cell]]]]:
     files = [(text(f["path"]), size(f["size"]), digest(f["digest"])) for f in snapshot.get("manifest") or ()]
     holders = [_lease_row(holder)[1:] for holder in snapshot.get("holders") or ()]
     history = [(time(e.get("at")), text(e.get("what")), text(e.get("why"))) for e in snapshot.get("history") or ()]

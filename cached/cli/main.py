@@ -106,7 +106,10 @@ def _run(given: list[str], as_json: bool) -> int:
         return _fail(as_json, error.code, error.message, error.retryable, error.exit_code)
     except typer.Abort:
         return INTERRUPTED
-    except BrokenPipeError:
+    except SystemExit as ending:
+        # Typer turns a broken pipe into exit 1 by itself, before anyone here sees it.
+        if isinstance(ending.__context__, BrokenPipeError):
+            raise ending.__context__ from None
         raise
     except OSError as error:
         return _fail(as_json, CachedError.code, f"{error}.", False, CachedError.exit_code)
@@ -137,9 +140,11 @@ def _fail(as_json: bool, code: str, message: str, retryable: bool, exit_code: in
 
 
 def _leave_pipe() -> None:
-    """Point both streams at nothing, so that the interpreter's last flush is silent too."""
+    """Point the broken streams at nothing, so that the interpreter's last flush is silent too."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
         try:
             stream.flush()
         except BrokenPipeError:

@@ -31,11 +31,23 @@ def parse_duration(text: str) -> float:
         raise typer.BadParameter(error.message) from None
 
 
+def not_empty(ref: str | None) -> str | None:
+    """The prefix of everything names nothing: an unset shell variable must not."""
+    if ref is not None and not ref.strip():
+        raise typer.BadParameter("it is empty.")
+    return ref
+
+
 Uri = Annotated[
     str,
     typer.Argument(metavar="URI", help="hf://org/name[@revision], org/name, s3://bucket/prefix, gs://bucket/prefix."),
 ]
-Ref = Annotated[str, typer.Argument(metavar="REF", help="A URI, a snapshot's digest, or an unambiguous prefix of one.")]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF", callback=not_empty, help="A URI, a snapshot's digest, or an unambiguous prefix of one."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: sizes in bytes, times in RFC 3339 UTC.")]
 Socket = Annotated[
     Path | None,

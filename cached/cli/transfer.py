@@ -66,7 +66,10 @@ def path(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Print the directory of a cached model, without any network; exit 3 if the node does not hold it."""
+    """Print the directory of a cached model; no network.
+
+    Exit 3 if the node does not hold it. Give the patterns with which it was pulled.
+    """
     with options.connect(socket) as client:
         ready = client.path(uri, revision=revision, include=tuple(include or ()), exclude=tuple(exclude or ()))
     _print_ready(ready, as_json)

@@ -1,0 +1,152 @@
+"""`doctor`: each check can be ok and can be something else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from cached.cli import node
+from cached.cli.node import check_credentials, check_flock, check_root, check_socket, check_space, filesystem
+
+from .answers import status
+from .command import Command
+from .wire_server import WireServer
+
+
+def found(answer: str) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in json.loads(answer)}
+
+
+def test_a_sound_node_passes_every_check(server: WireServer, cached: Command, tmp_path: Path) -> None:
+    server.socket.chmod(0o660)
+    server.answers["GET /v1/status"] = status(root=str(tmp_path), limit=11 << 30)
+    answer = cached("doctor", "--json")
+    checks = found(answer.stdout)
+    assert answer.returncode == 0 and answer.stderr == ""
+    assert set(checks) == {"config", "socket", "daemon", "version", "root", "flock", "space", "hub token", "sqlite"}
+    assert all(set(check) == {"name", "status", "detail", "mend"} for check in checks.values())
+    assert {checks[name]["status"] for name in ("config", "socket", "daemon", "version", "flock", "sqlite")} == {"ok"}
+    assert all(check["mend"] for check in checks.values() if check["status"] != "ok")
+
+
+def test_without_a_daemon_it_says_what_to_mend_and_exits_1(alone: Command) -> None:
+    answer = alone("doctor", "--json")
+    checks = found(answer.stdout)
+    assert answer.returncode == 1
+    assert checks["socket"]["status"] == checks["daemon"]["status"] == "fail"
+    assert "systemctl start cached" in checks["daemon"]["mend"]
+
+
+def test_an_unhealthy_daemon_fails_with_its_reason(server: WireServer, cached: Command) -> None:
+    server.answers["GET /v1/status"] = status(healthy=False, reason="The disk failed.")
+    answer = cached("doctor")
+    assert answer.returncode == 1
+    assert [line for line in answer.stdout.splitlines() if line.startswith("fail\tdaemon\t") and "disk failed" in line]
+
+
+def test_another_version_of_the_daemon_is_a_warning(server: WireServer, cached: Command) -> None:
+    server.answers["GET /v1/status"] = status(version="9.9.9")
+    check = found(cached("doctor", "--json").stdout)["version"]
+    assert check["status"] == "warn" and "9.9.9" in check["detail"]
+
+
+@pytest.mark.parametrize("text", ["limt = '1GiB'", "limit = true", "limit ="])
+def test_a_bad_config_fails(text: str, alone: Command, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    check = found(alone("doctor", "--json", "--config", str(file)).stdout)["config"]
+    assert check["status"] == "fail" and check["mend"]
+
+
+def test_on_a_terminal_it_lists_what_to_mend(alone: Command) -> None:
+    code, shown, _ = alone.on_terminal("doctor", stream="stdout")
+    assert code == 1 and "FAIL" in shown and "To mend:" in shown
+
+
+def test_no_token_is_ever_shown(server: WireServer, cached: Command) -> None:
+    server.answers["GET /v1/status"] = status()
+    answer = cached("doctor", HF_TOKEN="hf_canary")
+    assert "HF_TOKEN is set" in answer.stdout and "hf_canary" not in answer.stdout + answer.stderr
+
+
+def test_a_stored_token_is_not_forwarded_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_canary")
+    check = check_credentials({"HF_HOME": str(tmp_path)})
+    assert check.status == "warn" and "hf_canary" not in check.detail + check.mend
+    assert check_credentials({"HF_HOME": str(tmp_path / "none")}).status == "ok"
+
+
+def test_an_open_socket_is_a_warning_and_a_dead_one_fails(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert "nobody listens" in check_socket(path).detail
+        listener.listen()
+        path.chmod(0o660)
+        assert check_socket(path).status == "ok"
+        path.chmod(0o666)
+        assert check_socket(path).status == "warn"
+    assert check_socket(path).status == "fail"
+    file = tmp_path / "file"
+    file.touch()
+    assert "not a socket" in check_socket(file).detail
+
+
+def test_a_network_file_system_fails_and_a_passing_one_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, verdict in {"ext4": "ok", "xfs": "ok", "nfs4": "fail", "fuse.sshfs": "fail", "tmpfs": "warn"}.items():
+        monkeypatch.setattr(node, "filesystem", lambda path, kind=kind: kind)
+        assert check_root(tmp_path).status == verdict
+    assert check_root(tmp_path / "none").status == "fail"
+
+
+def test_the_innermost_and_last_mount_names_the_file_system(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"2 1 0:9 / {tmp_path}/a rw shared:3 - nfs4 host:/x rw\n"
+        f"3 1 8:2 / {tmp_path}/a rw - xfs /dev/sdb rw\n"
+    )
+    assert filesystem(tmp_path / "a" / "b", mounts) == "xfs"
+    assert filesystem(tmp_path / "ab", mounts) == "ext4"
+    assert filesystem(tmp_path, tmp_path / "none") == ""
+
+
+def test_locks_that_exclude_nobody_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_flock(tmp_path).status == "ok"
+    assert check_flock(tmp_path / "none").status == "warn"
+    open_before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
+    assert check_flock(tmp_path).status == "fail"
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_limit_that_the_disk_cannot_hold_is_a_warning(tmp_path: Path) -> None:
+    assert check_space(tmp_path, status(limit=1 << 60)).status == "warn"
+    assert check_space(tmp_path, status(limit=1 << 30)).mend
+    assert check_space(tmp_path, status(limit=(10 << 30) + 1)).status == "ok"
+    assert check_space(tmp_path, None).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ((3, 6, 23), False),
+        ((3, 7, 0), True),
+        ((3, 40, 1), True),
+        ((3, 44, 5), True),
+        ((3, 44, 6), False),
+        ((3, 45, 0), True),
+        ((3, 50, 7), False),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((3, 53, 0), False),
+    ],
+)
+def test_the_range_of_the_wal_reset_bug(version: tuple[int, ...], affected: bool) -> None:
+    assert node.has_wal_reset_bug(version) is affected
+    assert ("has the WAL-reset bug" in node.check_sqlite(version).detail) is affected
