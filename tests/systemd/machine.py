@@ -17,14 +17,16 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2]
 BOOT_SECONDS = 90
 
-# $1 is an empty directory; the rest is the command that boots. Writes go to memory: overlayfs cannot nest on itself.
+# $1 is an empty directory, $2 the cgroups to enter; the rest is the command that boots. Writes go to memory:
+# overlayfs cannot nest on itself.
 _MOUNT_AND_BOOT = """
 set -e
+for group in $2; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/merged"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/merged"
 cd /
-shift
+shift 2
 exec "$@"
 """
 
@@ -43,6 +45,8 @@ class Machine:
         self._log = place.with_suffix(".console")
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        # nspawn would share what it makes beside our own cgroup with every other machine, and leave it behind.
+        self._cgroups = [group / f"cached-test-{os.getpid()}-{id(self)}" for group in _own_cgroups()]
 
     def __repr__(self) -> str:
         return f"Machine(pid 1 is {self._leader or 'not running'})"
@@ -50,6 +54,8 @@ class Machine:
     def boot(self) -> None:
         """Return once systemd inside has reached its basic target. AssertionError, with its console, if it does not."""
         self._place.mkdir()
+        for group in self._cgroups:
+            group.mkdir()
         root = self._place / "merged"
         binds = {
             sys.base_prefix: "/opt/python",
@@ -57,7 +63,8 @@ class Machine:
             str(FOLDER / "cached"): "/opt/cached/source/cached",
             str(FOLDER): "/checkout",
         }
-        command = ["unshare", "--mount", "--propagation=private", "sh", "-c", _MOUNT_AND_BOOT, "boot", str(self._place)]
+        command = ["unshare", "--mount", "--propagation=private", "sh", "-c", _MOUNT_AND_BOOT, "boot"]
+        command += [str(self._place), " ".join(map(str, self._cgroups))]
         command += [
             "systemd-nspawn",
             "--quiet",
@@ -66,7 +73,7 @@ class Machine:
             "--private-network",
             "--link-journal=no",
         ]
-        command += [f"--machine=cached-{os.getpid()}", "--console=pipe", f"--directory={root}"]
+        command += [f"--machine=cached-{os.getpid()}-{id(self)}", "--console=pipe", f"--directory={root}"]
         command += [f"--bind-ro={source}:{target}" for source, target in binds.items()]
         command += ["--boot", "systemd.unit=basic.target"]
         with self._log.open("wb") as log:
@@ -122,6 +129,8 @@ class Machine:
             self._process.kill()  # PID 1's namespace goes with it.
             self._process.wait(30)
         self._place.rmdir()
+        for group in self._cgroups:
+            _remove_cgroup(group)
 
 
 def _child_named_init(parent: int) -> int:
@@ -134,3 +143,21 @@ def _child_named_init(parent: int) -> int:
         if name.strip() in ("systemd", "init"):
             return int(pid)
     return 0
+
+
+def _own_cgroups() -> list[Path]:
+    """Our places in the hierarchies that systemd manages: the unified one, and the one named systemd where it is."""
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            unified = Path("/sys/fs/cgroup/unified")
+            found.append((unified if unified.is_dir() else unified.parent) / path.lstrip("/"))
+        elif controllers == "name=systemd":
+            found.append(Path("/sys/fs/cgroup/systemd") / path.lstrip("/"))
+    return [group for group in found if (group / "cgroup.procs").exists()]
+
+
+def _remove_cgroup(group: Path) -> None:
+    for folder, _, _ in os.walk(group, topdown=False):
+        os.rmdir(folder)
