@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from cached.config import Config
 from cached.daemon.evict import Evictor, Freed
-from cached.daemon.fetcher import Fetcher, gather_all
+from cached.daemon.fetcher import Fetcher
 from cached.daemon.fill import Fill
 from cached.daemon.policy import check_loadable, check_weights
 from cached.daemon.threads import Threads
@@ -18,6 +19,7 @@ from cached.daemon.usage import Uses
 from cached.errors import (
     AllHeld,
     DaemonUnavailable,
+    DigestMismatch,
     NotCached,
     SourceChanged,
     SourceUnavailable,
@@ -65,7 +67,7 @@ class Cache:
         self._threads = threads
         self._evictor = Evictor(store)
         self._evicting = asyncio.Lock()
-        self._background: set[asyncio.Task[object]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._closing = False
 
     def acquire(self, ask: Ask, credentials: Credentials) -> Ready | Fill:
@@ -124,10 +126,10 @@ class Cache:
         for attempt in (1, 2):
             try:
                 return await self._once(fill, ask, source, credentials, known)
-            except SourceChanged:
+            except (SourceChanged, DigestMismatch) as error:
                 if attempt == 2:
                     raise
-                log.info("fill.changed", extra={"ref": str(ask.ref)})  # Resolve once again, then say so.
+                log.info("fill.again", extra={"ref": str(ask.ref), "why": error.message})  # Once; then say so.
                 fill.downloads.clear()
         raise AssertionError("unreachable")
 
@@ -168,7 +170,7 @@ class Cache:
             # Biggest first: the last to end is then a small one.
             order = sorted(by_key.items(), key=lambda item: -item[1].size)
             fill.downloads = [self.fetcher.start(key, source, listing, entry, credentials) for key, entry in order]
-            fetched = await gather_all([self.fetcher.wait(download) for download in fill.downloads])
+            fetched = await self.fetcher.wait_all(fill.downloads)
             found = {key: digest for (key, _), digest in zip(order, fetched, strict=True)}
             fill.phase = "publishing"
             files = [
@@ -258,8 +260,8 @@ class Cache:
         if await self._threads.disk(self.excess, self.config.high_watermark):
             await self.make_room(await self._threads.disk(self.excess, self.config.low_watermark))
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[object] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -6,12 +6,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from cached.config import Config
 from cached.daemon.threads import Threads
-from cached.errors import CachedError, SizeMismatch, SourceUnavailable
+from cached.errors import CachedError, SizeMismatch, SourceChanged, SourceUnavailable
 from cached.model import Credentials, Digest, Entry, Listing
 from cached.sources.base import Reader, Source
 from cached.store.ingest import Ingest, Piece
@@ -75,6 +74,15 @@ class Fetcher:
                 download.task.cancel()
                 await asyncio.wait([download.task])
 
+    async def wait_all(self, downloads: list[Download]) -> list[Digest]:
+        """Every digest, in order. On the first error the others are left, and go on only if somebody else waits."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.wait(download)) for download in downloads]
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
+        return [task.result() for task in tasks]
+
     def _ended(self, key: str, task: asyncio.Task[Digest]) -> None:
         del self._running[key]
         if not task.cancelled():
@@ -93,9 +101,10 @@ class Fetcher:
             finally:
                 reader.close()
             verified = await self._threads.disk(ingest.verify)
-            await self._threads.disk(
-                self._store.publish, ingest, verified, listing.identity(entry), download.key
-            )
+            await self._threads.disk(self._store.publish, ingest, verified, listing.identity(entry), download.key)
+        except SourceChanged:
+            ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
+            raise
         finally:
             ingest.close()
         seconds = round(time.monotonic() - started, 3)
@@ -141,12 +150,3 @@ def _read(reader: Reader, ingest: Ingest, piece: Piece) -> None:
 def _first(errors: ExceptionGroup[Exception]) -> Exception:
     """The error to report of several readers': a named one rather than a surprise."""
     return next((error for error in errors.exceptions if isinstance(error, CachedError)), errors.exceptions[0])
-
-
-async def gather_all(waits: list[Awaitable[Digest]]) -> list[Digest]:
-    """Every result in order; the first error after all have ended, so that nothing runs on unseen."""
-    results = await asyncio.gather(*waits, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors:
-        raise next((error for error in errors if isinstance(error, CachedError)), errors[0])
-    return [result for result in results if isinstance(result, Digest)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from cached.daemon.fetcher import Download
@@ -33,7 +33,7 @@ class Fill:
             self.phase, done, self.total_bytes, self.cached_bytes, self.cached_files + ended, self.total_files
         )
 
-    async def watch(self, interval: float, abandon: bool) -> AsyncIterator[Progress | Ready]:
+    async def watch(self, interval: float, abandon: bool) -> AsyncGenerator[Progress | Ready, None]:
         """Progress every `interval` seconds, then what was asked for; or the fill's error.
 
         Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`.

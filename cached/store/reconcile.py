@@ -96,7 +96,7 @@ def _snapshots_on_disk(
 
 
 def _trash(layout: Layout, name: str) -> None:
-    log.warning("store.stray", extra={"name": name[:80]})
+    log.warning("store.stray", extra={"stray": name[:80]})
     target = layout.trash / f"stray.{time.monotonic_ns()}"
     os.rename(layout.snapshots / name, target)
     delete_tree(target)

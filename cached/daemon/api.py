@@ -1,0 +1,192 @@
+"""HTTP over the unix socket: parse and authorise at the edge, call the use case, write the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from cached.daemon.admin import Admin
+from cached.daemon.cache import Cache
+from cached.daemon.fill import Fill
+from cached.daemon.inventory import Inventory
+from cached.daemon.metrics import exposition
+from cached.daemon.peer import peer_of, require_admin
+from cached.daemon.request import Acquire, flag, number, text
+from cached.daemon.threads import Threads
+from cached.daemon.usage import Peer
+from cached.daemon.verify import Verifier
+from cached.errors import CachedError, InvalidRequest
+from cached.model import Digest
+from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line
+
+log = logging.getLogger("cached.api")
+
+PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """Every verb and who may use it: the second column of `verbs` is `open` (whoever reaches the socket) or `admin`."""
+
+    def __init__(self, cache: Cache, inventory: Inventory, threads: Threads) -> None:
+        self._cache = cache
+        self._inventory = inventory
+        self._admin = Admin(cache, inventory, threads)
+        self._verifier = Verifier(cache, threads)
+        self._threads = threads
+        self.verbs: tuple[tuple[str, str, str, Handler], ...] = (
+            ("POST", "/v1/acquire", "open", self.acquire),
+            ("GET", "/v1/snapshots", "open", self.snapshots),
+            ("GET", "/v1/snapshots/{ref:.+}", "open", self.show),
+            ("GET", "/v1/status", "open", self.status),
+            ("GET", "/v1/leases", "open", self.leases),
+            ("POST", "/v1/pin", "admin", self.pin),
+            ("POST", "/v1/unpin", "admin", self.unpin),
+            ("POST", "/v1/remove", "admin", self.remove),
+            ("POST", "/v1/gc", "admin", self.gc),
+            ("POST", "/v1/verify", "admin", self.verify),
+            ("GET", "/metrics", "open", self.metrics),
+            ("GET", "/healthz", "open", self.healthz),
+        )
+
+    def app(self) -> web.Application:
+        """Everything, for the unix socket."""
+        return self._application([verb[1] for verb in self.verbs])
+
+    def observer_app(self) -> web.Application:
+        """Only what tells nobody what is cached, for TCP."""
+        return self._application(["/metrics", "/healthz"])
+
+    def _application(self, paths: list[str]) -> web.Application:
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        for method, path, rule, handler in self.verbs:
+            if path in paths:
+                app.router.add_route(method, path, self._guarded(path, rule, handler))
+        return app
+
+    def _guarded(self, path: str, rule: str, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            try:
+                if rule != "open":
+                    require_admin(peer_of(request), self._cache.config.admin_group, path.removeprefix("/v1/"))
+                return await handler(request)
+            except CachedError as error:
+                return _json(error_body(error), error.status)
+            except web.HTTPException:
+                raise
+            except Exception:
+                log.exception("api.bug", extra={"verb": path})
+                return _json(error_body(CachedError("The daemon failed in a way nobody foresaw; see its log.")), 500)
+
+        return guarded
+
+    async def acquire(self, request: web.Request) -> web.StreamResponse:
+        wish = Acquire.parse(await _body(request))
+        peer = peer_of(request)
+        if wish.pins:
+            require_admin(peer, self._cache.config.admin_group, "pinning")
+        found = self._cache.acquire(wish.ask, wish.credentials)
+        if isinstance(found, Fill):
+            return await self._stream(request, found, wish, peer)
+        return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
+
+    async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
+        """The last step before the caller hears of it: note who, and pin if asked."""
+        if peer is not None:
+            self._cache.uses.given(Digest.parse(ready.digest), peer)
+        if wish.pins and peer is not None:
+            await self._admin.pin(ready.digest, wish.keep, peer.uid)
+        return ready
+
+    async def _stream(
+        self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        steps = fill.watch(PROGRESS_SECONDS, wish.abandon)
+        try:
+            async for step in steps:
+                ready = isinstance(step, Ready)
+                line = ready_line(await self._given(step, wish, peer)) if isinstance(step, Ready) else progress_line(step)
+                await response.write(line)
+                if ready:
+                    break
+        except CachedError as error:
+            await response.write(encode(error_body(error)))
+        except ConnectionError:  # The caller has gone; the others stay.
+            log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+        except asyncio.CancelledError:
+            if fill.task is None or not fill.task.cancelled():
+                raise
+            body = {"event": "error", "code": "daemon_unavailable", "message": "The fetch was stopped.", "retryable": True}
+            await response.write(encode(body))
+        finally:
+            await steps.aclose()
+        return response
+
+    async def snapshots(self, request: web.Request) -> web.StreamResponse:
+        return _json({"snapshots": await self._threads.disk(self._inventory.snapshots)})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        ref = request.match_info["ref"]
+        return _json(await self._threads.disk(lambda: self._inventory.details(self._inventory.find(ref))))
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._status())
+
+    async def _status(self) -> dict[str, Any]:
+        fills = [{"ref": str(fill.ref), **asdict(fill.progress())} for fill in self._cache.fills.values()]
+        return {**await self._threads.disk(self._inventory.status), "fills": fills}
+
+    async def leases(self, request: web.Request) -> web.StreamResponse:
+        return _json({"leases": await self._threads.disk(self._cache.uses.leases)})
+
+    async def pin(self, request: web.Request) -> web.StreamResponse:
+        body, peer = await _body(request), peer_of(request)
+        keep = number(body, "keep")
+        return _json(await self._admin.pin(text(body, "ref"), keep, peer.uid if peer else 0))
+
+    async def unpin(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._admin.unpin(text(await _body(request), "ref")))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        return _json(await self._admin.remove(text(body, "ref"), flag(body, "dry_run")))
+
+    async def gc(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        free = number(body, "free")
+        return _json(await self._admin.gc(None if free is None else int(free), flag(body, "dry_run")))
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        only = None
+        if body.get("ref") is not None:
+            only = await self._threads.disk(self._inventory.find, text(body, "ref"))
+        return _json(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text=exposition(await self._status()), content_type="text/plain")
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        raise InvalidRequest("The request is not JSON.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request is not a JSON object.")
+    return body
+
+
+def _json(body: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=encode(body), status=status, content_type="application/json")

@@ -1,0 +1,157 @@
+"""The process: start, serve until told to stop, stop within ten seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+
+from aiohttp import web
+
+from cached.config import Config
+from cached.daemon.api import Api
+from cached.daemon.cache import Cache
+from cached.daemon.inventory import Inventory
+from cached.daemon.logs import configure
+from cached.daemon.notify import notify, watchdog
+from cached.daemon.threads import Threads
+from cached.errors import CachedError, ConfigError, StoreDegraded
+from cached.sources.registry import Registry
+from cached.store.store import Store
+
+log = logging.getLogger("cached.daemon")
+
+FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
+FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
+_CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Errors at the start are one sentence on stderr."""
+    configure(config.log_level)
+    try:
+        load_credentials()
+        asyncio.run(_serve(config))
+    except CachedError as error:
+        print(f"cached: {error.message}", file=sys.stderr)
+        return error.exit_code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Reads that hang in the network would keep the interpreter alive until their time-out; all that matters is synced.
+    os._exit(0)
+
+
+def load_credentials() -> None:
+    """systemd's LoadCredential: secrets as files that only this service can read."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return
+    token = Path(folder, "hf_token")
+    if token.exists():
+        os.environ["HF_TOKEN"] = token.read_text().strip()
+    for name, variable in _CREDENTIALS.items():
+        if Path(folder, name).exists():
+            os.environ[variable] = str(Path(folder, name))
+
+
+async def _serve(config: Config) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    threads = Threads(config.connections)
+    store = await threads.disk(Store, config)
+    try:
+        cache = Cache(config, store, Registry(config), threads)
+        api = Api(cache, Inventory(cache, version("model-cached")), threads)
+        async with _listening(config, api):
+            background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache, threads))]
+            notify(f"READY=1\nSTATUS=serving {config.root}")
+            log.info("daemon.ready", extra={"root": str(config.root), "socket": str(config.socket)})
+            await stopping.wait()
+            notify("STOPPING=1\nSTATUS=finishing or parking fills")
+            log.info("daemon.stopping", extra={"fills": len(cache.fills)})
+            await cache.close(FINISH_SECONDS)
+            for task in background:
+                task.cancel()
+    finally:
+        store.close()
+    log.info("daemon.stopped")
+
+
+async def _flush(cache: Cache, threads: Threads) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        with contextlib.suppress(CachedError):
+            await threads.disk(cache.uses.flush)
+
+
+@contextlib.asynccontextmanager
+async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
+    runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=1.0)
+    observer = web.AppRunner(api.observer_app(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await observer.setup()
+    listener = _unix_socket(config)
+    try:
+        await web.SockSite(runner, listener, backlog=4096).start()
+        if config.listen:
+            host, _, port = config.listen.rpartition(":")
+            try:
+                await web.TCPSite(observer, host.strip("[]"), int(port)).start()
+            except OSError as error:
+                raise ConfigError(f"Cannot listen on {config.listen}: {error.strerror}; change `listen`.") from error
+        yield
+    finally:
+        await runner.cleanup()
+        await observer.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            config.socket.unlink()
+
+
+def _unix_socket(config: Config) -> socket.socket:
+    """A listening socket that never is more open than configured. A dead daemon's is replaced; ours holds the root."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        config.socket.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(config.socket.lstat().st_mode):
+                raise ConfigError(f"{config.socket} is there and is not a socket; move it, or change `socket`.")
+            _refuse_if_answered(config.socket)
+            config.socket.unlink()
+        before = os.umask(0o777)
+        try:
+            listener.bind(str(config.socket))
+        finally:
+            os.umask(before)
+        if config.socket_group:
+            os.chown(config.socket, -1, grp.getgrnam(config.socket_group).gr_gid)
+        os.chmod(config.socket, int(config.socket_mode, 8))
+    except KeyError:
+        listener.close()
+        raise ConfigError(f"There is no group {config.socket_group!r}; change `socket_group`.") from None
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"Cannot make the socket {config.socket}: {error.strerror or error}.") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _refuse_if_answered(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return
+    raise StoreDegraded(f"Another daemon answers on {path}; stop it, or change `socket`.")

@@ -1,0 +1,39 @@
+"""Who is calling, by the kernel's word (SO_PEERCRED), and whether that is an administrator."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import struct
+
+from aiohttp import web
+
+from cached.daemon.usage import Peer
+from cached.errors import Forbidden
+
+_UCRED = struct.Struct("3i")
+
+
+def peer_of(request: web.Request) -> Peer | None:
+    """The process at the other end of a unix socket; None over TCP."""
+    connection = request.transport.get_extra_info("socket") if request.transport else None
+    if connection is None or connection.family != socket.AF_UNIX:
+        return None
+    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
+def require_admin(peer: Peer | None, admin_group: str, verb: str) -> None:
+    """Forbidden unless the caller is root, the daemon's own user, or in the admin group."""
+    if peer is not None and (peer.uid in (0, os.geteuid()) or _member(peer, admin_group)):
+        return
+    raise Forbidden(f"{verb} is for administrators: run it as root, or join the group {admin_group!r}.")
+
+
+def _member(peer: Peer, group: str) -> bool:
+    try:
+        wanted = grp.getgrnam(group).gr_gid
+        return wanted == peer.gid or wanted in os.getgrouplist(pwd.getpwuid(peer.uid).pw_name, peer.gid)
+    except KeyError:
+        return False

@@ -1,0 +1,39 @@
+"""Fixtures for every test: a daemon of its own, and the promise that it is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import DaemonProcess
+
+for _name in [name for name in os.environ if name.startswith(("CACHED_", "HF_", "AWS_", "GOOGLE_"))]:
+    del os.environ[_name]  # A developer's own settings and credentials must not decide a test.
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["NO_GCE_CHECK"] = "true"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """Not started yet, so that a test can choose its settings: `daemon.start(file_roots=[…], …)`."""
+    process = DaemonProcess(tmp_path / "daemon")
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a folder that looks like a model: `make_model("name", {"model.safetensors": 1000})`."""
+
+    def make(name: str = "model", files: dict[str, int | bytes] | None = None) -> Path:
+        folder = tmp_path / "models" / name
+        for path, content in (files or {"config.json": b"{}", "model.safetensors": 100_000}).items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(os.urandom(content) if isinstance(content, int) else content)
+        return folder
+
+    return make
