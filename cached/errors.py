@@ -76,6 +76,7 @@ class SourceUnavailable(SourceError):
     """No connection, a time-out, 429 or 5xx, after the retries."""
 
     code, status, retryable = "source_unavailable", 503, True
+    retry_after: float | None = None  # Seconds that the source asked to wait, when it said so.
 
 
 class SourceDenied(SourceError):
