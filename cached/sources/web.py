@@ -1,0 +1,190 @@
+"""One HTTP client for every source that speaks plain HTTP: redirects by hand, deadlines, no cookies."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx2
+
+from cached.errors import InvalidRequest, SourceUnavailable
+from cached.model import ModelRef
+from cached.sources.addresses import check_address, check_url
+from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
+
+MAX_REDIRECTS = 10
+MAX_JSON_BYTES = 64 << 20
+CONNECT_TIMEOUT = 10.0
+
+Judge = Callable[[httpx2.Response], None]
+_PORTS = {"http": 80, "https": 443}
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
+
+
+class Web:
+    """Shared by sources and threads. `private` headers (tokens) go to the first URL's origin and nowhere else."""
+
+    def __init__(self, connections: int) -> None:
+        self._client = httpx2.Client(
+            follow_redirects=False,
+            timeout=None,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections + 4),
+            headers={"User-Agent": "cached", "Accept-Encoding": "identity"},
+            # One caller's session must never ride on another caller's request.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    @contextmanager
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        private: Mapping[str, str] | None = None,
+        trusted: bool = True,
+        hop: Judge | None = None,
+    ) -> Iterator[httpx2.Response]:
+        """The final answer, its body not yet read. `hop` sees each redirect before it is followed.
+
+        `trusted` says that the operator, not a caller, chose the first URL's host. InvalidRequest when the way leads
+        to an address that may not be asked.
+        """
+        home, target, secrets = origin(url), url, dict(private or {})
+        for _ in range(MAX_REDIRECTS):
+            if not trusted or origin(target) != home:
+                check_url(target)
+            if origin(target) != home:
+                secrets = {}  # For good: not even a redirect back gets them again.
+            response = self._send(method, target, {**(headers or {}), **secrets}, timeout)
+            try:
+                if not trusted or origin(target) != home:
+                    _check_peer(response)
+                if not response.has_redirect_location:
+                    yield response
+                    return
+                if hop:
+                    hop(response)
+                target = _next(target, response.headers["Location"])
+            finally:
+                response.close()
+        raise SourceUnavailable("A source redirects in a loop; try again later.")
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], timeout: float) -> httpx2.Response:
+        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        return self._client.send(self._client.build_request(method, url, headers=headers, timeout=limits), stream=True)
+
+    def json(
+        self,
+        ref: ModelRef,
+        url: str,
+        *,
+        timeout: float,
+        judge: Judge,
+        private: Mapping[str, str] | None = None,
+    ) -> tuple[Any, httpx2.Response]:
+        """The decoded answer to a GET. `judge` raises on statuses that are failures."""
+        with web_errors(ref), self.request("GET", url, timeout=timeout, private=private) as response:
+            raw = _whole(response, ref, time.monotonic() + timeout)
+            judge(response)
+            try:
+                return json.loads(raw), response
+            except ValueError:
+                raise unavailable(ref, "its answer is not JSON") from None
+
+    def read(
+        self,
+        ref: ModelRef,
+        span: Span,
+        url: str,
+        *,
+        timeout: float,
+        judge: Judge,
+        headers: Mapping[str, str] | None = None,
+        private: Mapping[str, str] | None = None,
+        trusted: bool = True,
+        hop: Judge | None = None,
+        stored_encoding: bool = False,
+    ) -> tuple[bytes, str]:
+        """The span's bytes and the URL that gave them. `judge` raises unless the answer is of the right version.
+
+        A compressed body is refused unless `stored_encoding` says that the remote stores the file so.
+        """
+        deadline = time.monotonic() + timeout
+        sent = {**(headers or {}), "Range": span.header}
+        arguments: dict[str, Any] = {"headers": sent, "private": private, "trusted": trusted, "hop": hop}
+        with web_errors(ref), self.request("GET", url, timeout=timeout, **arguments) as response:
+            if response.status_code not in (200, 206):
+                _whole(response, ref, deadline)  # Judges look at the body of a failure.
+            judge(response)
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding != "identity" and not stored_encoding:
+                raise SourceUnavailable(f"The source sent {span.name} compressed ({encoding[:20]}), unasked; try again.")
+            length = response.headers.get("Content-Length", "")
+            skip = bytes_to_skip(
+                span,
+                response.status_code,
+                response.headers.get("Content-Range"),
+                int(length) if length.isdigit() else None,
+            )
+            collector = Collector(span, skip, deadline)
+            for chunk in response.iter_raw():
+                if not collector.take(chunk):
+                    break
+            return collector.bytes(), str(response.url)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextmanager
+def web_errors(ref: ModelRef) -> Iterator[None]:
+    """Foreign errors as ours. Their texts are not passed on: they may quote a signed URL."""
+    try:
+        yield
+    except httpx2.TimeoutException:
+        raise unavailable(ref, "it did not answer in time") from None
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+        raise InvalidRequest(f"The URL of {ref.uri.partition('?')[0]} is malformed; check it.") from None
+    except httpx2.HTTPError as error:
+        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
+    except OSError as error:
+        raise unavailable(ref, f"the connection failed: {error.strerror or type(error).__name__}") from None
+
+
+def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
+    """The whole body, within a deadline and a bound on memory; also left in `response.content`."""
+    chunks: list[bytes] = []
+    total = 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        total += len(chunk)
+        if total > MAX_JSON_BYTES or time.monotonic() > deadline:
+            raise unavailable(ref, "its answer is too long or too slow")
+    response._content = b"".join(chunks)  # What `response.read()` does, which has no deadline.
+    return response._content
+
+
+def _next(url: str, location: str) -> str:
+    target = urljoin(url, location)
+    if url.startswith("https:") and not target.startswith("https:"):
+        raise SourceUnavailable("A source redirects from https to an unencrypted address; nothing was fetched from there.")
+    return target
+
+
+def _check_peer(response: httpx2.Response) -> None:
+    """What the connection really reached: a name may resolve differently from one moment to the next."""
+    stream = response.extensions.get("network_stream")
+    address = stream.get_extra_info("server_addr") if stream is not None else None
+    if address:
+        check_address(str(address[0]))
