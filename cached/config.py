@@ -129,7 +129,7 @@ def _coerce(name: str, value: object) -> object:
         if isinstance(value, bool):
             raise wrong
         try:
-            return kind(value)  # type: ignore[arg-type]
+            return kind(value)
         except (TypeError, ValueError):
             raise wrong from None
     if kind is Path and isinstance(value, str | Path):

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cached.config import Config
+from cached.errors import StoreDegraded
+from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.store import layout
+from cached.store.blobs import ingest_key
+from cached.store.layout import Layout, RootLock
+from cached.store.leases import held, holders
+from cached.store.snapshots import Origin
+from cached.store.store import Store
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Opens the store on one root; opening it again is a restart."""
+    opened: list[Store] = []
+
+    def open_() -> Store:
+        while opened:
+            opened.pop().close()
+        opened.append(Store(Config(root=tmp_path / "root", keep_free=Config().keep_free.__class__(0))))
+        return opened[0]
+
+    yield open_
+    while opened:
+        opened.pop().close()
+
+
+def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
+    """Take a model through the whole way: reserve, ingest, publish, commit."""
+    ref = ModelRef.parse(f"s3://bucket/{name}")
+    entries = tuple(Entry(path, len(data), "v1") for path, data in files.items())
+    listing = Listing(ref, str(ref), "revision", entries)
+    keys = {entry.path: ingest_key(listing.identity(entry), None) for entry in entries}
+    wants = {keys[entry.path]: entry.size for entry in entries}
+    fill = store.index.begin(str(ref), wants, [], store.usage().limit)
+    assert fill is not None
+    found = []
+    for entry in entries:
+        ingest = store.blobs.ingest(keys[entry.path], entry)
+        for piece in ingest.missing():
+            ingest.land(piece, files[entry.path][piece.offset : piece.offset + piece.length])
+        verified = ingest.verify()
+        store.publish(ingest, verified, listing.identity(entry), keys[entry.path])
+        found.append(ManifestFile(entry.path, entry.size, verified.digest))
+    manifest = Manifest(tuple(found))
+    refs = {ref.key: (str(ref), "revision")}
+    store.commit(manifest, Origin(ref.key, str(ref), "revision"), refs, fill)
+    return manifest
+
+
+def files(store: Store, *folders: str) -> list[Path]:
+    wanted = folders or ("blobs", "snapshots", "ingest", "trash")
+    return sorted(path for name in wanted for path in (store.layout.root / name).rglob("*") if path.is_file())
+
+
+def key(name: str) -> str:
+    return ModelRef.parse(f"s3://bucket/{name}").key
+
+
+def test_a_committed_snapshot_is_made_of_hard_links_that_nobody_may_write(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"config.json": b"{}", "deep/er/w.safetensors": b"weights"})
+    path = store.snapshots.path(manifest.digest)
+    weights = path / "deep/er/w.safetensors"
+    assert weights.read_bytes() == b"weights"
+    assert weights.stat().st_ino == store.blobs.path(Digest.of(b"weights")).stat().st_ino
+    assert weights.stat().st_mode & 0o777 == 0o444
+    assert {folder.stat().st_mode & 0o777 for folder in (path, path / "deep", path / "deep/er")} == {0o555}
+
+
+def test_the_same_bytes_are_one_blob_and_one_inode(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    one = add(store, "one", {"config.json": b"1", "w": b"shared"})
+    two = add(store, "two", {"config.json": b"2", "other/name": b"shared"})
+    a = store.snapshots.path(one.digest) / "w"
+    b = store.snapshots.path(two.digest) / "other/name"
+    assert a.stat().st_ino == b.stat().st_ino
+    assert store.usage().used == len(b"1" + b"2" + b"shared")
+
+
+def test_eviction_frees_only_what_no_other_snapshot_has(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    one = add(store, "one", {"config.json": b"1", "w": b"shared"})
+    two = add(store, "two", {"config.json": b"2", "w": b"shared"})
+    assert store.evict(one.digest, "test")
+    assert (store.snapshots.path(two.digest) / "w").read_bytes() == b"shared"
+    assert store.usage().used == len(b"2" + b"shared")
+    assert store.evict(two.digest, "test")
+    assert files(store) == []
+
+
+def test_a_leased_snapshot_is_not_evicted(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    fd = os.open(store.snapshots.lock(manifest.digest), os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    status = os.fstat(fd)
+    assert holders()[status.st_dev, status.st_ino] == {os.getpid()}
+    assert not store.evict(manifest.digest, "test")
+    assert store.index.find(key("m")) is not None
+    os.close(fd)
+    assert store.evict(manifest.digest, "test")
+
+
+def test_a_pinned_snapshot_is_not_evicted_and_an_expired_pin_holds_nothing(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    store.index.pin(manifest.digest, None, 0)
+    assert not store.evict(manifest.digest, "test")
+    store.index.pin(manifest.digest, 1.0, 0)
+    assert store.evict(manifest.digest, "test")
+
+
+def test_a_lost_index_is_rebuilt_from_the_disk(open_store: Callable[[], Store]) -> None:
+    manifest = add(open_store(), "m", {"config.json": b"{}", "w": b"weights"})
+    store = open_store()
+    store.layout.index.unlink()
+    store = open_store()
+    known = store.index.find(key("m"))
+    assert known is not None and known.snapshot == manifest.digest
+    assert known.checked_at == 0, "a moving name must be asked again before it is believed"
+    assert store.usage().used == len(b"{}weights")
+
+
+def test_a_damaged_index_is_put_aside_and_rebuilt(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    add(store, "m", {"w": b"weights"})
+    index = store.layout.index
+    store.close()
+    index.write_bytes(b"not a database" * 1000)
+    (index.parent / "index.db-wal").unlink(missing_ok=True)
+    store.__init__(Config(root=store.layout.root))  # type: ignore[misc]
+    assert store.index.find(key("m")) is not None
+    assert [path.name[:8] for path in store.layout.quarantine.iterdir()] == ["index.db"]
+
+
+def test_an_index_of_a_newer_version_is_refused(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    path = store.layout.index
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE _sqlite_migrations SET name = 'from_the_future'")
+    with pytest.raises(StoreDegraded, match="newer"):
+        Store(Config(root=store.layout.root))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE _sqlite_migrations SET name = 'first'")
+    store.__init__(Config(root=store.layout.root))  # type: ignore[misc]
+
+
+def test_what_no_row_accounts_for_is_gone_after_a_start(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    root = store.layout.root
+    stray = Digest.of(b"stray")
+    store.blobs.path(stray).write_bytes(b"stray")
+    (root / "ingest" / "old.part").write_bytes(b"x")
+    (root / "ingest" / "old.tree").mkdir()
+    (root / "trash" / "half").mkdir()
+    (root / "snapshots" / "foreign").write_bytes(b"?")
+    (root / "snapshots" / stray.hex).mkdir()
+    store = open_store()
+    expected = {store.blobs.path(Digest.of(b"weights")), store.snapshots.lock(manifest.digest)}
+    assert set(files(store)) == expected | {store.snapshots.path(manifest.digest) / "w"}
+    assert not (root / "snapshots" / stray.hex).exists()
+
+
+def test_a_row_without_its_file_is_never_handed_out(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    add(store, "m", {"w": b"weights"})
+    store.blobs.path(Digest.of(b"weights")).unlink()
+    store = open_store()
+    assert store.index.find(key("m")) is None
+    assert files(store) == []
+
+
+def test_an_interrupted_removal_is_finished_by_the_next_start(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    assert store.index.evicting(manifest.digest)
+    store = open_store()
+    assert store.index.find(key("m")) is None
+    assert files(store) == []
+
+
+def test_reservations_of_a_dead_fill_are_free_after_a_start(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    assert store.index.begin("s3://b/x", {"key": 1000}, [], 10_000) is not None
+    assert store.usage().reserved == 1000
+    assert open_store().usage().reserved == 0
+
+
+def test_no_more_is_promised_than_the_limit(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    assert store.index.begin("a", {"one": 600}, [], 1000) is not None
+    assert store.index.begin("b", {"two": 600}, [], 1000) is None
+    assert store.index.begin("b", {"one": 600}, [], 1000) is not None, "a shared download is reserved once"
+    assert store.usage().reserved == 600
+
+
+def test_a_fill_cannot_count_on_a_blob_that_is_gone(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    with pytest.raises(LookupError):
+        store.index.begin("a", {"k": 1}, [Digest.of(b"gone")], 1000)
+    assert store.usage().reserved == 0
+
+
+def test_a_blob_that_a_fill_holds_is_not_removed(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    fill = store.index.begin("b", {}, [Digest.of(b"weights")], 1000)
+    assert store.evict(manifest.digest, "test")
+    assert store.blobs.size(Digest.of(b"weights")) == 7
+    assert fill is not None
+    store.index.abandon(fill, ())
+    store.drop_orphans()
+    assert store.blobs.size(Digest.of(b"weights")) is None
+
+
+def test_damage_is_found_put_aside_and_not_handed_out(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    add(store, "m", {"w": b"weights"})
+    digest = Digest.of(b"weights")
+    row = store.index.query("SELECT size, pieces FROM blob")[0]
+    assert store.blobs.damage(digest, row["size"], row["pieces"], deep=False) is None
+    os.chmod(store.blobs.path(digest), 0o644)
+    store.blobs.path(digest).write_bytes(b"wEights")
+    assert "piece" in str(store.blobs.damage(digest, row["size"], row["pieces"], deep=False))
+    assert "sha256" in str(store.blobs.damage(digest, row["size"], row["pieces"], deep=True))
+    store.condemn(digest)
+    assert store.index.find(key("m")) is None
+    assert len(list(store.layout.quarantine.iterdir())) == 1
+
+
+def test_a_second_daemon_on_the_same_root_is_refused(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    with pytest.raises(StoreDegraded, match="Another cached daemon"):
+        RootLock.take(store.layout)
+
+
+def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
+    RootLock.take(Layout(tmp_path / "r")).close()
+    (tmp_path / "r/FORMAT").write_text("99\n")
+    with pytest.raises(StoreDegraded, match="99"):
+        RootLock.take(Layout(tmp_path / "r"))
+
+
+def test_a_file_system_where_flock_does_not_exclude_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
+    with pytest.raises(StoreDegraded, match="does not exclude"):
+        RootLock.take(Layout(tmp_path / "r"))
+
+
+def test_a_held_lock_is_seen_and_a_missing_one_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not held(lock)
+    lock.write_text("")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert held(lock)
+    assert not held(lock)
