@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from cached.errors import InvalidRequest
 
-_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"})
+_NAMES = frozenset(
+    {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
+)
 _NETWORKS = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -39,7 +41,9 @@ def check_address(address: str) -> None:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         ip = inner or ip
     if any(ip.version == network.version and ip in network for network in _NETWORKS):
-        raise InvalidRequest(f"The address {address} is link-local or a metadata service; models are not read from there.")
+        raise InvalidRequest(
+            f"The address {address} is link-local or a metadata service; models are not read from there."
+        )
 
 
 def check_url(url: str) -> None:

@@ -106,7 +106,9 @@ class HubSource:
         stop = _Stop()
         with hub_errors(ref), web_errors(ref):
             try:
-                with self._web.request("HEAD", url, timeout=timeout, private=private, hop=stop.elsewhere(url)) as answer:
+                with self._web.request(
+                    "HEAD", url, timeout=timeout, private=private, hop=stop.elsewhere(url)
+                ) as answer:
                     hf_raise_for_status(answer)
             except _Stop:
                 return  # A redirect to the content network is the grant.
@@ -242,7 +244,9 @@ def _translated(ref: ModelRef, file: str, error: HfHubHTTPError) -> CachedError:
         return denied(ref, "it has been disabled by the Hub; use another repository")
     if isinstance(error, RevisionNotFoundError):
         revision = ref.revision or constants.DEFAULT_REVISION
-        return RevisionNotFound(f"{ref.uri} has no revision {revision!r}; give a branch, a tag or a commit that it has.")
+        return RevisionNotFound(
+            f"{ref.uri} has no revision {revision!r}; give a branch, a tag or a commit that it has."
+        )
     said_missing = error.response.headers.get("X-Error-Code") == "RepoNotFound"
     if isinstance(error, RepositoryNotFoundError) and (said_missing or status == 404):
         # The Hub says the same of a private repository, and so do we.

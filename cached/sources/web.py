@@ -129,7 +129,9 @@ class Web:
             judge(response)
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding != "identity" and not stored_encoding:
-                raise SourceUnavailable(f"The source sent {span.name} compressed ({encoding[:20]}), unasked; try again.")
+                raise SourceUnavailable(
+                    f"The source sent {span.name} compressed ({encoding[:20]}), unasked; try again."
+                )
             length = response.headers.get("Content-Length", "")
             skip = bytes_to_skip(
                 span,
@@ -178,7 +180,9 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
 def _next(url: str, location: str) -> str:
     target = urljoin(url, location)
     if url.startswith("https:") and not target.startswith("https:"):
-        raise SourceUnavailable("A source redirects from https to an unencrypted address; nothing was fetched from there.")
+        raise SourceUnavailable(
+            "A source redirects from https to an unencrypted address; nothing was fetched from there."
+        )
     return target
 
 

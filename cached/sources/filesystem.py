@@ -1,0 +1,188 @@
+"""Any other fsspec protocol that the config allows, with options from the setting `source_options`.
+
+fsspec promises no way to pin a version, so a read is checked: what the listing said of a file must hold after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.exceptions import FSTimeoutError
+
+from cached.config import Config
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
+from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.sources.base import Reader
+from cached.sources.transfer import changed, denied, spoken, unavailable
+
+Result = TypeVar("Result")
+
+# What filesystems tell about a file's version, the surest first. Times count only together with the size.
+_IDENTITIES = ("version_id", "generation", "ETag", "etag", "checksum", "content_hash", "md5", "sha", "hex")
+_TIMES = ("mtime", "LastModified", "last_modified", "modified", "modify", "updated", "created")
+
+
+class FilesystemSource:
+    """One connection, used by one thread at a time unless the filesystem is built for more."""
+
+    def __init__(self, config: Config, protocol: str) -> None:
+        self._protocol = protocol
+        self._options = dict(config.source_options.get(protocol, {}))
+        self._read_timeout = float(config.read_timeout)
+        self._lock = threading.Lock()
+        self._fs: Any = None
+        self._turn = threading.Lock()
+
+    def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        root, found = self.call(ref, timeout, lambda fs: _find(fs, ref.uri))
+        entries = tuple(entry for entry in found if ref.selects(entry.path))
+        return Listing(ref, f"{self._protocol}://{self._where()}{root}", listing_revision(entries), entries)
+
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+        root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")
+        return FilesystemReader(self, listing.ref, f"{root}/{entry.path}", entry, self._read_timeout)
+
+    def close(self) -> None:
+        with self._lock:
+            self._fs = None
+
+    def call(self, ref: ModelRef, timeout: float, work: Callable[[Any], Result], file: str = "") -> Result:
+        """`work` on the filesystem, in a thread that is given up when it takes too long: most of fsspec cannot be
+        interrupted. The next call then makes a connection of its own."""
+        with filesystem_errors(ref, file):
+            future: Future[Result] = Future()
+            with self._lock:
+                turn = self._turn
+
+            def run() -> None:
+                try:
+                    with turn:
+                        future.set_result(work(self._connection()))
+                except BaseException as error:
+                    future.set_exception(error)
+
+            threading.Thread(target=run, name=f"source-{self._protocol}", daemon=True).start()
+            try:
+                return future.result(timeout)
+            except FutureTimeout:
+                if not future.done():
+                    self._abandon(turn)
+                raise
+
+    def _abandon(self, turn: threading.Lock) -> None:
+        with self._lock:
+            if self._turn is turn:
+                self._turn, self._fs = threading.Lock(), None
+
+    def _connection(self) -> Any:
+        with self._lock:
+            if self._fs is None:
+                options = {**self._options, "skip_instance_cache": True, "use_listings_cache": False}
+                self._fs = fsspec.filesystem(self._protocol, **options)
+            return self._fs
+
+    def _where(self) -> str:
+        """The host, when the options name it: part of a file's identity."""
+        host = self._options.get("host") or self._options.get("endpoint_url") or ""
+        return f"{host}/" if host else ""
+
+
+class FilesystemReader:
+    def __init__(self, source: FilesystemSource, ref: ModelRef, path: str, entry: Entry, timeout: float) -> None:
+        self._source, self._ref, self._path, self._entry, self._timeout = source, ref, path, entry, timeout
+
+    def __repr__(self) -> str:
+        return f"FilesystemReader({self._path})"
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        data = self._source.call(self._ref, self._timeout, self._slice(offset, length), self._path)
+        if len(data) != length:
+            self.recheck()
+            raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._path}; try again.")
+        return data
+
+    def recheck(self) -> None:
+        version, size = self._source.call(self._ref, self._timeout, self._look, self._path)
+        if (version, size) != (self._entry.version, self._entry.size):
+            raise changed(self._path, "its size or time is another one")
+
+    def close(self) -> None: ...
+
+    def _slice(self, offset: int, length: int) -> Callable[[Any], bytes]:
+        return lambda fs: bytes(fs.cat_file(self._path, start=offset, end=offset + length))
+
+    def _look(self, fs: Any) -> tuple[str, int]:
+        info = fs.info(self._path)
+        return _version(fs, self._path, info), int(info["size"])
+
+
+def _find(fs: Any, uri: str) -> tuple[str, list[Entry]]:
+    """The folder and the files in it; a URI of one file is that file in its folder."""
+    root = str(fs._strip_protocol(uri)).rstrip("/")
+    info = fs.info(root)
+    if info["type"] == "file":
+        root, _, name = root.rpartition("/")
+        return root, [Entry(name, int(info["size"]), _version(fs, f"{root}/{name}", info))]
+    entries = []
+    for path, item in fs.find(root, detail=True).items():
+        if item["type"] == "file" and not (item["size"] == 0 and path.endswith("/")):
+            if not path.startswith(f"{root}/"):
+                raise InvalidRequest(
+                    f"The source lists {path[:120]!r}, which is not below the URI; nothing was fetched."
+                )
+            entries.append(Entry(path[len(root) + 1 :], _size(item), _version(fs, path, item)))
+    return root, entries
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    if info.get("size") is None:
+        raise SourceUnavailable(
+            f"The source does not say how long {str(info.get('name'))[:120]!r} is; use another one."
+        )
+    return int(info["size"])
+
+
+def _version(fs: Any, path: str, info: Mapping[str, Any]) -> str:
+    """As much as the filesystem says; without an identity or a time, whatever its `ukey` makes of the file."""
+    for name in _IDENTITIES:
+        if info.get(name):
+            return f"{name}={str(info[name])[:200]}"
+    times = [f"{name}={info[name]}" for name in _TIMES if info.get(name)]
+    if times:
+        return f"size={info['size']} {' '.join(times)}"
+    return f"ukey={hashlib.sha256(str(fs.ukey(path)).encode()).hexdigest()[:32]}"
+
+
+@contextmanager
+def filesystem_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
+    """Whatever a filesystem raises, as ours; texts are not passed on, for they may quote options."""
+    try:
+        yield
+    except CachedError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError):
+        if file:
+            raise changed(file, "it is gone") from None
+        raise ModelNotFound(f"There are no model files at {spoken(ref)}: the place does not exist.") from None
+    except PermissionError:
+        raise denied(ref, "check the credentials in the setting 'source_options'") from None
+    except (FutureTimeout, FSTimeoutError):
+        raise unavailable(ref, "it did not answer in time") from None
+    except (ImportError, ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"{spoken(ref)} cannot be read ({type(error).__name__}): install the protocol's package and check the "
+            "setting 'source_options'."
+        ) from None
+    except Exception as error:
+        if "auth" in type(error).__name__.lower():
+            raise denied(ref, "check the credentials in the setting 'source_options'") from None
+        raise unavailable(ref, f"it failed: {type(error).__name__}") from None

@@ -1,0 +1,266 @@
+"""Google Cloud Storage. gcsfs brings credentials and addresses; an object's generation pins every read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+# Must be set before the import: otherwise gcsfs asks a gRPC control plane for each bucket's type first, which
+# stalls for a minute wherever only the JSON API can be reached.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+import gcsfs
+import google.auth.exceptions
+import httpx2
+
+from cached.config import Config
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
+from cached.model import Checksum, Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.sources.base import Reader
+from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
+from cached.sources.web import Web
+
+CLIENTS = 8  # Clients kept, one for each set of credentials in use.
+
+_ADVICE = "check that its credentials (GOOGLE_APPLICATION_CREDENTIALS) may list and read the bucket"
+_TOKEN_HOSTS = ("https://oauth2.googleapis.com/token", "https://accounts.google.com/o/oauth2/token")
+
+
+class GcsSource:
+    def __init__(self, config: Config, web: Web) -> None:
+        self._web = web
+        self._options = dict(config.source_options.get("gs", {}))
+        endpoint = config.gs_endpoint or os.environ.get("STORAGE_EMULATOR_HOST") or ""
+        if endpoint in ("", "default"):
+            endpoint = ""
+        elif "://" not in endpoint:
+            endpoint = f"http://{endpoint}"
+        self._endpoint = endpoint.rstrip("/")
+        self._read_timeout = float(config.read_timeout)
+        self._clients: OrderedDict[str, gcsfs.GCSFileSystem] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        bucket, prefix, _ = _split(ref)
+        client = self._client(ref, credentials)
+        found = self._list(client, ref, bucket, prefix, timeout)
+        if not found and prefix:
+            prefix, found = self._single(client, ref, bucket, prefix, timeout)
+        entries = tuple(entry for entry in found if ref.selects(entry.path))
+        return Listing(ref, f"{self._where()}{bucket}/{prefix}", listing_revision(entries), entries)
+
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+        bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
+        key = f"{prefix}/{entry.path}" if prefix else entry.path
+        client = self._client(listing.ref, credentials)
+        return GcsReader(self._web, client, listing.ref, bucket, key, entry, self._read_timeout)
+
+    def close(self) -> None:
+        with self._lock:
+            self._clients.clear()
+
+    def _where(self) -> str:
+        return f"gs://{self._endpoint.partition('://')[2] or 'storage.googleapis.com'}/"
+
+    def _list(
+        self, client: gcsfs.GCSFileSystem, ref: ModelRef, bucket: str, prefix: str, timeout: float
+    ) -> list[Entry]:
+        below = f"{prefix}/" if prefix else ""
+        query = {"prefix": below, "fields": "items(name,size,generation,md5Hash,crc32c),nextPageToken"}
+        entries: list[Entry] = []
+        while True:
+            url = f"{client.base}b/{quote(bucket, safe='')}/o?{urlencode(query)}"
+            page, _ = self._web.json(ref, url, timeout=timeout, judge=_judge(ref), private=_private(client, ref))
+            try:
+                for item in page.get("items") or ():
+                    if not (int(item.get("size", 0)) == 0 and item["name"].endswith("/")):
+                        entries.append(_entry(item["name"][len(below) :], item))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise unavailable(ref, "its listing is not understood") from None
+            if not page.get("nextPageToken"):
+                return entries
+            query["pageToken"] = page["nextPageToken"]
+
+    def _single(
+        self, client: gcsfs.GCSFileSystem, ref: ModelRef, bucket: str, key: str, timeout: float
+    ) -> tuple[str, list[Entry]]:
+        """The URI may name one object: then that is the model, in its folder."""
+        folder, _, name = key.rpartition("/")
+        try:
+            item, _ = self._web.json(
+                ref, object_url(client, bucket, key), timeout=timeout, judge=_judge(ref), private=_private(client, ref)
+            )
+        except ModelNotFound:
+            return key, []
+        return folder, [_entry(name, item)]
+
+    def _client(self, ref: ModelRef, credentials: Credentials) -> gcsfs.GCSFileSystem:
+        text = credentials.get("GOOGLE_APPLICATION_CREDENTIALS_JSON")
+        anonymous = _split(ref)[2] or (bool(self._endpoint) and not text and "token" not in self._options)
+        key = "anon" if anonymous else text or ""
+        with self._lock:
+            if key not in self._clients:
+                self._clients[key] = self._connect(ref, _service_account(text) if text else None, anonymous)
+                while len(self._clients) > CLIENTS:
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end(key)
+            return self._clients[key]
+
+    def _connect(self, ref: ModelRef, account: Mapping[str, Any] | None, anonymous: bool) -> gcsfs.GCSFileSystem:
+        options = {"access": "read_only", **self._options, "skip_instance_cache": True, "use_listings_cache": False}
+        if self._endpoint:
+            options["endpoint_url"] = self._endpoint
+        if anonymous or account:
+            options["token"] = "anon" if anonymous else account
+        try:
+            try:
+                return gcsfs.GCSFileSystem(**{"token": "google_default", **options})
+            except google.auth.exceptions.DefaultCredentialsError:
+                return gcsfs.GCSFileSystem(**{**options, "token": "anon"})  # Public buckets need none.
+        except (google.auth.exceptions.GoogleAuthError, OSError, ValueError, KeyError):
+            raise denied(ref, "the Google credentials are not usable; check them") from None
+
+
+class GcsReader:
+    def __init__(
+        self,
+        web: Web,
+        client: gcsfs.GCSFileSystem,
+        ref: ModelRef,
+        bucket: str,
+        key: str,
+        entry: Entry,
+        timeout: float,
+    ) -> None:
+        self._web, self._client, self._ref, self._entry, self._timeout = web, client, ref, entry, timeout
+        self._name = f"gs://{bucket}/{key}"
+        self._metadata = object_url(client, bucket, key)
+        download = f"{client.base.replace('/storage/v1/', '/download/storage/v1/')}b/{quote(bucket, safe='')}"
+        self._media = f"{download}/o/{quote(key, safe='')}?alt=media&generation={entry.version}"
+        self._unpinned = False
+
+    def __repr__(self) -> str:
+        return f"GcsReader({self._name}, generation={self._entry.version})"
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        data, _ = self._web.read(
+            self._ref,
+            Span(self._name, offset, length, self._entry.size),
+            self._media,
+            timeout=self._timeout,
+            judge=self._judge_answer,
+            # Objects stored compressed come as they are stored, which is what size and checksums count.
+            headers={"Accept-Encoding": "gzip"},
+            stored_encoding=True,
+            private=_private(self._client, self._ref),
+        )
+        return data
+
+    def recheck(self) -> None:
+        """For servers that do not say which generation they sent (emulators ignore the one that was asked for)."""
+        if self._unpinned:
+            item, _ = self._web.json(
+                self._ref,
+                self._metadata,
+                timeout=self._timeout,
+                judge=_judge(self._ref, self._name),
+                private=_private(self._client, self._ref),
+            )
+            self._compare(str(item.get("generation")))
+
+    def close(self) -> None: ...
+
+    def _judge_answer(self, response: httpx2.Response) -> None:
+        _judge(self._ref, self._name)(response)
+        generation = response.headers.get("X-Goog-Generation")
+        if generation is None:
+            self._unpinned = True
+        else:
+            self._compare(generation)
+
+    def _compare(self, generation: str) -> None:
+        if generation != self._entry.version:
+            raise changed(self._name, "its generation is another one")
+
+
+def object_url(client: gcsfs.GCSFileSystem, bucket: str, key: str) -> str:
+    return f"{client.base}b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
+
+
+def _private(client: gcsfs.GCSFileSystem, ref: ModelRef) -> Mapping[str, str]:
+    """The authorization header, refreshed when it is about to run out."""
+    headers: dict[str, str] = {}
+    try:
+        client.credentials.apply(headers)
+    except google.auth.exceptions.TransportError:
+        raise unavailable(ref, "Google's token service did not answer") from None
+    except Exception:
+        # gcsfs wraps refresh errors in several classes of its own; all of them mean that there is no token.
+        raise denied(ref, "the Google credentials are not usable; check them") from None
+    return headers
+
+
+def _entry(path: str, item: Mapping[str, Any]) -> Entry:
+    checksums = []
+    for algorithm, field in (("md5", "md5Hash"), ("crc32c", "crc32c")):
+        if item.get(field):
+            checksums.append(Checksum(algorithm, _hex(str(item[field]))))
+    return Entry(path, int(item.get("size", 0)), str(item["generation"]), None, tuple(checksums))
+
+
+def _hex(text: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).hex()
+    except binascii.Error:
+        raise ValueError(f"not base64: {text[:40]!r}") from None
+
+
+def _split(ref: ModelRef) -> tuple[str, str, bool]:
+    bucket, _, prefix = ref.place.partition("/")
+    user, at, rest = bucket.rpartition("@")
+    if at and user != "anonymous" or not rest:
+        raise InvalidRequest(
+            f"{spoken(ref)} names no bucket; write gs://bucket/prefix or gs://anonymous@bucket/prefix."
+        )
+    return rest, prefix.strip("/"), bool(at)
+
+
+def _service_account(text: str) -> Mapping[str, Any]:
+    """A caller's own key. Only Google may be asked for tokens with it: its other fields are the caller's to write."""
+    try:
+        account = json.loads(text)
+    except ValueError:
+        account = None
+    if not isinstance(account, dict) or account.get("type") not in ("service_account", "authorized_user"):
+        raise InvalidRequest("GOOGLE_APPLICATION_CREDENTIALS_JSON is not the key of a service account or a user.")
+    if account.get("token_uri", _TOKEN_HOSTS[0]) not in _TOKEN_HOSTS:
+        raise InvalidRequest("GOOGLE_APPLICATION_CREDENTIALS_JSON names a token_uri that is not Google's.")
+    return account
+
+
+def _judge(ref: ModelRef, file: str = "") -> Any:
+    def judge(response: httpx2.Response) -> None:
+        if response.status_code >= 300:
+            raise _translated(ref, file, response)
+
+    return judge
+
+
+def _translated(ref: ModelRef, file: str, response: httpx2.Response) -> CachedError:
+    status = response.status_code
+    if file and status in (404, 412, 416):
+        return changed(file, "its generation is gone")
+    if status == 404:
+        return ModelNotFound(f"There are no model files at {spoken(ref)}: the place does not exist; check the URI.")
+    if status == 400:
+        return SourceError(f"Google Cloud Storage does not understand the request for {spoken(ref)}; check the URI.")
+    return from_status(ref, status, _ADVICE, response.headers.get("Retry-After"))

@@ -1,0 +1,105 @@
+"""One file at an http(s) URL. Pinned by its ETag, else by its date and size."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+
+from cached.config import Config
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
+from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.sources.base import Reader
+from cached.sources.transfer import Span, changed, from_status, spoken, unavailable
+from cached.sources.web import Web, web_errors
+
+_ADVICE = "the server wants a login, which http(s) models cannot have; use another source"
+
+
+class HttpSource:
+    def __init__(self, config: Config, web: Web) -> None:
+        self._web = web
+        self._read_timeout = float(config.read_timeout)
+
+    def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        parts = urlsplit(ref.uri)
+        name = unquote(parts.path.rpartition("/")[2])
+        if parts.username is not None or parts.password is not None:
+            raise InvalidRequest("Passwords do not belong into a URI; use a source that takes credentials.")
+        if not name:
+            raise InvalidRequest(f"{spoken(ref)} names no file; give the URL of one model file.")
+        size, version = probe(self._web, ref, timeout)
+        entries = tuple(entry for entry in (Entry(name, size, version),) if ref.selects(entry.path))
+        return Listing(ref, ref.uri, listing_revision(entries), entries)
+
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+        return HttpReader(self._web, listing.ref, entry, self._read_timeout)
+
+    def close(self) -> None: ...
+
+
+class HttpReader:
+    def __init__(self, web: Web, ref: ModelRef, entry: Entry, timeout: float) -> None:
+        self._web, self._ref, self._entry, self._timeout = web, ref, entry, timeout
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        # Weak ETags never match, by the standard; they are compared below all the same.
+        strong = self._entry.version.startswith('"')
+        data, _ = self._web.read(
+            self._ref,
+            Span(spoken(self._ref), offset, length, self._entry.size),
+            self._ref.uri,
+            timeout=self._timeout,
+            judge=self._judge,
+            headers={"If-Match": self._entry.version} if strong else None,
+            trusted=False,
+        )
+        return data
+
+    def recheck(self) -> None:
+        if not self._entry.version.startswith('"') and probe(self._web, self._ref, self._timeout) != (
+            self._entry.size,
+            self._entry.version,
+        ):
+            raise changed(spoken(self._ref), "its date or size is another one")
+
+    def close(self) -> None: ...
+
+    def _judge(self, response: httpx2.Response) -> None:
+        if response.status_code in (404, 410, 412, 416):
+            raise changed(spoken(self._ref), "it is gone, or another version")
+        if response.status_code >= 300:
+            raise _translated(self._ref, response)
+        if _version(response) != self._entry.version:
+            raise changed(spoken(self._ref), "its ETag or date is another one")
+
+
+def probe(web: Web, ref: ModelRef, timeout: float) -> tuple[int, str]:
+    """Size and version. A GET of one byte: not every server answers HEAD, and this shows whether ranges work."""
+    headers = {"Range": "bytes=0-0"}
+    with (
+        web_errors(ref),
+        web.request("GET", ref.uri, timeout=timeout, headers=headers, trusted=False) as response,
+    ):
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if response.status_code == 200 and not total:
+            total = response.headers.get("Content-Length", "")
+        elif response.status_code not in (200, 206) and not (response.status_code == 416 and total == "0"):
+            raise _translated(ref, response)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise SourceUnavailable(f"The server sends {spoken(ref)} compressed, unasked; use another source.")
+        if not total.isdigit():
+            raise unavailable(ref, "the server does not say how long the file is")
+        return int(total), _version(response)
+
+
+def _version(response: httpx2.Response) -> str:
+    return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "unversioned")
+
+
+def _translated(ref: ModelRef, response: httpx2.Response) -> CachedError:
+    if response.status_code in (404, 410):
+        return ModelNotFound(f"There are no model files at {spoken(ref)}: the server has no such file; check the URL.")
+    return from_status(ref, response.status_code, _ADVICE, response.headers.get("Retry-After"))

@@ -1,0 +1,105 @@
+"""The one door to sources: which protocols are allowed, and which code answers for each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from cached.config import Config
+from cached.errors import InvalidRequest
+from cached.model import ModelRef
+from cached.sources.base import Source
+from cached.sources.local import LocalSource
+
+if TYPE_CHECKING:
+    from cached.sources.web import Web
+
+
+class _Closable(Source, Protocol):
+    def close(self) -> None: ...
+
+
+class Registry:
+    """Safe to use from several threads. The first use of a protocol imports its libraries, for up to a second."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sources: dict[str, _Closable] = {}
+        self._lock = threading.Lock()
+        self._web: Web | None = None
+
+    def source_for(self, ref: ModelRef) -> Source:
+        """InvalidRequest when the config does not allow the scheme or, for file://, the folder."""
+        scheme = ref.scheme
+        if scheme not in self._config.protocols:
+            allowed = ", ".join(self._config.protocols) or "none"
+            raise InvalidRequest(
+                f"The scheme of {scheme}:// is not allowed here; the setting 'protocols' has: {allowed}."
+            )
+        with self._lock:
+            if scheme not in self._sources:
+                self._sources[scheme] = self._make(scheme)
+            source = self._sources[scheme]
+        if isinstance(source, LocalSource):
+            source.check(ref)
+        return source
+
+    def close(self) -> None:
+        with self._lock:
+            for source in self._sources.values():
+                source.close()
+            self._sources.clear()
+            if self._web is not None:
+                self._web.close()
+                self._web = None
+
+    def _make(self, scheme: str) -> _Closable:
+        factory: Callable[[], _Closable] = {
+            "hf": self._hub,
+            "s3": self._s3,
+            "gs": self._gcs,
+            "http": self._http,
+            "https": self._http,
+            "file": self._local,
+            "local": self._local,  # fsspec's other name for it; it must not become a way around file_roots.
+        }.get(scheme, lambda: self._filesystem(scheme))
+        return factory()
+
+    # Each factory imports its libraries itself: together they take 100 MB and half a second, and a node that serves
+    # from its disk, or uses one kind of source, should not pay for all of them.
+
+    def _hub(self) -> _Closable:
+        from cached.sources.hub import HubSource
+
+        return HubSource(self._config, self._shared_web())
+
+    def _s3(self) -> _Closable:
+        from cached.sources.s3 import S3Source
+
+        return S3Source(self._config)
+
+    def _gcs(self) -> _Closable:
+        from cached.sources.gcs import GcsSource
+
+        return GcsSource(self._config, self._shared_web())
+
+    def _http(self) -> _Closable:
+        from cached.sources.http import HttpSource
+
+        return HttpSource(self._config, self._shared_web())
+
+    def _local(self) -> _Closable:
+        return LocalSource(self._config)
+
+    def _filesystem(self, scheme: str) -> _Closable:
+        from cached.sources.filesystem import FilesystemSource
+
+        return FilesystemSource(self._config, scheme)
+
+    def _shared_web(self) -> Web:
+        from cached.sources.web import Web
+
+        if self._web is None:
+            self._web = Web(self._config.connections)
+        return self._web
