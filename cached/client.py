@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import http.client
 import json
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self
 
 from cached.errors import CachedError, DaemonUnavailable, NotCached
 from cached.model import Progress
 from cached.wire import FORWARDED, Ready, encode, parse_error, parse_progress, parse_ready
+
+if TYPE_CHECKING:
+    from cached.connection import Connection
 
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
@@ -61,23 +60,6 @@ class Lease:
         self.release()
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self.pid = os.getpid()
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(self._path)
-        except BaseException:
-            self.sock.close()
-            self.sock = None
-            raise
-
-
 class _Cut(Exception):
     """The daemon went away in the middle of a request."""
 
@@ -91,7 +73,7 @@ class Client:
     def __init__(self, socket: str | Path | None = None, timeout: float = 10.0) -> None:
         self.socket = str(socket or os.environ.get("CACHED_SOCKET") or DEFAULT_SOCKET)
         self._timeout = timeout
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
 
     def __repr__(self) -> str:
         return f"<Client {self.socket}>"
@@ -164,9 +146,9 @@ class Client:
     def call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One raw verb of the API (`GET`, `/v1/status`), and its answer."""
         try:
-            response, connection = self._send(method, quote(verb), body, _Call())
-            answer: dict[str, Any] = json.loads(response.read())
-        except (_Cut, OSError, ValueError, http.client.HTTPException) as error:
+            connection = self._send(method, verb, body, _Call())
+            answer: dict[str, Any] = json.loads(connection.rest())
+        except (OSError, ValueError) as error:
             raise self._unavailable(error) from error
         self._idle.append(connection)
         if answer.get("event") == "error":
@@ -203,47 +185,48 @@ class Client:
     def _ask(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
     ) -> Ready:
-        response, connection = self._send("POST", "/v1/acquire", body, call)
+        connection = self._send("POST", "/v1/acquire", body, call)
         try:
-            for raw in iter(response.readline, b""):
-                line = json.loads(raw)
-                event = line["event"]
-                if event == "progress":
-                    if progress is not None:
-                        progress(parse_progress(line))
-                    if deadline is not None and time.monotonic() > deadline:
-                        connection.close()
-                        raise DaemonUnavailable(f"{body['uri']} was not ready in time; the fetch goes on, so ask again.")
-                    continue
-                response.read()
-                self._idle.append(connection)
-                if event == "ready":
-                    return parse_ready(line)
-                error = parse_error(line)
-                raise _Cut(error.message) if isinstance(error, DaemonUnavailable) else error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            last = self._follow(connection, body["uri"], progress, deadline)
+        except BaseException:
             connection.close()
-            raise _Cut(str(error)) from error
-        connection.close()
-        raise _Cut("the answer ended early")
+            raise
+        self._idle.append(connection)
+        if last["event"] == "ready":
+            return parse_ready(last)
+        failure = parse_error(last)
+        raise _Cut(failure.message) if isinstance(failure, DaemonUnavailable) else failure
 
-    def _send(
-        self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call
-    ) -> tuple[http.client.HTTPResponse, _Connection]:
+    def _follow(
+        self, connection: Connection, uri: str, progress: ProgressCallback | None, deadline: float | None
+    ) -> dict[str, Any]:
+        """Report progress until the last line; _Cut when that does not come."""
+        lines = connection.lines()
+        while (line := _line(lines))["event"] == "progress":
+            if progress is not None:
+                progress(parse_progress(line))
+            if deadline is not None and time.monotonic() > deadline:
+                raise DaemonUnavailable(f"{uri} was not ready in time; the fetch goes on, so ask again.")
+        return line
+
+    def _send(self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call) -> Connection:
         """DaemonUnavailable when nobody is there; a kept connection that a restart has closed is replaced once."""
         payload = encode(body) if body is not None else None
         while True:
             connection, fresh = self._connection()
             try:
                 call.on(connection)
-                connection.request(method, verb, payload, {"Content-Type": "application/json"} if payload else {})
-                return connection.getresponse(), connection
-            except (OSError, http.client.HTTPException) as error:
+                connection.send(method, verb, payload)
+                return connection
+            except OSError as error:
                 connection.close()
                 if fresh:
                     raise self._unavailable(error) from error
 
-    def _connection(self) -> tuple[_Connection, bool]:
+    def _connection(self) -> tuple[Connection, bool]:
+        """A kept connection and False, or a new one and True."""
+        from cached.connection import Connection  # Here: it doubles what `import cached` costs.
+
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -251,7 +234,7 @@ class Client:
                 break
             if connection.pid == os.getpid():  # A forked child must not talk on its parent's connections.
                 return connection, False
-        return _Connection(self.socket, self._timeout), True
+        return Connection(self.socket, self._timeout), True
 
     def _unavailable(self, error: Exception) -> CachedError:
         if isinstance(error, DaemonUnavailable):
@@ -267,25 +250,33 @@ class Client:
         return DaemonUnavailable(what)
 
 
+def _line(lines: Iterator[bytes]) -> dict[str, Any]:
+    """The next line; the last one only with the end of the answer after it."""
+    try:
+        line: dict[str, Any] = json.loads(next(lines, b""))
+        if line["event"] != "progress":
+            next(lines, None)
+    except (OSError, ValueError) as error:
+        raise _Cut(str(error)) from error
+    return line
+
+
 class _Call:
     """One request that another thread may cancel."""
 
     def __init__(self) -> None:
         self.cancelled = False
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
-    def on(self, connection: _Connection) -> None:
+    def on(self, connection: Connection) -> None:
         self._connection = connection
         if self.cancelled:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
+            raise ConnectionAbortedError("cancelled")
 
     def cancel(self) -> None:
         self.cancelled = True
-        if self._connection is not None and self._connection.sock is not None:
-            try:
-                self._connection.sock.shutdown(socket.SHUT_RDWR)  # Wakes the thread that reads from it.
-            except OSError:
-                pass
+        if self._connection is not None:
+            self._connection.abort()
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -1,0 +1,71 @@
+"""One kept HTTP connection to the daemon's socket. Apart from the client, because http.client is slow to import."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+from collections.abc import Iterator
+from urllib.parse import quote
+
+
+class Connection:
+    """Raises only OSError: whatever http.client says of a daemon that went away is a ConnectionError here."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self.pid = os.getpid()
+        self._http = _UnixHTTP(path, timeout)
+        self._response: http.client.HTTPResponse | None = None
+
+    def send(self, method: str, verb: str, payload: bytes | None) -> None:
+        """Send a request, and wait for the head of its answer."""
+        with _as_os_errors():
+            headers = {"Content-Type": "application/json"} if payload else {}
+            self._http.request(method, quote(verb), payload, headers)
+            self._response = self._http.getresponse()
+
+    def lines(self) -> Iterator[bytes]:
+        """The answer's lines as they arrive. Ends with the answer; ConnectionError when it is cut."""
+        assert self._response is not None  # `send` came first.
+        with _as_os_errors():
+            yield from iter(self._response.readline, b"")
+
+    def rest(self) -> bytes:
+        """What is left of the answer; after it, the connection can be used again."""
+        assert self._response is not None
+        with _as_os_errors():
+            return self._response.read()
+
+    def abort(self) -> None:
+        """From another thread: wake the one that waits for the answer."""
+        if self._http.sock is not None:
+            with contextlib.suppress(OSError):
+                self._http.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class _UnixHTTP(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._path)
+        except BaseException:
+            self.sock.close()
+            self.sock = None
+            raise
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except http.client.HTTPException as error:
+        raise ConnectionResetError(str(error) or type(error).__name__) from error
