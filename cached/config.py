@@ -16,7 +16,7 @@ from cached.errors import ConfigError
 DEFAULT_FILE = Path("/etc/cached/config.toml")
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]i?B|B)?\s*\Z")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]i?B|B)?\s*\Z")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?\s*\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -30,7 +30,7 @@ class Size(int):
         if not match:
             raise ConfigError(f"{value!r} is not a size: write 20GiB, 500MB or a number of bytes.")
         unit = match[2] or "B"
-        power = "BKMGTP".index(unit[0])
+        power = "BKMGTP".index(unit[0].upper())
         return cls(float(match[1]) * (1024 if "i" in unit else 1000) ** power)
 
 
