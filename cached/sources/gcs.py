@@ -227,7 +227,7 @@ def _hex(text: str) -> str:
 def _split(ref: ModelRef) -> tuple[str, str, bool]:
     bucket, _, prefix = ref.place.partition("/")
     user, at, rest = bucket.rpartition("@")
-    if at and user != "anonymous" or not rest:
+    if (at and user != "anonymous") or not rest:
         raise InvalidRequest(
             f"{spoken(ref)} names no bucket; write gs://bucket/prefix or gs://anonymous@bucket/prefix."
         )

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -21,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, RevisionNotFound, SourceError
@@ -67,9 +68,7 @@ class HubSource:
     def close(self) -> None:
         self._trees.clear()
 
-    def _json(
-        self, ref: ModelRef, url: str, private: Mapping[str, str], timeout: float
-    ) -> tuple[object, httpx2.Response]:
+    def _json(self, ref: ModelRef, url: str, private: Mapping[str, str], timeout: float) -> tuple[Any, httpx2.Response]:
         with hub_errors(ref):
             return self._web.json(ref, url, timeout=timeout, judge=hf_raise_for_status, private=private)
 
@@ -103,26 +102,22 @@ class HubSource:
     def _prove_access(self, listing: Listing, private: Mapping[str, str], timeout: float) -> None:
         """SourceDenied unless this caller may read the files."""
         ref, url = listing.ref, file_url(self.endpoint, listing, listing.entries[0])
-        stop = _Stop()
         with hub_errors(ref), web_errors(ref):
             try:
-                with self._web.request(
-                    "HEAD", url, timeout=timeout, private=private, hop=stop.elsewhere(url)
-                ) as answer:
+                with self._web.request("HEAD", url, timeout=timeout, private=private, hop=_stay) as answer:
                     hf_raise_for_status(answer)
-            except _Stop:
-                return  # A redirect to the content network is the grant.
+            except _LeavesHub:
+                pass  # The way to the content network is the grant.
 
 
-class _Stop(Exception):
+class _LeavesHub(Exception):
+    pass
+
+
+def _stay(response: httpx2.Response) -> None:
     """Ends a walk through redirects where it leaves the Hub."""
-
-    def elsewhere(self, home: str):  # type: ignore[no-untyped-def]
-        def hop(response: httpx2.Response) -> None:
-            if origin(str(response.url.join(response.headers["Location"]))) != origin(home):
-                raise self
-
-        return hop
+    if origin(str(response.url.join(response.headers["Location"]))) != origin(str(response.url)):
+        raise _LeavesHub
 
 
 class HubReader:
@@ -211,7 +206,7 @@ def file_url(endpoint: str, listing: Listing, entry: Entry) -> str:
 
 
 def _entry(item: Mapping[str, object], commit: str) -> Entry:
-    file = RepoFile(**item)
+    file = RepoFile(**item)  # type: ignore[no-untyped-call]
     if file.lfs is not None:
         return Entry(file.path, int(file.lfs.size), commit, Digest.parse(file.lfs.sha256))
     return Entry(file.path, int(file.size), commit, None, (Checksum("git-sha1", file.blob_id),))
@@ -244,14 +239,13 @@ def _translated(ref: ModelRef, file: str, error: HfHubHTTPError) -> CachedError:
         return denied(ref, "it has been disabled by the Hub; use another repository")
     if isinstance(error, RevisionNotFoundError):
         revision = ref.revision or constants.DEFAULT_REVISION
-        return RevisionNotFound(
-            f"{ref.uri} has no revision {revision!r}; give a branch, a tag or a commit that it has."
-        )
+        return RevisionNotFound(f"{ref.uri} has no revision {revision!r}; give a branch, tag or commit that it has.")
     said_missing = error.response.headers.get("X-Error-Code") == "RepoNotFound"
     if isinstance(error, RepositoryNotFoundError) and (said_missing or status == 404):
         # The Hub says the same of a private repository, and so do we.
         return ModelNotFound(
-            f"The Hub has no repository {ref.place}, or it is private; check the name, or set HF_TOKEN to a token that has access."
+            f"The Hub has no repository {ref.place}, or it is private; check the name, "
+            "or set HF_TOKEN to a token that may read it."
         )
     if status == 404:
         return changed(file, "it is gone") if file else ModelNotFound(f"The Hub has nothing at {ref}; check the name.")

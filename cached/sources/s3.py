@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
-import botocore.exceptions as boto
+import botocore.exceptions as boto  # type: ignore[import-untyped]
 import s3fs
 from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 
 from cached.config import Config
-from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError, SourceUnavailable
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.transfer import Collector, Span, bytes_to_skip, changed, denied, from_status, spoken, unavailable
@@ -29,8 +29,9 @@ CHUNK = 1 << 20
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z", re.IGNORECASE)
 _DENIED = frozenset(
-    "AccessDenied AllAccessDisabled ExpiredToken InvalidAccessKeyId InvalidToken SignatureDoesNotMatch "
-    "AuthorizationHeaderMalformed RequestTimeTooSkewed TokenRefreshRequired InvalidSecurity NotSignedUp".split()
+    {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}
+    | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+    | {"TokenRefreshRequired"}
 )
 _ADVICE = "check the AWS keys, profile or role, or write s3://anonymous@bucket/prefix for a public bucket"
 

@@ -1,0 +1,329 @@
+"""A stub of the Hugging Face Hub that the real `hf download` and `snapshot_download` accept.
+
+It listens twice: the Hub at `endpoint` (127.0.0.1) and its content network at `cdn` (another port, under the name
+localhost), to which large files are redirected with a signed link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+from aiohttp import web
+
+from tests.servers.loop import LoopServer
+
+LARGE = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".msgpack")  # Kept as LFS whatever their size …
+LARGE_BYTES = 10 << 20  # … and everything else above this.
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request, as it came in."""
+
+    method: str
+    path: str
+    server: str  # "hub" or "cdn".
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Repository:
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)  # Branches and tags.
+    gated: bool = False
+    private: bool = False
+    readers: frozenset[str] = frozenset()  # Tokens that have access when it is gated or private.
+
+
+@dataclass
+class Failure:
+    part: str
+    left: int
+    status: int
+    headers: Mapping[str, str]
+
+
+def git_sha1(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def is_large(path: str, data: bytes) -> bool:
+    return path.endswith(LARGE) or len(data) > LARGE_BYTES
+
+
+class HubStub(LoopServer):
+    """Control it from any thread:
+
+    add_commit(repo, files, branch="main", keep=True)  → the commit; with keep, files of the last one stay
+    tag(repo, name, commit) · gate(repo, *tokens) · hide(repo, *tokens)
+    fail(status, times=1, part="", **headers)  answer the next requests whose path contains `part` with an error
+    expire_links()     links to the content network signed so far are refused with 403
+    pause() / resume() hold every request · cut() / restore() refuse connections · cut_after(n) end bodies after n bytes
+    requests, bytes_served, file_bytes[sha256], count(part, method=None), reset()
+    page_size          entries of a tree per page
+    overwritten[(repo, commit, path)] = bytes   serve other bytes than the commit's (a broken mirror)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endpoint = self.cdn = ""
+        self.repositories: dict[str, Repository] = {}
+        self.requests: list[Seen] = []
+        self.bytes_served = 0
+        self.file_bytes: dict[str, int] = {}
+        self.page_size = 1000
+        self.overwritten: dict[tuple[str, str, str], bytes] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._failures: list[Failure] = []
+        self._signature = 0
+        self._left: int | None = None
+        self._running = asyncio.Event()
+        self._running.set()
+        self._lock = threading.Lock()
+        self._ports = [0, 0]
+        self._runners: list[web.AppRunner] = []
+
+    # What tests call.
+
+    def add_commit(self, repo: str, files: Mapping[str, bytes], branch: str = "main", *, keep: bool = True) -> str:
+        with self._lock:
+            repository = self.repositories.setdefault(repo, Repository())
+            parent = repository.refs.get(branch, "")
+            content = {**(repository.commits.get(parent, {}) if keep else {}), **files}
+            seed = [repo, parent, len(repository.commits), sorted((p, git_sha1(d)) for p, d in content.items())]
+            commit = hashlib.sha1(json.dumps(seed).encode()).hexdigest()
+            repository.commits[commit] = content
+            repository.refs[branch] = commit
+            self._blobs.update({hashlib.sha256(data).hexdigest(): data for data in files.values()})
+            return commit
+
+    def tag(self, repo: str, name: str, commit: str) -> None:
+        self.repositories[repo].refs[name] = commit
+
+    def gate(self, repo: str, *tokens: str) -> None:
+        self.repositories[repo].gated = True
+        self.repositories[repo].readers = frozenset(tokens)
+
+    def hide(self, repo: str, *tokens: str) -> None:
+        self.repositories[repo].private = True
+        self.repositories[repo].readers = frozenset(tokens)
+
+    def fail(self, status: int, times: int = 1, part: str = "", **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._failures.append(Failure(part, times, status, named))
+
+    def expire_links(self) -> None:
+        self._signature += 1
+
+    def pause(self) -> None:
+        self.loop.call_soon_threadsafe(self._running.clear)
+
+    def resume(self) -> None:
+        self.loop.call_soon_threadsafe(self._running.set)
+
+    def cut(self) -> None:
+        self.run(self.shut())
+
+    def restore(self) -> None:
+        self._left = None
+        self.run(self.open())
+
+    def cut_after(self, count: int) -> None:
+        self._left = count
+
+    def count(self, part: str = "", method: str | None = None) -> int:
+        return sum(part in seen.path and method in (None, seen.method) for seen in self.requests)
+
+    def reset(self) -> None:
+        """Forget what was counted, and what was to fail."""
+        self.requests.clear()
+        self.file_bytes.clear()
+        self._failures.clear()
+        self.bytes_served = 0
+        self._left = None
+
+    # The servers.
+
+    async def open(self) -> None:
+        for index, (name, handler) in enumerate((("hub", self._hub), ("cdn", self._cdn))):
+            application = web.Application(middlewares=[self._middleware(name)])
+            application.router.add_route("*", "/{path:.*}", handler)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", self._ports[index], reuse_address=True)
+            await site.start()
+            self._ports[index] = runner.addresses[0][1]
+            self._runners.append(runner)
+        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+        self.cdn = f"http://localhost:{self._ports[1]}"
+
+    async def shut(self) -> None:
+        while self._runners:
+            await self._runners.pop().cleanup()
+
+    def _middleware(self, server: str):  # type: ignore[no-untyped-def]
+        @web.middleware
+        async def middleware(request: web.Request, handler):  # type: ignore[no-untyped-def]
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            self.requests.append(Seen(request.method, request.path, server, headers))
+            await self._running.wait()
+            for failure in self._failures:
+                if failure.left and failure.part in request.path:
+                    failure.left -= 1
+                    return web.Response(status=failure.status, headers=failure.headers)
+            return await handler(request)
+
+        return middleware
+
+    async def _hub(self, request: web.Request) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if path.startswith("/api/models/"):
+            return self._api(request, path.removeprefix("/api/models/"))
+        repo, separator, rest = path.strip("/").partition("/resolve/")
+        if not separator:
+            return web.Response(status=404)
+        revision, _, name = rest.partition("/")
+        return await self._resolve(request, repo, unquote(revision), unquote(name))
+
+    def _api(self, request: web.Request, path: str) -> web.Response:
+        for word in ("/revision/", "/tree/"):
+            repo, separator, rest = path.partition(word)
+            if separator:
+                break
+        revision = unquote(rest.partition("/")[0]) or "main"
+        found = self._find(request, repo, revision, file=False)
+        if isinstance(found, web.Response):
+            return found
+        repository, commit = found
+        if separator == "/tree/":
+            return self._tree(request, repository.commits[commit])
+        siblings = [self._sibling(name, data) for name, data in sorted(repository.commits[commit].items())]
+        info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": repository.private, "tags": []}
+        gated = "manual" if repository.gated else False
+        return web.json_response({**info, "gated": gated, "downloads": 0, "likes": 0, "siblings": siblings})
+
+    def _sibling(self, name: str, data: bytes) -> dict[str, object]:
+        entry = self._tree_entry(name, data)
+        lfs = entry.get("lfs")
+        sibling: dict[str, object] = {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
+        if isinstance(lfs, dict):
+            sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+        return sibling
+
+    def _tree_entry(self, name: str, data: bytes) -> dict[str, object]:
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)}
+        if is_large(name, data):
+            sha256 = hashlib.sha256(data).hexdigest()
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
+            entry["oid"] = git_sha1(pointer)
+            entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}
+        return entry
+
+    def _tree(self, request: web.Request, files: Mapping[str, bytes]) -> web.Response:
+        entries = [self._tree_entry(name, data) for name, data in sorted(files.items())]
+        folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
+        entries = [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in folders] + entries
+        start = int(request.query.get("cursor", "0"))
+        end = start + self.page_size
+        headers = {}
+        if end < len(entries):
+            headers["Link"] = f'<{self.endpoint}{request.path}?recursive=true&cursor={end}>; rel="next"'
+        return web.json_response(entries[start:end], headers=headers)
+
+    def _find(
+        self, request: web.Request, repo: str, revision: str, *, file: bool
+    ) -> tuple[Repository, str] | web.Response:
+        """The repository and the commit, or the Hub's refusal."""
+        repository = self.repositories.get(repo)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        allowed = repository is not None and token in repository.readers
+        if repository is None or (repository.private and not allowed):
+            return _refusal(404 if token else 401, "RepoNotFound", "Repository not found")
+        if repository.gated and file and not allowed:
+            return _refusal(403 if token else 401, "GatedRepo", f"Access to model {repo} is restricted.")
+        commit = repository.refs.get(revision, revision)
+        matches = [known for known in repository.commits if len(commit) >= 7 and known.startswith(commit)]
+        if len(matches) != 1:
+            return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return repository, matches[0]
+
+    async def _resolve(self, request: web.Request, repo: str, revision: str, name: str) -> web.StreamResponse:
+        found = self._find(request, repo, revision, file=True)
+        if isinstance(found, web.Response):
+            return found
+        repository, commit = found
+        data = repository.commits[commit].get(name)
+        if data is None:
+            return _refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if not is_large(name, data):
+            data = self.overwritten.get((repo, commit, name), data)
+            return await self._send(request, data, {**headers, "ETag": f'"{git_sha1(data)}"'})
+        sha256 = hashlib.sha256(data).hexdigest()
+        headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{git_sha1(data)}"'}
+        file = quote(f"{repo}/{commit}/{name}")
+        headers["Location"] = f"{self.cdn}/{sha256}?file={file}&Signature=s{self._signature}"
+        return web.Response(status=302, headers=headers, text="Found. Redirecting")
+
+    async def _cdn(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("Signature") != f"s{self._signature}":
+            return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
+        if "Authorization" in request.headers:
+            # What S3 says to a presigned link that comes with a second way to authenticate.
+            return web.Response(status=400, text="<Error><Code>InvalidArgument</Code></Error>")
+        sha256 = request.path.strip("/")
+        repo, _, rest = request.query["file"].rpartition("/")[0].rpartition("/")
+        name = request.query["file"].rpartition("/")[2]
+        data = self.overwritten.get((repo, rest, name), self._blobs[sha256])
+        return await self._send(request, data, {"Accept-Ranges": "bytes", "ETag": f'"{sha256}"'}, sha256)
+
+    async def _send(
+        self, request: web.Request, data: bytes, headers: Mapping[str, str], sha256: str = ""
+    ) -> web.StreamResponse:
+        """The body or the range that was asked for, counted as it goes out."""
+        status, start, end = 200, 0, len(data)
+        if request.headers.get("Range"):
+            try:
+                wanted = request.http_range
+            except ValueError:
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
+            start, end = min(wanted.start or 0, len(data)), min(wanted.stop or len(data), len(data))
+            if start >= end:
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
+            status = 206
+            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = end - start
+        response.content_type = "application/octet-stream"
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await self._body(request, response, memoryview(data)[start:end], sha256)
+        return response
+
+    async def _body(self, request: web.Request, response: web.StreamResponse, body: memoryview, sha256: str) -> None:
+        for at in range(0, len(body), CHUNK):
+            await self._running.wait()
+            piece = body[at : at + CHUNK]
+            if self._left is not None:
+                piece = piece[: self._left]
+                self._left -= len(piece)
+            self.bytes_served += len(piece)
+            self.file_bytes[sha256] = self.file_bytes.get(sha256, 0) + len(piece)
+            await response.write(bytes(piece))
+            if self._left == 0:
+                if request.transport is not None:
+                    request.transport.abort()
+                return
+        await response.write_eof()
+
+
+def _refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    named = {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}
+    return web.json_response({"error": message}, status=status, headers=named)
