@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from cached.cli import options
+from cached.cli.inventory import holds
 from cached.cli.output import digest, human_size, print_json, print_table, relative_time, size, text, warn
 from cached.errors import CorruptBlob, NoSpace
 
 Answer = Mapping[str, Any]
+SHOWN_HELD = 5  # Names in one sentence; more of them nobody reads.
 
 
 def pin(
@@ -80,21 +82,28 @@ def gc(
     """
     with options.connect(socket, patient=True) as client:
         answer = client.call("POST", "/v1/gc", {"dry_run": dry_run, "free": free})
+        short = int(answer.get("short") or 0) if free is not None else 0
+        held = _held(client.call("GET", "/v1/snapshots")["snapshots"]) if short > 0 else ""
     if as_json:
         print_json(answer)
     else:
         rows = [(digest(r["digest"]), text(r["source"]), size(r["size"]), text(r["reason"])) for r in answer["removed"]]
         print_table(("DIGEST", "SOURCE", "SIZE", "WHY"), rows)
         print(f"{'Would free' if dry_run else 'Freed'} {human_size(answer['freed'])}.")
-    short = int(answer.get("short") or 0)
     if free is None or short <= 0:
         return 0
     freed = "could be freed" if dry_run else "was freed"
-    warn(
-        f"Only {human_size(answer['freed'])} of {human_size(free)} {freed}; leases, pins and running fills hold the "
-        f"other {human_size(short)} (see `cached leases` and `cached ls`)."
-    )
+    warn(f"Only {human_size(answer['freed'])} of {human_size(free)} {freed}, {human_size(short)} too little; {held}.")
     return NoSpace.exit_code
+
+
+def _held(snapshots: Sequence[Answer]) -> str:
+    """What keeps its space, and why, for a sentence."""
+    kept = [f"{_name(snapshot)}, {holds(snapshot).replace(',', ' and ')}" for snapshot in snapshots if holds(snapshot)]
+    if not kept:
+        return "nothing else may go, because it is being fetched or is not the store's"
+    more = f"; and {len(kept) - SHOWN_HELD} more, see `cached ls`" if len(kept) > SHOWN_HELD else ""
+    return f"held: {'; '.join(kept[:SHOWN_HELD])}{more}"
 
 
 def verify(

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cached import __version__
 from cached.cli import options
 from cached.cli.node import Check, check_credentials, check_flock, check_root, check_socket, check_space, check_sqlite
 from cached.cli.output import human_seconds, print_json, print_table, printable, text
-from cached.cli.release import installed_version
 from cached.config import DEFAULT_FILE, DEFAULT_SOCKET, Config
 from cached.errors import CachedError, ConfigError
 
@@ -85,11 +85,10 @@ def _check_daemon(socket: Path) -> tuple[Mapping[str, Any] | None, list[Check]]:
 
 
 def _check_version(daemon: str) -> Check:
-    here = installed_version()
-    if here == daemon:
-        return Check("version", "ok", f"Client and daemon are both {here}.")
+    if daemon == __version__:
+        return Check("version", "ok", f"Client and daemon are both {daemon}.")
     mend = "Install the same version of model-cached on both sides and restart the daemon."
-    return Check("version", "warn", f"The client is {here}, the daemon {daemon}.", mend)
+    return Check("version", "warn", f"The client is {__version__}, the daemon {daemon}.", mend)
 
 
 def _print(checks: Sequence[Check]) -> None:

@@ -166,11 +166,10 @@ def _status_fields(answer: Answer) -> list[tuple[str, Cell]]:
 
 
 def _fill_row(fill: Answer) -> tuple[Cell, ...]:
-    progress = fill.get("progress") or fill
     return (
         text(fill.get("ref")),
-        text(progress.get("phase")),
-        size(progress.get("done_bytes")),
-        size(progress.get("total_bytes")),
-        text(f"{progress.get('done_files', 0)}/{progress.get('total_files', 0)}"),
+        text(fill.get("phase")),
+        size(fill.get("done_bytes")),
+        size(fill.get("total_bytes")),
+        text(f"{fill.get('done_files', 0)}/{fill.get('total_files', 0)}"),
     )

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cached import __version__
 from cached.cli import admin, doctor, inventory, serving, transfer
 from cached.cli.output import print_json, printable, warn
-from cached.cli.release import installed_version
 from cached.errors import CachedError
 
 USAGE = 2
@@ -67,7 +67,7 @@ for _command, _lines in _COMMANDS.items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"cached {installed_version()}")
+        print(f"cached {__version__}")
         raise typer.Exit
 
 

@@ -57,9 +57,22 @@ def test_gc_lists_what_goes_and_why(server: WireServer, cached: Command) -> None
 def test_gc_that_cannot_free_enough_exits_5_and_says_how_much_is_missing(server: WireServer, cached: Command) -> None:
     body = {"removed": [GONE], "freed": GIB, "short": 3 * GIB}
     server.answers["POST /v1/gc"] = body
+    server.answers["GET /v1/snapshots"] = {"snapshots": [snapshot(), snapshot(source="s3://b/held", leased=True)]}
     answer = cached("gc", "--free", "4GiB", "--json")
     assert answer.returncode == 5 and json.loads(answer.stdout) == body
-    assert answer.stderr.startswith("cached: Only 1.0 GiB of 4.0 GiB") and "3.0 GiB" in answer.stderr
+    assert answer.stderr == (
+        "cached: Only 1.0 GiB of 4.0 GiB was freed, 3.0 GiB too little; held: s3://b/held (3f3f3f3f3f3f), leased.\n"
+    )
+
+
+def test_gc_names_a_few_of_many_holders(server: WireServer, cached: Command) -> None:
+    server.answers["POST /v1/gc"] = {"removed": [], "freed": 0, "short": GIB}
+    many = [snapshot(source=f"s3://b/{n}", pinned=True, leased=True) for n in range(9)]
+    server.answers["GET /v1/snapshots"] = {"snapshots": many}
+    told = cached("gc", "--free", "1GiB", "--dry-run").stderr
+    assert told.count("leased and pinned") == 5 and told.endswith("; and 4 more, see `cached ls`.\n")
+    server.answers["GET /v1/snapshots"] = {"snapshots": []}
+    assert "nothing else may go" in cached("gc", "--free", "1GiB").stderr
 
 
 def test_gc_to_the_watermark_does_not_fail_for_what_is_held(server: WireServer, cached: Command) -> None:
