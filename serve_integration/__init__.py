@@ -1,0 +1,21 @@
+"""Ray Serve LLM through the node's model cache. Ray is imported when one of these names is first used, not before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_integration.app import build_openai_app
+    from serve_integration.callback import CachedModelCallback
+    from serve_integration.config import cached_llm_config
+
+__all__ = ["CachedModelCallback", "build_openai_app", "cached_llm_config"]
+
+_HOMES = {"CachedModelCallback": "callback", "build_openai_app": "app", "cached_llm_config": "config"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

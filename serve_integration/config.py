@@ -1,0 +1,75 @@
+"""An LLMConfig whose replicas load through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+from ray.serve.llm import LLMConfig
+
+from serve_integration.settings import Settings
+
+# By name, so that neither the driver nor Serve's controller imports it.
+CALLBACK = "serve_integration.CachedModelCallback"
+_SPELLINGS = (CALLBACK, "serve_integration:CachedModelCallback", "serve_integration.callback.CachedModelCallback")
+
+
+def cached_llm_config(
+    llm_config: LLMConfig,
+    *,
+    fallback: str | None = None,
+    socket: str | Path | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    max_age: float | None = None,
+    timeout: float | None = None,
+) -> LLMConfig:
+    """A copy of the config whose replicas acquire the model from the daemon on their node; the original stays as it is.
+
+    `fallback="remote"` (the default) lets Ray load as it would when there is no daemon, `"error"` fails the replica.
+    `max_age` and `timeout` in seconds. Settings that the config already holds stay unless they are given here.
+    ValueError when the config has a callback of its own: Ray runs one.
+    """
+    current = llm_config.callback_config
+    if not _ours(current.callback_class) and not _unset(current.callback_class):
+        raise ValueError(
+            f"The LLMConfig of {llm_config.model_id!r} already has the callback {_name(current.callback_class)}, and "
+            f"Ray runs only one: derive it from {CALLBACK}, or leave it out."
+        )
+    given = {
+        "fallback": fallback,
+        "socket": socket,
+        "include": include,
+        "exclude": exclude,
+        "max_age": max_age,
+        "timeout": timeout,
+    }
+    known = {} if _unset(current.callback_class) else dict(current.callback_kwargs)
+    settings = Settings.of({**known, **{name: value for name, value in given.items() if value not in (None, ())}})
+    chosen = CALLBACK if _unset(current.callback_class) else current.callback_class
+    callback = CallbackConfig(chosen, settings.plain(), current.raise_error_on_callback)
+    return _copy(llm_config, callback)
+
+
+def _copy(llm_config: LLMConfig, callback: CallbackConfig) -> LLMConfig:
+    """Deep, because Ray writes into the dictionaries of a config; without what the original has already derived."""
+    copy = llm_config.model_copy(update={"callback_config": callback}, deep=True)
+    copy._engine_config = None
+    copy._callback_instance = None
+    return copy
+
+
+def _unset(callback_class: Any) -> bool:
+    return callback_class is CallbackBase
+
+
+def _ours(callback_class: Any) -> bool:
+    if isinstance(callback_class, str):
+        return callback_class in _SPELLINGS
+    return any(f"{base.__module__}.{base.__qualname__}" in _SPELLINGS for base in callback_class.__mro__)
+
+
+def _name(callback_class: Any) -> str:
+    return callback_class if isinstance(callback_class, str) else str(callback_class.__qualname__)

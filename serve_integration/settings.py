@@ -1,0 +1,60 @@
+"""What a user may say about how a replica uses the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+FALLBACKS = ("remote", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The `callback_kwargs`. ValueError with one sentence on anything that cannot be meant."""
+
+    fallback: str = "remote"  # When there is no daemon: let Ray load as it would, or fail the replica ("error").
+    socket: str | None = None  # The daemon's; None is $CACHED_SOCKET of the replica, else the default.
+    include: tuple[str, ...] = ()  # Only files that match one of these patterns.
+    exclude: tuple[str, ...] = ()  # No file that matches one of these.
+    max_age: float | None = None  # Seconds for which a moving revision is good; None leaves it to the daemon.
+    timeout: float | None = None  # Seconds for the model to be there; None waits as long as it moves.
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """From keywords or YAML, where patterns may be lists."""
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise ValueError(f"Unknown setting {unknown[0]!r} of the model cache; the settings are {', '.join(names)}.")
+        values = dict(given)
+        for name in ("include", "exclude"):
+            values[name] = _patterns(name, values.get(name) or ())
+        if values.get("socket") is not None:
+            values["socket"] = str(values["socket"])
+        for name in ("max_age", "timeout"):
+            values[name] = _seconds(name, values.get(name))
+        settings = cls(**values)
+        if settings.fallback not in FALLBACKS:
+            raise ValueError(f"The setting 'fallback' must be 'remote' or 'error', not {settings.fallback!r}.")
+        return settings
+
+    def plain(self) -> dict[str, Any]:
+        """As keywords again, without the defaults: what goes into `callback_kwargs`."""
+        default = Settings()
+        return {name: value for name, value in asdict(self).items() if value != getattr(default, name)}
+
+
+def _patterns(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"The setting {name!r} must be a list of patterns, not {value!r}.")
+    return texts
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"The setting {name!r} must be a number of seconds, not {value!r}.")
+    return float(value)
