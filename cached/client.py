@@ -202,7 +202,7 @@ class Client:
     ) -> dict[str, Any]:
         """Report progress until the last line; _Cut when that does not come."""
         lines = connection.lines()
-        while (line := _line(lines))["event"] == "progress":
+        while (line := _line(connection, lines))["event"] == "progress":
             if progress is not None:
                 progress(parse_progress(line))
             if deadline is not None and time.monotonic() > deadline:
@@ -250,12 +250,12 @@ class Client:
         return DaemonUnavailable(what)
 
 
-def _line(lines: Iterator[bytes]) -> dict[str, Any]:
+def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:
     """The next line; the last one only with the end of the answer after it."""
     try:
         line: dict[str, Any] = json.loads(next(lines, b""))
         if line["event"] != "progress":
-            next(lines, None)
+            connection.rest()
     except (OSError, ValueError) as error:
         raise _Cut(str(error)) from error
     return line

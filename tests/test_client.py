@@ -133,3 +133,17 @@ async def test_acquire_async_gives_the_same_lease(daemon: DaemonProcess, make_mo
         lease.release()
         again.release()
         assert client.path(f"file://{model}").path == lease.path
+
+
+def test_one_thread_keeps_one_connection(daemon: DaemonProcess, make_model: Callable[..., Path]) -> None:
+    model = make_model()
+    daemon.start(protocols=["file"], file_roots=[str(model.parent)])
+    with daemon.client() as client:
+        client.pull(f"file://{model}")
+        (before,) = client._idle
+        local = before._http.sock
+        for _ in range(3):
+            client.pull(f"file://{model}")
+            client.call("GET", "/v1/status")
+        assert client._idle == [before]
+        assert before._http.sock is local

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlite_utils import Database
-
 from cached.errors import StoreDegraded
 from cached.model import Digest, Manifest
 from cached.store.ingest import Verified
-from cached.store.schema import migrate
+from cached.store.schema import Database, migrate
 from cached.store.snapshots import Origin
 
 MAX_EVENTS = 10_000

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from sqlite_utils import Database, Migrations
+import sys
 
-from cached.errors import StoreDegraded
+# sqlite-utils imports pandas where it finds it, for a feature that we do not use: 80 MB of a daemon that should be small.
+_pandas = sys.modules.get("pandas")
+sys.modules["pandas"] = None  # type: ignore[assignment]
+from sqlite_utils import Database, Migrations  # noqa: E402
+
+if _pandas is None:
+    del sys.modules["pandas"]
+else:
+    sys.modules["pandas"] = _pandas
+
+from cached.errors import StoreDegraded  # noqa: E402
 
 migrations = Migrations("cached")
 
