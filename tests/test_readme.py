@@ -44,7 +44,7 @@ def spoken(text: str, default: object) -> object:
     if isinstance(default, tuple):
         return tuple(filter(None, text.split(", ")))
     if isinstance(default, dict):
-        return {} if not text else text
+        return text or {}
     return type(default)(text)
 
 

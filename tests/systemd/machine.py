@@ -45,6 +45,7 @@ class Machine:
         self._log = place.with_suffix(".console")
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._started: list[subprocess.Popen[str]] = []
         # nspawn would share what it makes beside our own cgroup with every other machine, and leave it behind.
         self._cgroups = [group / f"cached-test-{os.getpid()}-{id(self)}" for group in _own_cgroups()]
 
@@ -102,8 +103,10 @@ class Machine:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command inside, with pipes to it; the caller ends it."""
-        return subprocess.Popen([*self._enter(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        """Start a command inside, with pipes to it. It ends with the machine at the latest."""
+        process = subprocess.Popen([*self._enter(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._started.append(process)
+        return process
 
     def _enter(self) -> list[str]:
         clean = [
@@ -122,11 +125,13 @@ class Machine:
         """End everything inside. Never raises for a machine that did not come up."""
         if self._process is None:
             return
+        for process in self._started:
+            process.communicate()  # Ends their input, and by that them: they are in no unit that a power-off would stop.
         self._process.send_signal(signal.SIGTERM)  # An orderly power-off.
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # PID 1's namespace goes with it.
+            os.kill(self._leader or self._process.pid, signal.SIGKILL)  # With its PID 1 a pid namespace ends.
             self._process.wait(30)
         self._place.rmdir()
         for group in self._cgroups:

@@ -5,6 +5,7 @@ The tests run in order on one machine: each leaves the service running for the n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -44,7 +45,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine.write("/etc/credstore/cached.hf_token", TOKEN, mode="0644")
         machine.run("sh", "-exc", f"cd /checkout\n{_readme_commands()}")
         machine.run("useradd", "--no-create-home", "--groups", "cached", "replica")
-        machine.run("useradd", "--no-create-home", "--groups", "cached,cached-admin", "operator")
+        machine.run("useradd", "--no-create-home", "--groups", "cached,cached-admin", "keeper")
         machine.run("useradd", "--no-create-home", "stranger")
         yield machine
     finally:
@@ -87,17 +88,17 @@ def pull(machine: Machine, user: str = "replica") -> dict[str, Any]:
     return answer
 
 
-def hold(machine: Machine) -> subprocess.Popen[str]:
-    """A process of the user `replica` that holds a lease on the model."""
+@contextlib.contextmanager
+def holding(machine: Machine) -> Iterator[None]:
+    """While a process of the user `replica` holds a lease on the model."""
     machine.write("/opt/holder.py", HOLDER)
     holder = machine.start("runuser", "-u", "replica", "--", "/opt/python/bin/python3", "/opt/holder.py")
-    assert holder.stdout
-    assert holder.stdout.readline().startswith("/var/lib/cached/snapshots/")
-    return holder
-
-
-def let_go(holder: subprocess.Popen[str]) -> None:
-    holder.communicate(timeout=30)
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline().startswith("/var/lib/cached/snapshots/")
+        yield
+    finally:
+        holder.communicate(timeout=30)
     assert holder.returncode == 0
 
 
@@ -143,17 +144,15 @@ def test_admin_verbs_are_for_the_admin_group(machine: Machine) -> None:
     """Also shows that the hardened unit still sees the true uid of a caller."""
     pull(machine)
     assert as_user(machine, "replica", "cached", "pin", MODEL, check=False).returncode == 4
-    as_user(machine, "operator", "cached", "pin", MODEL)
+    as_user(machine, "keeper", "cached", "pin", MODEL)
     machine.run("cached", "unpin", MODEL)
 
 
 def test_the_hardened_unit_sees_who_holds_a_lease(machine: Machine) -> None:
-    holder = hold(machine)
-    leases = json.loads(machine.run("cached", "leases", "--json").stdout)["leases"]
-    uid = int(machine.run("id", "-u", "replica").stdout)
-    assert [(lease["held"], lease["uid"]) for lease in leases if lease["held"]] == [(True, uid)]
-    assert "holder.py" in next(lease["command"] for lease in leases if lease["held"])
-    let_go(holder)
+    with holding(machine):
+        leases = json.loads(machine.run("cached", "leases", "--json").stdout)["leases"]
+        uid = int(machine.run("id", "-u", "replica").stdout)
+        assert [(one["uid"], one["command"]) for one in leases if one["held"]] == [(uid, "python3")]
 
 
 def test_a_killed_daemon_is_started_again_and_keeps_its_models(machine: Machine) -> None:
@@ -165,12 +164,11 @@ def test_a_killed_daemon_is_started_again_and_keeps_its_models(machine: Machine)
 
 
 def test_a_lease_outlives_the_daemon_that_gave_it(machine: Machine) -> None:
-    holder = hold(machine)
     path = pull(machine)["path"]
-    kill_daemon(machine)
-    machine.run("cached", "gc", "--free", "1PiB", check=False)
-    machine.run("test", "-e", f"{path}/config.json")
-    let_go(holder)
+    with holding(machine):
+        kill_daemon(machine)
+        machine.run("cached", "gc", "--free", "1PiB", check=False)
+        machine.run("test", "-e", f"{path}/config.json")
     machine.run("cached", "gc", "--free", "1PiB", check=False)
     assert machine.run("test", "-e", f"{path}/config.json", check=False).returncode == 1
 
@@ -210,7 +208,7 @@ def test_a_credential_reaches_the_daemon_alone_and_no_log(machine: Machine) -> N
     directory = "/run/credentials/cached.service"
     assert machine.run("ls", directory).stdout.split() == ["hf_token"]
     assert as_user(machine, "cached", "cat", f"{directory}/hf_token").stdout == TOKEN
-    assert as_user(machine, "operator", "cat", f"{directory}/hf_token", check=False).returncode != 0
+    assert as_user(machine, "keeper", "cat", f"{directory}/hf_token", check=False).returncode != 0
     assert TOKEN not in journal(machine)
 
 
