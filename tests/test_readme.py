@@ -15,6 +15,7 @@ from cached.cli.main import app
 from cached.client import Client, Lease
 from cached.config import Config, Duration, Size
 from cached.errors import BY_CODE
+from serve_integration.settings import Settings
 
 FOLDER = Path(__file__).parents[1]
 README = (FOLDER / "README.md").read_text()
@@ -56,6 +57,11 @@ def test_every_setting_has_a_row_with_its_true_default() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(len(row) == 3 and row[2] for row in rows("Settings"))
+
+
+def test_every_option_of_the_ray_integration_has_a_row_with_its_true_default() -> None:
+    table = {row[0].strip("`"): row[1].strip("`") for row in rows("Quick starts")}
+    assert table == {field.name: str(getattr(Settings(), field.name) or "") for field in dataclasses.fields(Settings)}
 
 
 def test_every_exit_code_of_an_error_has_a_row() -> None:

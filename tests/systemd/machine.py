@@ -126,7 +126,7 @@ class Machine:
         if self._process is None:
             return
         for process in self._started:
-            process.communicate()  # Ends their input, and by that them: they are in no unit that a power-off would stop.
+            process.communicate()  # Ends their input, and so them: a power-off stops only what is in units.
         self._process.send_signal(signal.SIGTERM)  # An orderly power-off.
         try:
             self._process.wait(30)
