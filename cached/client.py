@@ -147,9 +147,13 @@ class Client:
         """One raw verb of the API (`GET`, `/v1/status`), and its answer."""
         try:
             connection = self._send(method, verb, body, _Call())
-            answer: dict[str, Any] = json.loads(connection.rest())
-        except (OSError, ValueError) as error:
+            body_text = connection.rest()
+        except OSError as error:
             raise self._unavailable(error) from error
+        try:
+            answer: dict[str, Any] = json.loads(body_text)
+        except ValueError:
+            raise CachedError(f"The daemon at {self.socket} does not know {verb}; it is of another version.") from None
         self._idle.append(connection)
         if answer.get("event") == "error":
             raise parse_error(answer)

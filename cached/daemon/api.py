@@ -141,7 +141,8 @@ class Api:
         return _json(await self._status())
 
     async def _status(self) -> dict[str, Any]:
-        fills = [{"ref": str(fill.ref), **asdict(fill.progress())} for fill in self._cache.fills.values()]
+        running = self._cache.fills.values()
+        fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
         return {**await self._threads.disk(self._inventory.status), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:

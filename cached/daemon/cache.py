@@ -80,7 +80,7 @@ class Cache:
             if fresh or ask.offline:
                 return self._hit(known, ask, stale=not fresh)
         if ask.offline:
-            raise NotCached(f"{ask.ref} is not cached on this node; pull it without --offline.")
+            raise NotCached(f"{ask.ref} is not cached on this node; `cached pull` fetches it.")
         return self._fill(ask, credentials, known)
 
     def _known(self, ref: ModelRef) -> Known | None:
@@ -110,16 +110,16 @@ class Cache:
         if fill is None:
             fill = self.fills[key] = Fill(ask.ref)
             fill.task = asyncio.create_task(self._run(fill, ask, credentials, known))
-            fill.task.add_done_callback(lambda task: self._ended(key, task))
+            fill.task.add_done_callback(lambda task: self._ended(key, str(ask.ref), task))
         return fill
 
-    def _ended(self, key: str, task: asyncio.Task[Ready]) -> None:
+    def _ended(self, key: str, ref: str, task: asyncio.Task[Ready]) -> None:
         del self.fills[key]
         if task.cancelled():
-            log.info("fill.cancelled", extra={"ref": key})
+            log.info("fill.cancelled", extra={"ref": ref})
         elif error := task.exception():
             self.counters.failures += 1
-            log.warning("fill.failed", extra={"ref": key, "why": str(error)})
+            log.warning("fill.failed", extra={"ref": ref, "why": str(error)})
 
     async def _run(self, fill: Fill, ask: Ask, credentials: Credentials, known: Known | None) -> Ready:
         source = await self._threads.net(self._registry.source_for, ask.ref)

@@ -23,7 +23,7 @@ from cached.daemon.cache import Cache
 from cached.daemon.inventory import Inventory
 from cached.daemon.logs import configure
 from cached.daemon.notify import notify, watchdog
-from cached.daemon.threads import Threads
+from cached.daemon.threads import Threads, prefer_this_thread
 from cached.errors import CachedError, ConfigError, StoreDegraded
 from cached.sources.registry import Registry
 from cached.store.store import Store
@@ -36,14 +36,10 @@ _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "G
 
 
 def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Errors at the start are one sentence on stderr."""
+    """Serve until SIGTERM or SIGINT; the exit code. Raises the CachedError that keeps it from starting."""
     configure(config.log_level)
-    try:
-        load_credentials()
-        asyncio.run(_serve(config))
-    except CachedError as error:
-        print(f"cached: {error.message}", file=sys.stderr)
-        return error.exit_code
+    load_credentials()
+    asyncio.run(_serve(config))
     sys.stdout.flush()
     sys.stderr.flush()
     # Reads that hang in the network would keep the interpreter alive until their time-out; all that matters is synced.
@@ -68,6 +64,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    prefer_this_thread()
     threads = Threads(config.connections)
     store = await threads.disk(Store, config)
     try:

@@ -6,8 +6,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +16,6 @@ from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -25,7 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from cached.config import Config
-from cached.errors import CachedError, InvalidRequest, ModelNotFound, RevisionNotFound, SourceError
+from cached.errors import CachedError, ModelNotFound, RevisionNotFound, SourceError
 from cached.model import Checksum, Credentials, Digest, Entry, Listing, ModelRef
 from cached.sources.base import Reader
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
@@ -69,8 +67,7 @@ class HubSource:
         self._trees.clear()
 
     def _json(self, ref: ModelRef, url: str, private: Mapping[str, str], timeout: float) -> tuple[Any, httpx2.Response]:
-        with hub_errors(ref):
-            return self._web.json(ref, url, timeout=timeout, judge=hf_raise_for_status, private=private)
+        return self._web.json(ref, url, timeout=timeout, judge=lambda answer: _check(ref, answer), private=private)
 
     def _tree(self, ref: ModelRef, commit: str, private: Mapping[str, str], timeout: float) -> tuple[Entry, ...]:
         """Every file of a commit, in one (paged) call; later calls answer from memory."""
@@ -102,12 +99,14 @@ class HubSource:
     def _prove_access(self, listing: Listing, private: Mapping[str, str], timeout: float) -> None:
         """SourceDenied unless this caller may read the files."""
         ref, url = listing.ref, file_url(self.endpoint, listing, listing.entries[0])
-        with hub_errors(ref), web_errors(ref):
-            try:
-                with self._web.request("HEAD", url, timeout=timeout, private=private, hop=_stay) as answer:
-                    hf_raise_for_status(answer)
-            except _LeavesHub:
-                pass  # The way to the content network is the grant.
+        try:
+            with (
+                web_errors(ref),
+                self._web.request("HEAD", url, timeout=timeout, private=private, hop=_stay) as answer,
+            ):
+                _check(ref, answer)
+        except _LeavesHub:
+            pass  # The way to the content network is the grant.
 
 
 class _LeavesHub(Exception):
@@ -153,17 +152,16 @@ class HubReader:
     def close(self) -> None: ...
 
     def _get(self, span: Span, url: str) -> bytes:
-        with hub_errors(self._ref, self._name):
-            data, last = self._web.read(
-                self._ref,
-                span,
-                url,
-                timeout=self._timeout,
-                judge=self._judge_link if url == self._link else self._judge,
-                private=self._private if url == self._url else None,
-                trusted=url == self._url,
-                hop=self._judge,
-            )
+        data, last = self._web.read(
+            self._ref,
+            span,
+            url,
+            timeout=self._timeout,
+            judge=self._judge if url == self._url else self._judge_link,
+            private=self._private if url == self._url else None,
+            trusted=url == self._url,
+            hop=self._judge,
+        )
         if origin(last) != origin(self._url):
             self._link = last
         return data
@@ -182,7 +180,7 @@ class HubReader:
                 # The Hub granted it, and a fresh link was refused: the storage behind the Hub, not the caller.
                 raise unavailable(self._ref, f"its content network answered HTTP {response.status_code}")
             return
-        hf_raise_for_status(response)
+        _check(self._ref, response, self._name)
         self._judge_version(response.headers)
 
     def _judge_version(self, headers: httpx2.Headers) -> None:
@@ -218,15 +216,10 @@ def _authorization(credentials: Credentials) -> Mapping[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-@contextmanager
-def hub_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
-    """The Hub's errors as ours, in one sentence each. With `file`, a missing file means that it went away."""
+def _check(ref: ModelRef, response: httpx2.Response, file: str = "") -> None:
+    """Raise the Hub's errors as ours. With `file`, a missing file means that it went away."""
     try:
-        yield
-    except CachedError:
-        raise
-    except HFValidationError:
-        raise InvalidRequest(f"{ref.uri} is not a Hub repository; give hf://org/name.") from None
+        hf_raise_for_status(response)
     except HfHubHTTPError as error:
         raise _translated(ref, file, error) from None
 

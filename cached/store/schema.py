@@ -16,6 +16,8 @@ else:
 
 from cached.errors import StoreDegraded  # noqa: E402
 
+__all__ = ["Database", "migrate"]
+
 migrations = Migrations("cached")
 
 _FIRST = (
