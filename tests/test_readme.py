@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def spoken(text: str, default: object) -> object:
         return tuple(filter(None, text.split(", ")))
     if isinstance(default, dict):
         return text or {}
-    return type(default)(text)
+    kind: Callable[[str], object] = type(default)
+    return kind(text)
 
 
 def test_every_setting_has_a_row_with_its_true_default() -> None:
