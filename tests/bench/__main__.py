@@ -37,8 +37,12 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path, hub: HubStub, rounds: int) -> dict[str, Any]:
-    """Everything, in milliseconds and bytes. The model: four shards and five small files, on `main` and at a commit."""
+def measure(folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: int = CALLERS) -> dict[str, Any]:
+    """Everything, in milliseconds and bytes. The model: four shards and five small files, on `main` and at a commit.
+
+    One caller makes `hits` hits in a round, and many make as many between them, but no fewer than 20 each.
+    """
+    each = max(20, hits // callers)
     commit = hub.add_commit(REPO, _model())
     daemon = DaemonProcess(folder / "daemon", hub_endpoint=hub.endpoint, max_age=3600)
     try:
@@ -51,10 +55,12 @@ def measure(folder: Path, hub: HubStub, rounds: int) -> dict[str, Any]:
         daemon.start()
         resident = _idle_bytes(daemon)
         hub.reset()
-        hits = {
-            "commit, 1 caller": _median(rounds, lambda: time_hits(socket, uri, commit, 1, 2000)),
-            "branch, 1 caller": _median(rounds, lambda: time_hits(socket, uri, "main", 1, 2000)),
-            f"commit, {CALLERS} callers": _median(rounds, lambda: time_hits(socket, uri, commit, CALLERS, 100)),
+        times = {
+            "commit, 1 caller": _median(rounds, lambda: time_hits(socket, uri, commit, 1, hits)),
+            "branch, 1 caller": _median(rounds, lambda: time_hits(socket, uri, "main", 1, hits)),
+            f"commit, {callers} callers at once": _median(
+                rounds, lambda: time_hits(socket, uri, commit, callers, each)
+            ),
         }
         requests = len(hub.requests)
         after = _idle_bytes(daemon)
@@ -62,7 +68,7 @@ def measure(folder: Path, hub: HubStub, rounds: int) -> dict[str, Any]:
         daemon.close()
     return {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()},
-        "cached": hits,
+        "cached": times,
         "origin_requests_of_all_hits": requests,
         "huggingface_hub": _hub(folder, hub, commit, rounds),
         "daemon_resident_bytes": {"idle": resident, "idle_after_the_hits": after},

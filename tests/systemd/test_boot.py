@@ -156,7 +156,7 @@ def test_the_hardened_unit_sees_who_holds_a_lease(machine: Machine) -> None:
 
 
 def test_the_loop_runs_before_the_threads_that_hash_where_the_limit_could_be_set(machine: Machine) -> None:
-    """The system call filter lets it be asked for. A sandbox whose root may not raise limits gives nobody LimitNICE=."""
+    """The filter lets it be asked for; a sandbox whose root may not raise limits gives nobody LimitNICE=."""
     pid = shown(machine, "MainPID")
     limit = re.search(r"^Max nice priority +(\d+)", machine.run("cat", f"/proc/{pid}/limits").stdout, re.MULTILINE)
     assert limit
