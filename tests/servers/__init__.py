@@ -7,10 +7,11 @@ with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
 """
 
+from tests.servers.files import Files
 from tests.servers.gcs import GcsEmulator
 from tests.servers.hub import HubStub
 from tests.servers.moto import Moto
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
 
-__all__ = ["CountingProxy", "GcsEmulator", "HubStub", "Moto", "RcloneS3"]
+__all__ = ["CountingProxy", "Files", "GcsEmulator", "HubStub", "Moto", "RcloneS3"]

@@ -268,7 +268,7 @@ class HubStub(LoopServer):
             return await self._send(request, data, {**headers, "ETag": f'"{git_sha1(data)}"'})
         sha256 = hashlib.sha256(data).hexdigest()
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{git_sha1(data)}"'}
-        file = quote(f"{repo}/{commit}/{name}")
+        file = quote(f"{repo}@{commit}@{name}", safe="")
         headers["Location"] = f"{self.cdn}/{sha256}?file={file}&Signature=s{self._signature}"
         return web.Response(status=302, headers=headers, text="Found. Redirecting")
 
@@ -279,9 +279,8 @@ class HubStub(LoopServer):
             # What S3 says to a presigned link that comes with a second way to authenticate.
             return web.Response(status=400, text="<Error><Code>InvalidArgument</Code></Error>")
         sha256 = request.path.strip("/")
-        repo, _, rest = request.query["file"].rpartition("/")[0].rpartition("/")
-        name = request.query["file"].rpartition("/")[2]
-        data = self.overwritten.get((repo, rest, name), self._blobs[sha256])
+        repo, commit, name = request.query["file"].split("@", 2)
+        data = self.overwritten.get((repo, commit, name), self._blobs[sha256])
         return await self._send(request, data, {"Accept-Ranges": "bytes", "ETag": f'"{sha256}"'}, sha256)
 
     async def _send(

@@ -24,8 +24,8 @@ class S3Server(ServerProcess):
     @functools.cached_property
     def client(self) -> Any:
         """A boto3 client with the right keys."""
-        import boto3
-        from botocore.config import Config
+        import boto3  # type: ignore[import-untyped]
+        from botocore.config import Config  # type: ignore[import-untyped]
 
         return boto3.session.Session().client(
             "s3",

@@ -46,7 +46,7 @@ class ServerProcess:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the block
 
     def command(self) -> list[str]:
         raise NotImplementedError

@@ -1,0 +1,74 @@
+"""Servers for the whole run, and a daemon's environment that knows no accounts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import GcsEmulator, HubStub, Moto, RcloneS3
+from tests.sources import remotes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither the variables nor the files of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "HF_", "HUGGING_FACE", "GOOGLE_", "STORAGE_EMULATOR")) and "BUNDLE" not in name:
+                patch.delenv(name)
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(home))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("NO_GCE_CHECK", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto(no_accounts: None) -> Iterator[Moto]:
+    with Moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(no_accounts: None) -> Iterator[RcloneS3]:
+    with RcloneS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(no_accounts: None) -> Iterator[GcsEmulator]:
+    with GcsEmulator() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_server(no_accounts: None) -> Iterator[HubStub]:
+    with HubStub() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: HubStub) -> Iterator[HubStub]:
+    hub_server.reset()
+    yield hub_server
+    hub_server.reset()
+    hub_server.page_size = 1000
+
+
+@pytest.fixture
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[remotes.Remote]:
+    kind: str = request.param
+    made = {
+        "moto": lambda: remotes.s3(request.getfixturevalue("moto")),
+        "moto-versioned": lambda: remotes.s3(request.getfixturevalue("moto"), versioned=True),
+        "rclone": lambda: remotes.s3(request.getfixturevalue("rclone")),
+        "gcs": lambda: remotes.gcs(request.getfixturevalue("gcs")),
+        "hub": lambda: remotes.hub(request.getfixturevalue("hub")),
+        "file": lambda: remotes.folder(tmp_path),
+        "memory": remotes.memory,
+    }[kind]()
+    yield made
+    made.close()
