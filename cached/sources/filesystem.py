@@ -111,8 +111,8 @@ class FilesystemReader:
         return data
 
     def recheck(self) -> None:
-        version, size = self._source.call(self._ref, self._timeout, self._look, self._path)
-        if (version, size) != (self._entry.version, self._entry.size):
+        known = self._entry.version, self._entry.size
+        if known not in self._source.call(self._ref, self._timeout, self._looks, self._path):
             raise changed(self._path, "its size or time is another one")
 
     def close(self) -> None: ...
@@ -120,9 +120,13 @@ class FilesystemReader:
     def _slice(self, offset: int, length: int) -> Callable[[Any], bytes]:
         return lambda fs: bytes(fs.cat_file(self._path, start=offset, end=offset + length))
 
-    def _look(self, fs: Any) -> tuple[str, int]:
-        info = fs.info(self._path)
-        return _version(fs, self._path, info), int(info["size"])
+    def _looks(self, fs: Any) -> list[tuple[str, int]]:
+        """The file's version now, as a listing tells it and, where the URI named one file, as `info` does.
+
+        The two may spell the same version differently.
+        """
+        listed = [item for item in fs.ls(self._path.rpartition("/")[0], detail=True) if item["name"] == self._path]
+        return [(_version(fs, self._path, item), int(item["size"])) for item in (*listed, fs.info(self._path))]
 
 
 def _find(fs: Any, uri: str) -> tuple[str, list[Entry]]:

@@ -23,7 +23,7 @@ class LocalSource:
     def check(self, ref: ModelRef) -> str:
         """The ref's real path. InvalidRequest when it is not below one of the roots."""
         path = unquote(ref.place)
-        if not path.startswith("/") or "\0" in path:
+        if ref.scheme != "file" or not path.startswith("/") or "\0" in path:
             raise InvalidRequest(f"{ref.uri} is not a local path; write file:///folder.")
         real = os.path.realpath(path)
         if not self.allows(real):

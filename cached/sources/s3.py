@@ -31,7 +31,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z", re.IGNORECASE)
 _DENIED = frozenset(
     {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}
     | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
-    | {"TokenRefreshRequired"}
+    # What servers say to a request that is not signed, beside AccessDenied; the second is rclone's.
+    | {"MissingSecurityHeader", "UnsupportedAlgorithm", "TokenRefreshRequired"}
 )
 _ADVICE = "check the AWS keys, profile or role, or write s3://anonymous@bucket/prefix for a public bucket"
 

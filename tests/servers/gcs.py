@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 import urllib.parse
@@ -28,8 +29,13 @@ class GcsEmulator(ServerProcess):
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         self.bucket(bucket)
-        query = urllib.parse.urlencode({"uploadType": "media", "name": key})
-        self._post(f"/upload/storage/v1/b/{bucket}/o?{query}", data, "application/octet-stream")
+        # The emulator loses its footing over an empty "media" upload, so this is a multipart one.
+        edge = b"--edge-of-a-part"
+        meta = b"\r\nContent-Type: application/json\r\n\r\n" + json.dumps({"name": key}).encode() + b"\r\n"
+        kind = b"\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        body = edge + meta + edge + kind + base64.b64encode(data) + b"\r\n" + edge + b"--\r\n"
+        path = f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart"
+        self._post(path, body, 'multipart/related; boundary="edge-of-a-part"')
 
     def delete(self, bucket: str, key: str) -> None:
         path = f"/storage/v1/b/{bucket}/o/{urllib.parse.quote(key, safe='')}"

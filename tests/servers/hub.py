@@ -63,7 +63,7 @@ class HubStub(LoopServer):
 
     add_commit(repo, files, branch="main", keep=True)  → the commit; with keep, files of the last one stay
     tag(repo, name, commit) · gate(repo, *tokens) · hide(repo, *tokens)
-    fail(status, times=1, part="", **headers)  answer the next requests whose path contains `part` with an error
+    fail(status, times=1, part="", headers={})  answer the next requests whose path contains `part` with an error
     expire_links()     links to the content network signed so far are refused with 403
     pause() / resume() hold every request · cut() / restore() refuse connections · cut_after(n) end bodies after n bytes
     requests, bytes_served, file_bytes[sha256], count(part, method=None), reset()
@@ -115,9 +115,8 @@ class HubStub(LoopServer):
         self.repositories[repo].private = True
         self.repositories[repo].readers = frozenset(tokens)
 
-    def fail(self, status: int, times: int = 1, part: str = "", **headers: str) -> None:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._failures.append(Failure(part, times, status, named))
+    def fail(self, status: int, times: int = 1, part: str = "", headers: Mapping[str, str] | None = None) -> None:
+        self._failures.append(Failure(part, times, status, headers or {}))
 
     def expire_links(self) -> None:
         self._signature += 1

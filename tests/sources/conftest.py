@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -58,17 +57,33 @@ def hub(hub_server: HubStub) -> Iterator[HubStub]:
     hub_server.page_size = 1000
 
 
+@pytest.fixture(scope="session")
+def made(no_accounts: None) -> Iterator[dict[str, remotes.Remote]]:
+    """Remotes by name, with their connections, for the whole run."""
+    known: dict[str, remotes.Remote] = {}
+    yield known
+    for remote in known.values():
+        remote.close()
+
+
 @pytest.fixture
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[remotes.Remote]:
+def remote(
+    request: pytest.FixtureRequest, made: dict[str, remotes.Remote], tmp_path_factory: pytest.TempPathFactory
+) -> remotes.Remote:
     kind: str = request.param
-    made = {
+    if kind not in made:
+        made[kind] = _make(kind, request, tmp_path_factory)
+    return made[kind]
+
+
+def _make(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> remotes.Remote:
+    factories: dict[str, Callable[[], remotes.Remote]] = {
         "moto": lambda: remotes.s3(request.getfixturevalue("moto")),
         "moto-versioned": lambda: remotes.s3(request.getfixturevalue("moto"), versioned=True),
         "rclone": lambda: remotes.s3(request.getfixturevalue("rclone")),
         "gcs": lambda: remotes.gcs(request.getfixturevalue("gcs")),
         "hub": lambda: remotes.hub(request.getfixturevalue("hub")),
-        "file": lambda: remotes.folder(tmp_path),
+        "file": lambda: remotes.folder(tmp_path_factory.mktemp("models")),
         "memory": remotes.memory,
-    }[kind]()
-    yield made
-    made.close()
+    }
+    return factories[kind]()

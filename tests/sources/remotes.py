@@ -36,7 +36,7 @@ class Remote:
     hostile: tuple[str, ...] = HOSTILE
     single: bool = True  # Whether a URI may name one file.
     endpoint: str = ""  # The setting that holds the endpoint; empty when there is none.
-    registries: list[Registry] = field(default_factory=list)
+    registries: dict[str, Registry] = field(default_factory=dict)
 
     def new(self, files: Mapping[str, bytes]) -> str:
         uri = self.place(f"place{next(_names)}")
@@ -45,9 +45,11 @@ class Remote:
         return uri
 
     def source(self, ref: ModelRef, **settings: Any) -> Source:
-        registry = Registry(Config(**{"protocols": (ref.scheme,), **self.settings, **settings}))
-        self.registries.append(registry)
-        return registry.source_for(ref)
+        """One registry for each set of settings, as in a daemon."""
+        key = repr(sorted(settings.items()))
+        if key not in self.registries:
+            self.registries[key] = Registry(Config(**{"protocols": (ref.scheme,), **self.settings, **settings}))
+        return self.registries[key].source_for(ref)
 
     def resolve(self, uri: str, timeout: float = 10, **patterns: Any) -> Listing:
         ref = ModelRef.parse(uri, **patterns)
@@ -64,7 +66,7 @@ class Remote:
 
     def close(self) -> None:
         while self.registries:
-            self.registries.pop().close()
+            self.registries.popitem()[1].close()
 
 
 def s3(server: Moto | RcloneS3, *, versioned: bool = False) -> Remote:
@@ -91,7 +93,7 @@ def s3(server: Moto | RcloneS3, *, versioned: bool = False) -> Remote:
         write=write,
         delete=delete,
         credentials=Credentials(server.credentials),
-        hostile=HOSTILE if moto else ("tab\there", "nul", "trailing."),
+        hostile=HOSTILE if moto else ("nul", "trailing.", "a\\b"),
         endpoint="s3_endpoint",
     )
 
@@ -111,6 +113,7 @@ def gcs(server: GcsEmulator) -> Remote:
         place=lambda name: f"gs://{server.bucket('models')}/{name}/llama",
         write=write,
         delete=delete,
+        hostile=tuple(name for name in HOSTILE if ".." not in name),
         endpoint="gs_endpoint",
     )
 

@@ -1,0 +1,187 @@
+"""What only S3 has: buckets, keys, ETags and versions."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cached.config import Config
+from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
+from cached.model import Credentials, Listing, ModelRef
+from cached.sources.s3 import S3Source
+from tests.servers import CountingProxy, Moto, RcloneS3
+from tests.servers.moto import S3Server
+
+OLD, NEW = os.urandom(200_000), os.urandom(200_000)
+_buckets = itertools.count()
+
+
+def source_at(endpoint: str, **settings: object) -> S3Source:
+    return S3Source(Config(s3_endpoint=endpoint, **settings))  # type: ignore[arg-type]
+
+
+def resolve(source: S3Source, uri: str, credentials: Credentials) -> Listing:
+    return source.resolve(ModelRef.parse(uri), credentials, 10)
+
+
+@pytest.fixture
+def bucket() -> str:
+    return f"bucket{next(_buckets)}"
+
+
+@pytest.fixture(scope="module")
+def at_moto(moto: Moto) -> S3Source:
+    return source_at(moto.endpoint)
+
+
+@pytest.fixture(scope="module")
+def open_server(no_accounts: None) -> Iterator[RcloneS3]:
+    with RcloneS3(auth=False) as server:
+        yield server
+
+
+def keys(server: S3Server) -> Credentials:
+    return Credentials(server.credentials)
+
+
+def test_versioned_bucket_goes_on_giving_the_old_bytes(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.bucket(bucket, versioned=True)
+    moto.put(bucket, "m/w.bin", OLD)
+    listing = resolve(at_moto, f"s3://{bucket}/m", keys(moto))
+    reader = at_moto.open(listing, listing.entries[0], keys(moto))
+    first = reader.read(0, 100_000)
+    moto.put(bucket, "m/w.bin", NEW)
+    assert first + reader.read(100_000, 100_000) == OLD
+    reader.recheck()
+
+
+def test_unversioned_overwrite_is_refused_on_the_very_next_range(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.put(bucket, "m/w.bin", OLD)
+    listing = resolve(at_moto, f"s3://{bucket}/m", keys(moto))
+    reader = at_moto.open(listing, listing.entries[0], keys(moto))
+    reader.read(0, 100_000)
+    moto.put(bucket, "m/w.bin", NEW)
+    with pytest.raises(SourceChanged):
+        reader.read(100_000, 100_000)
+
+
+def test_server_that_ignores_if_match_is_checked_again_at_the_end(rclone: RcloneS3, bucket: str) -> None:
+    rclone.put(bucket, "m/w.bin", OLD)
+    source = source_at(rclone.endpoint)
+    listing = resolve(source, f"s3://{bucket}/m", keys(rclone))
+    reader = source.open(listing, listing.entries[0], keys(rclone))
+    assert reader.read(0, 200_000) == OLD
+    reader.recheck()
+    rclone.put(bucket, "m/w.bin", NEW)
+    with pytest.raises(SourceChanged):
+        reader.recheck()
+
+
+def test_listing_goes_over_all_pages(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.bucket(bucket)
+    connection = http.client.HTTPConnection("127.0.0.1", moto.port)  # A thousand signatures would take seconds.
+    for number in range(1001):
+        connection.request("PUT", f"/{bucket}/m/{number:04}.json", body=b"{}", headers={"Authorization": "AWS a:b"})
+        connection.getresponse().read()
+    connection.close()
+    assert len(resolve(at_moto, f"s3://{bucket}/m", keys(moto)).entries) == 1001
+
+
+def test_folder_markers_are_not_files_and_empty_files_are(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    for key, data in {"m/": b"", "m/sub/": b"", "m/empty": b"", "m/sub/config.json": b"{}"}.items():
+        moto.put(bucket, key, data)
+    listing = resolve(at_moto, f"s3://{bucket}/m", keys(moto))
+    assert [entry.path for entry in listing.entries] == ["empty", "sub/config.json"]
+
+
+def test_prefix_with_markers_only_has_no_model_files(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.put(bucket, "m/", b"")
+    with pytest.raises(ModelNotFound, match=f"no model files at s3://{bucket}/m"):
+        resolve(at_moto, f"s3://{bucket}/m", keys(moto))
+
+
+def test_whole_bucket_may_be_a_model(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.put(bucket, "config.json", b"{}")
+    listing = resolve(at_moto, f"s3://{bucket}", keys(moto))
+    assert at_moto.open(listing, listing.entries[0], keys(moto)).read(0, 2) == b"{}"
+
+
+def test_missing_bucket_is_not_found(moto: Moto, at_moto: S3Source) -> None:
+    with pytest.raises(ModelNotFound, match="bucket does not exist"):
+        resolve(at_moto, "s3://no-such-bucket/m", keys(moto))
+
+
+def test_anonymous_reads_an_open_server_and_is_denied_elsewhere(
+    open_server: RcloneS3, rclone: RcloneS3, bucket: str
+) -> None:
+    for server in (open_server, rclone):
+        server.put(bucket, "m/config.json", b"{}")
+    opened = source_at(open_server.endpoint)
+    # Even a caller with keys sends none: that is what "anonymous" asks for.
+    for credentials in (Credentials(), keys(rclone)):
+        listing = resolve(opened, f"s3://anonymous@{bucket}/m", credentials)
+        assert opened.open(listing, listing.entries[0], credentials).read(0, 2) == b"{}"
+    with pytest.raises(SourceDenied):
+        resolve(source_at(rclone.endpoint), f"s3://anonymous@{bucket}/m", keys(rclone))
+
+
+def test_without_any_keys_the_advice_names_them(rclone: RcloneS3, bucket: str) -> None:
+    with pytest.raises(SourceDenied, match=r"no AWS credentials.*anonymous@"):
+        resolve(source_at(rclone.endpoint), f"s3://{bucket}/m", Credentials())
+
+
+def test_daemon_environment_and_profile_serve_callers_without_keys(
+    rclone: RcloneS3, bucket: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rclone.put(bucket, "m/config.json", b"{}")
+    with monkeypatch.context() as patch:
+        for name, value in rclone.credentials.items():
+            patch.setenv(name, value)
+        assert resolve(source_at(rclone.endpoint), f"s3://{bucket}/m", Credentials()).entries
+    file = os.path.join(tmp_path, "credentials")
+    with open(file, "w") as out:
+        out.write(f"[lab]\naws_access_key_id={rclone.access_key}\naws_secret_access_key={rclone.secret_key}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+    assert resolve(source_at(rclone.endpoint, s3_profile="lab"), f"s3://{bucket}/m", Credentials()).entries
+    with pytest.raises(SourceDenied):
+        resolve(source_at(rclone.endpoint, s3_profile="none"), f"s3://{bucket}/m", Credentials())
+
+
+def test_endpoint_of_the_environment_is_used_and_named(
+    moto: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto.put(bucket, "m/config.json", b"{}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint)
+    listing = resolve(source_at(""), f"s3://{bucket}/m", keys(moto))
+    assert listing.place == f"s3://127.0.0.1:{moto.port}/{bucket}/m"
+
+
+@pytest.mark.parametrize("uri", ["s3://AKIA:SECRET@bucket/m", "s3://user@bucket/m", "s3://b!/m", "s3://ab/m"])
+def test_keys_in_a_uri_and_names_of_no_bucket_are_refused(at_moto: S3Source, uri: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(at_moto, uri, Credentials())
+    assert "SECRET" not in caught.value.message.replace("AWS_SECRET_ACCESS_KEY", "")
+
+
+def test_connection_cut_in_the_middle_of_a_range_is_unavailable(moto: Moto, bucket: str) -> None:
+    moto.put(bucket, "m/w.bin", OLD)
+    with CountingProxy(moto.endpoint) as proxy:
+        source = source_at(proxy.endpoint)
+        listing = resolve(source, f"s3://{bucket}/m", keys(moto))
+        reader = source.open(listing, listing.entries[0], keys(moto))
+        proxy.cut_after(50_000)
+        with pytest.raises(SourceUnavailable):
+            reader.read(0, 200_000)
+        proxy.restore()
+        assert reader.read(0, 200_000) == OLD
+
+
+def test_secrets_are_in_no_representation(moto: Moto, at_moto: S3Source, bucket: str) -> None:
+    moto.put(bucket, "m/config.json", b"{}")
+    listing = resolve(at_moto, f"s3://{bucket}/m", keys(moto))
+    reader = at_moto.open(listing, listing.entries[0], keys(moto))
+    assert moto.secret_key not in f"{reader!r} {listing!r} {at_moto!r} {keys(moto)!r}"
