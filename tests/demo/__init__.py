@@ -1,0 +1,1 @@
+"""`python -m tests.demo`: one model, deployed twice with Ray Serve LLM through the cache."""
