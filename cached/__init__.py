@@ -1,6 +1,6 @@
 """The client of the node's model cache. Standard library only; `cached serve` needs the `daemon` extra."""
 
-from cached.client import Client, Lease
+from cached.client import Client
 from cached.errors import (
     AllHeld,
     CachedError,
@@ -25,6 +25,7 @@ from cached.errors import (
     StoreDegraded,
     TooLarge,
 )
+from cached.lease import Lease
 from cached.model import Progress
 
 __version__ = "0.1.0"

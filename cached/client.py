@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cached.errors import CachedError, DaemonUnavailable, NotCached
+from cached.lease import Lease, take
 from cached.model import Progress
-from cached.wire import FORWARDED, Ready, encode, parse_error, parse_progress, parse_ready
+from cached.request import DEFAULTS, acquire_body
+from cached.wire import Ready, encode, parse_error, parse_progress, parse_ready
 
 if TYPE_CHECKING:
     from cached.connection import Connection
@@ -23,41 +23,6 @@ RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits
 _ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 ProgressCallback = Callable[[Progress], None]
-
-
-class Lease:
-    """A hold on a snapshot: until `release`, or until the process ends, its files stay where they are.
-
-    Dropping the object does not end the lease; a forked child that inherits it holds it too.
-    """
-
-    def __init__(self, ready: Ready, fd: int) -> None:
-        self.path = ready.path
-        self.digest = ready.digest
-        self.revision = ready.revision
-        self.source = ready.source
-        self.size = ready.size
-        self.hit = ready.hit
-        self.stale = ready.stale
-        self._fd: int | None = fd
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        state = "held" if self._fd is not None else "released"
-        return f"<Lease {self.source}@{self.revision[:12]} {state} {self.path}>"
-
-    def release(self) -> None:
-        """End the lease; the path may go at any time after. Calling it again does nothing."""
-        with self._lock:
-            fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class _Cut(Exception):
@@ -112,7 +77,7 @@ class Client:
         nobody waits any more. `require="llm"`: refuse what an engine could not load. `timeout` in seconds bounds the
         whole call. Raises the errors of `cached.errors`; DaemonUnavailable quickly when there is no daemon.
         """
-        body = _body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require)
+        body = acquire_body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require)
         return self._lease(body, progress, _deadline(timeout), _Call())
 
     async def acquire_async(self, uri: str, **options: Any) -> Lease:
@@ -122,7 +87,7 @@ class Client:
         call = _Call()
         timeout = options.pop("timeout", None)
         progress = options.pop("progress", None)
-        body = _body(uri, **{**_DEFAULTS, **options})
+        body = acquire_body(uri, **{**DEFAULTS, **options})
         work = asyncio.ensure_future(asyncio.to_thread(self._lease, body, progress, _deadline(timeout), call))
         try:
             return await asyncio.shield(work)
@@ -135,7 +100,7 @@ class Client:
         """`acquire` without the lease: make it present, and say where."""
         timeout = options.pop("timeout", None)
         progress = options.pop("progress", None)
-        return self._ready(_body(uri, **{**_DEFAULTS, **options}), progress, _deadline(timeout), _Call())
+        return self._ready(acquire_body(uri, **{**DEFAULTS, **options}), progress, _deadline(timeout), _Call())
 
     def path(
         self, uri: str, *, revision: str | None = None, include: Iterable[str] = (), exclude: Iterable[str] = ()
@@ -164,7 +129,7 @@ class Client:
     ) -> Lease:
         while True:
             ready = self._ready(body, progress, deadline, call)
-            fd = _take(ready.lock)
+            fd = take(ready.lock)
             if fd is not None:
                 return Lease(ready, fd)
             if deadline is not None and time.monotonic() > deadline:
@@ -283,80 +248,8 @@ class _Call:
             self._connection.abort()
 
 
-_DEFAULTS: dict[str, Any] = {
-    "revision": None,
-    "include": (),
-    "exclude": (),
-    "max_age": None,
-    "offline": False,
-    "pin": False,
-    "keep": None,
-    "abandon": False,
-    "require": None,
-}
-
-
-def _body(
-    uri: str,
-    revision: str | None,
-    include: Iterable[str],
-    exclude: Iterable[str],
-    max_age: float | None,
-    offline: bool,
-    pin: bool,
-    keep: float | None,
-    abandon: bool,
-    require: str | None,
-) -> dict[str, Any]:
-    body: dict[str, Any] = {"uri": uri}
-    if revision is not None:
-        body["revision"] = revision
-    for name, patterns in (("include", include), ("exclude", exclude)):
-        if patterns:
-            body[name] = [patterns] if isinstance(patterns, str) else list(patterns)
-    for name, number in (("max_age", max_age), ("keep", keep), ("require", require)):
-        if number is not None:
-            body[name] = number
-    body.update({name: True for name, flag in (("offline", offline), ("pin", pin), ("abandon", abandon)) if flag})
-    credentials = _credentials(os.environ)
-    if credentials:
-        body["credentials"] = credentials
-    return body
-
-
-def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's own, for the source; the daemon keeps them in memory for this request only."""
-    found = {name: environ[name] for name in FORWARDED if environ.get(name)}
-    key_file = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if key_file:
-        try:
-            found["GOOGLE_APPLICATION_CREDENTIALS_JSON"] = Path(key_file).read_text()
-        except OSError:
-            pass  # Google's own libraries will say so, if it matters to anyone.
-    return found
-
-
 def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
-
-
-def _take(lock: str) -> int | None:
-    """A shared flock on the snapshot's lock file; None when the snapshot is being or has been removed."""
-    try:
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
-            return fd
-    except BlockingIOError:
-        time.sleep(0.001)  # An eviction holds it, for as long as a rename takes.
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
 
 
 def _release_late(work: Any) -> None:

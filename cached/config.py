@@ -60,7 +60,9 @@ class Config:
     high_watermark: float = 0.95  # Share of the limit above which eviction starts …
     low_watermark: float = 0.85  # … and down to which it goes.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
-    check_timeout: Duration = Duration(5)  # Bound on each network call of that check; after it, the held model is served.
+    check_timeout: Duration = Duration(
+        5
+    )  # Bound on each network call of that check; after it, the held model is served.
     resolve_timeout: Duration = Duration(30)  # Bound on each network call of a first resolve.
     read_timeout: Duration = Duration(60)  # Bound on one ranged read.
     connections: int = 8  # Ranged reads in flight, over all fills.
@@ -136,12 +138,10 @@ def _coerce(name: str, value: object) -> object:
         return Path(value)
     if kind is str and isinstance(value, str):
         return value
-    if name in ("protocols", "file_roots") and isinstance(value, list | tuple):
-        if all(isinstance(item, str) for item in value):
-            return tuple(value)
-    if name == "source_options" and isinstance(value, dict):
-        if all(isinstance(options, dict) for options in value.values()):
-            return types.MappingProxyType(value)
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if name == "source_options" and isinstance(value, dict) and all(isinstance(o, dict) for o in value.values()):
+        return types.MappingProxyType(value)
     raise wrong
 
 
@@ -149,7 +149,7 @@ _SPOKEN = {
     **{name: "a size such as '20GiB'" for name in _NAMES if _TYPES[name] is Size},
     **{name: "a duration such as '5m'" for name in _NAMES if _TYPES[name] is Duration},
     **{name: "a number" for name in _NAMES if _TYPES[name] in (int, float)},
-    **{name: "a list of texts" for name in ("protocols", "file_roots")},
+    **dict.fromkeys(("protocols", "file_roots"), "a list of texts"),
     "source_options": "a table of tables, one for each protocol",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import re
@@ -85,7 +84,9 @@ def check_paths(paths: Iterable[str]) -> None:
         safe_path(path)
         folded = _fold(path)
         if folded in files:
-            raise InvalidRequest(f"The source lists {files[folded]!r} and {path!r}, which collide; nothing was fetched.")
+            raise InvalidRequest(
+                f"The source lists {files[folded]!r} and {path!r}, which collide; nothing was fetched."
+            )
         files[folded] = path
         parent = folded
         while "/" in parent:
@@ -118,12 +119,16 @@ class ModelRef:
         """From what a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision."""
         text = uri.strip()
         if not text or any(ord(char) < 33 or ord(char) == 127 for char in text):
-            raise InvalidRequest(f"{uri[:120]!r} is not a model URI: it is empty or holds blanks or control characters.")
+            raise InvalidRequest(
+                f"{uri[:120]!r} is not a model URI: it is empty or holds blanks or control characters."
+            )
         scheme, separator, place = text.partition("://")
         if not separator:
             scheme, place = "hf", text
         if not _SCHEME.match(scheme) or not place.strip("/"):
-            raise InvalidRequest(f"{uri[:120]!r} is not a model URI; try hf://org/name, s3://bucket/prefix or org/name.")
+            raise InvalidRequest(
+                f"{uri[:120]!r} is not a model URI; try hf://org/name, s3://bucket/prefix or org/name."
+            )
         if scheme == "hf":
             place, revision = _split_hub(uri, place, revision)
         canonical = f"{scheme}://{place}" if scheme in ("file", "http", "https") else f"{scheme}://{place.strip('/')}"
@@ -261,12 +266,6 @@ class Manifest:
     @property
     def blobs(self) -> dict[Digest, int]:
         return {file.digest: file.size for file in self.files}
-
-
-class SnapshotState(enum.StrEnum):
-    FILLING = "filling"  # Being fetched; holds its blobs; nobody has its path.
-    READY = "ready"  # Complete and verified; may be handed out.
-    EVICTING = "evicting"  # Chosen to go; never handed out again.
 
 
 @dataclass(frozen=True, slots=True)

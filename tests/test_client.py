@@ -84,9 +84,7 @@ def test_one_client_serves_many_threads(daemon: DaemonProcess, make_model: Calla
     daemon.start(protocols=["file"], file_roots=[str(model.parent)])
     with daemon.client() as client:
         leases = []
-        threads = [
-            threading.Thread(target=lambda: leases.append(client.acquire(f"file://{model}"))) for _ in range(32)
-        ]
+        threads = [threading.Thread(target=lambda: leases.append(client.acquire(f"file://{model}"))) for _ in range(32)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -56,7 +56,9 @@ class Admin:
             who = ", ".join(f"{h['command'] or 'a process'} (pid {h['pid']})" for h in details["holders"][:5])
             raise InUse(f"{details['source']} is leased by {who or 'a process'}; stop it first.")
         if details["pinned"]:
-            raise InUse(f"{details['source']} is pinned; `cached unpin {Digest.parse(details['digest']).hex[:12]}` first.")
+            raise InUse(
+                f"{details['source']} is pinned; `cached unpin {Digest.parse(details['digest']).hex[:12]}` first."
+            )
 
     async def gc(self, free: int | None, dry_run: bool) -> dict[str, Any]:
         """Free `free` bytes; None: what is above the low watermark, parked downloads and orphans."""

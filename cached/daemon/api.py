@@ -104,16 +104,16 @@ class Api:
             await self._admin.pin(ready.digest, wish.keep, peer.uid)
         return ready
 
-    async def _stream(
-        self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         steps = fill.watch(PROGRESS_SECONDS, wish.abandon)
         try:
             async for step in steps:
                 ready = isinstance(step, Ready)
-                line = ready_line(await self._given(step, wish, peer)) if isinstance(step, Ready) else progress_line(step)
+                line = (
+                    ready_line(await self._given(step, wish, peer)) if isinstance(step, Ready) else progress_line(step)
+                )
                 await response.write(line)
                 if ready:
                     break
@@ -124,7 +124,12 @@ class Api:
         except asyncio.CancelledError:
             if fill.task is None or not fill.task.cancelled():
                 raise
-            body = {"event": "error", "code": "daemon_unavailable", "message": "The fetch was stopped.", "retryable": True}
+            body = {
+                "event": "error",
+                "code": "daemon_unavailable",
+                "message": "The fetch was stopped.",
+                "retryable": True,
+            }
             await response.write(encode(body))
         finally:
             await steps.aclose()

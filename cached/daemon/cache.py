@@ -133,9 +133,7 @@ class Cache:
                 fill.downloads.clear()
         raise AssertionError("unreachable")
 
-    async def _once(
-        self, fill: Fill, ask: Ask, source: Source, credentials: Credentials, known: Known | None
-    ) -> Ready:
+    async def _once(self, fill: Fill, ask: Ask, source: Source, credentials: Credentials, known: Known | None) -> Ready:
         """Resolve, and fetch what that names unless it is here."""
         fill.phase = "resolving"
         timeout = self.config.check_timeout if known else self.config.resolve_timeout
@@ -161,14 +159,13 @@ class Cache:
         self.counters.misses += 1
         fill.phase = "waiting"
         fill_id, digests, wants = await self._reserve(listing)
-        by_key = {key: entry for key, entry in wants}
         fill.total_files, fill.total_bytes = len(listing.entries), listing.size
         present = [entry for entry in listing.entries if entry.path in digests]
         fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
         fill.phase = "fetching"
         try:
             # Biggest first: the last to end is then a small one.
-            order = sorted(by_key.items(), key=lambda item: -item[1].size)
+            order = sorted(wants, key=lambda item: -item[1].size)
             fill.downloads = [self.fetcher.start(key, source, listing, entry, credentials) for key, entry in order]
             fetched = await self.fetcher.wait_all(fill.downloads)
             found = {key: digest for (key, _), digest in zip(order, fetched, strict=True)}

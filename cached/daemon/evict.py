@@ -43,7 +43,9 @@ class Freed:
     short: int
 
 
-def choose(candidates: Iterable[Candidate], sizes: dict[str, int], held_blobs: frozenset[str], need: int) -> list[Victim]:
+def choose(
+    candidates: Iterable[Candidate], sizes: dict[str, int], held_blobs: frozenset[str], need: int
+) -> list[Victim]:
     """The least recently used snapshots whose going frees `need` bytes; all that may go when that is not enough.
 
     A blob is freed with the last of its snapshots, and never while a fill holds it.

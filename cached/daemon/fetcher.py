@@ -51,6 +51,8 @@ class Fetcher:
         self._threads = threads
         self._running: dict[str, Download] = {}
         self._slots = asyncio.Semaphore(config.connections)
+        # Files open at once: enough to keep the connections busy, few enough for a model of 100,000 files.
+        self._files = asyncio.Semaphore(2 * config.connections)
         self.fetched_bytes = 0
 
     def start(self, key: str, source: Source, listing: Listing, entry: Entry, credentials: Credentials) -> Download:
@@ -58,7 +60,7 @@ class Fetcher:
         download = self._running.get(key)
         if download is None:
             download = self._running[key] = Download(key, entry.size)
-            download.task = asyncio.create_task(self._run(download, source, listing, entry, credentials))
+            download.task = asyncio.create_task(self._in_turn(download, source, listing, entry, credentials))
             download.task.add_done_callback(lambda task: self._ended(key, task))
         download.waiters += 1
         return download
@@ -87,6 +89,12 @@ class Fetcher:
         del self._running[key]
         if not task.cancelled():
             task.exception()  # Seen here even when every waiter has left.
+
+    async def _in_turn(
+        self, download: Download, source: Source, listing: Listing, entry: Entry, credentials: Credentials
+    ) -> Digest:
+        async with self._files:
+            return await self._run(download, source, listing, entry, credentials)
 
     async def _run(
         self, download: Download, source: Source, listing: Listing, entry: Entry, credentials: Credentials
@@ -134,12 +142,15 @@ class Fetcher:
     async def _piece(self, work: _Work, piece: Piece) -> None:
         for attempt in range(1, self._config.retries + 1):
             try:
-                return await self._threads.net(_read, work.reader, work.ingest, piece)
+                await self._threads.net(_read, work.reader, work.ingest, piece)
+                return
             except (SourceUnavailable, SizeMismatch) as error:
                 if attempt == self._config.retries:
                     raise
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-                log.warning("piece.retry", extra={"file": work.ingest.entry.path, "why": error.message, "in": round(pause, 2)})
+                log.warning(
+                    "piece.retry", extra={"file": work.ingest.entry.path, "why": error.message, "in": round(pause, 2)}
+                )
                 await asyncio.sleep(pause)
 
 

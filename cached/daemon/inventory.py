@@ -70,13 +70,17 @@ class Inventory:
         rows = self._store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
-        refs = self._store.index.query("SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,))
+        refs = self._store.index.query(
+            "SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,)
+        )
         return self._snapshot(rows[0], [row["source"] for row in refs])
 
     def details(self, digest: Digest) -> dict[str, Any]:
         read = self._store.snapshots.read(digest)
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in read[0].files] if read else []
-        events = self._store.index.query("SELECT at, what, why FROM event WHERE snapshot = ? ORDER BY id", (digest.hex,))
+        events = self._store.index.query(
+            "SELECT at, what, why FROM event WHERE snapshot = ? ORDER BY id", (digest.hex,)
+        )
         return {
             **self.snapshot(digest),
             "path": str(self._store.snapshots.path(digest)),

@@ -7,6 +7,7 @@ import contextlib
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -23,6 +24,7 @@ from cached.daemon.cache import Cache
 from cached.daemon.inventory import Inventory
 from cached.daemon.logs import configure
 from cached.daemon.notify import notify, watchdog
+from cached.daemon.tamper import Tamper
 from cached.daemon.threads import Threads, prefer_this_thread
 from cached.errors import CachedError, ConfigError, StoreDegraded
 from cached.sources.registry import Registry
@@ -64,6 +66,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    _allow_many_files()
     prefer_this_thread()
     threads = Threads(config.connections)
     store = await threads.disk(Store, config)
@@ -72,6 +75,7 @@ async def _serve(config: Config) -> None:
         api = Api(cache, Inventory(cache, version("model-cached")), threads)
         async with _listening(config, api):
             background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache, threads))]
+            background.append(asyncio.create_task(Tamper(store, threads).run()))
             notify(f"READY=1\nSTATUS=serving {config.root}")
             log.info("daemon.ready", extra={"root": str(config.root), "socket": str(config.socket)})
             await stopping.wait()
@@ -83,6 +87,13 @@ async def _serve(config: Config) -> None:
     finally:
         store.close()
     log.info("daemon.stopped")
+
+
+def _allow_many_files() -> None:
+    """Every caller is a descriptor; the usual soft limit of 1024 is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _flush(cache: Cache, threads: Threads) -> None:

@@ -45,9 +45,7 @@ class Threads:
     async def net(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(self._net, call, *args, **kwargs)
 
-    async def _run(
-        self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A cancelled caller comes back only when its call has ended: no thread touches a file that was given up."""
         future = asyncio.get_running_loop().run_in_executor(pool, lambda: call(*args, **kwargs))
         try:

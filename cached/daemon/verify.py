@@ -29,9 +29,7 @@ class Verifier:
         affected: dict[Digest, list[dict[str, Any]]] = {}
         for row in rows:
             digest = Digest(row["digest"])
-            problem = await self._threads.disk(
-                self._cache.store.blobs.damage, digest, row["size"], row["pieces"], deep
-            )
+            problem = await self._threads.disk(self._cache.store.blobs.damage, digest, row["size"], row["pieces"], deep)
             checked, size = checked + 1, size + row["size"]
             if problem is None:
                 continue
@@ -46,6 +44,9 @@ class Verifier:
             damaged.append(finding)
             for snapshot in snapshots:
                 affected.setdefault(snapshot, []).append(finding)
+        for snapshot, finding in await self._threads.disk(self._found_before, only, set(affected)):
+            damaged.append(finding)
+            affected.setdefault(snapshot, []).append(finding)
         if repair:
             await self._repair(affected)
         return {"checked": checked, "bytes": size, "damaged": damaged}
@@ -58,6 +59,24 @@ class Verifier:
             "WHERE s.snapshot = ? ORDER BY b.digest",
             (only.hex,),
         )
+
+    def _found_before(self, only: Digest | None, now: set[Digest]) -> list[tuple[Digest, dict[str, Any]]]:
+        """Snapshots that an earlier check took out of service, and that nobody has asked for since."""
+        rows = self._cache.store.index.query("SELECT digest FROM snapshot WHERE state = 'damaged'")
+        found = []
+        for row in rows:
+            snapshot = Digest(row["digest"])
+            if snapshot in now or only not in (None, snapshot):
+                continue
+            finding = {
+                "digest": str(snapshot),
+                "path": str(self._cache.store.snapshots.path(snapshot)),
+                "problem": "taken out of service by an earlier check",
+                "snapshots": [str(snapshot)],
+                "repaired": False,
+            }
+            found.append((snapshot, finding))
+        return found
 
     async def _repair(self, affected: dict[Digest, list[dict[str, Any]]]) -> None:
         for snapshot, findings in affected.items():
@@ -79,7 +98,9 @@ class Verifier:
             return False
         uri, revision, include, exclude = json.loads(read[1].ref)
         ref = ModelRef(uri, revision, tuple(include), tuple(exclude))
-        found = self._cache.acquire(Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0), Credentials())
+        found = self._cache.acquire(
+            Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0), Credentials()
+        )
         if isinstance(found, Fill):
             async for step in found.watch(60.0, abandon=False):
                 if isinstance(step, Ready):

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -52,10 +53,7 @@ class S3Source:
         bucket, prefix, _ = _split(ref)
         client = self._client(ref, credentials)
         with s3_errors(ref):
-            try:
-                found = self._list(client, bucket, prefix, timeout)
-            except FileNotFoundError as error:
-                raise error.__cause__ or error from None
+            found = self._list(client, bucket, prefix, timeout)
             if not found and prefix:
                 prefix, found = self._single(client, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
@@ -92,12 +90,8 @@ class S3Source:
     def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
         """The URI may name one object: then that is the model, in its folder."""
         folder, _, name = key.rpartition("/")
-        try:
-            head = client.call_s3("head_object", timeout=timeout, Bucket=bucket, Key=key)
-        except (FileNotFoundError, PermissionError):
-            # The listing was allowed, so what is refused here is a key that does not exist.
-            return key, []
-        return folder, [_entry(name, head["ContentLength"], head)]
+        item = _look_up(client, bucket, key, timeout)
+        return (folder, [_entry(name, item["Size"], item)]) if item else (key, [])
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> Any:
         """A connected filesystem for these credentials; shared, for it takes a tenth of a second to make one."""
@@ -150,7 +144,8 @@ class S3Reader:
     def __init__(self, client: Any, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float) -> None:
         self._client, self._ref, self._entry, self._timeout = client, ref, entry, timeout
         self._object = {"Bucket": bucket, "Key": key}
-        self._etag = entry.version.partition(" ")[0]
+        self._etag, _, modified = entry.version.partition(" ")
+        self._modified = datetime.fromisoformat(modified)
         self._version: str | None = None  # The versionId, once an answer has shown it: old bytes stay readable.
         self._unpinned = False
         self._name = f"s3://{bucket}/{key}"
@@ -167,21 +162,23 @@ class S3Reader:
         return data
 
     def recheck(self) -> None:
-        """One HEAD, and only for servers that ignore `If-Match`: for them each answer spoke for itself alone."""
+        """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""
         if self._unpinned:
             with s3_errors(self._ref, self._name):
-                self._judge(self._client.call_s3("head_object", timeout=self._timeout, **self._object))
+                item = _look_up(self._client, self._object["Bucket"], self._object["Key"], self._timeout)
+            if item is None or _version(item) != self._entry.version:
+                raise changed(self._name, "its ETag or date is another one")
 
     def close(self) -> None: ...
 
     async def _get(self, span: Span) -> bytes:
-        pin = {"VersionId": self._version} if self._version else {"IfMatch": f'"{self._etag}"'}
-        answer = await self._client._call_s3("get_object", **self._object, Range=span.header, **pin)
+        answer = await self._client._call_s3("get_object", **self._object, Range=span.header, **self._pin())
         async with answer["Body"] as body:
             self._judge(answer)
             status = answer["ResponseMetadata"]["HTTPStatusCode"]
-            # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match.
-            self._unpinned = self._unpinned or status != 206
+            # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match;
+            # and a date counts in whole seconds only.
+            self._unpinned = self._unpinned or status != 206 or not self._etag
             skip = bytes_to_skip(span, status, answer.get("ContentRange"), answer.get("ContentLength"))
             collector = Collector(span, skip, time.monotonic() + self._timeout)
             while chunk := await body.read(CHUNK):
@@ -192,9 +189,16 @@ class S3Reader:
             self._version = version
         return collector.bytes()
 
+    def _pin(self) -> dict[str, Any]:
+        if self._version:
+            return {"VersionId": self._version}
+        return {"IfMatch": f'"{self._etag}"'} if self._etag else {"IfUnmodifiedSince": self._modified}
+
     def _judge(self, answer: Mapping[str, Any]) -> None:
         if _etag(answer) != self._etag:
             raise changed(self._name, "its ETag is another one")
+        if not self._etag and answer["LastModified"] != self._modified.replace(microsecond=0):
+            raise changed(self._name, "its date is another one")
 
 
 def _etag(answer: Mapping[str, Any]) -> str:
@@ -202,8 +206,18 @@ def _etag(answer: Mapping[str, Any]) -> str:
 
 
 def _entry(path: str, size: int, item: Mapping[str, Any]) -> Entry:
-    """The version is the ETag and the time: an ETag alone is not unique for every kind of encryption."""
-    return Entry(path, int(size), f"{_etag(item)} {item['LastModified'].strftime('%Y-%m-%dT%H:%M:%SZ')}")
+    return Entry(path, int(size), _version(item))
+
+
+def _version(item: Mapping[str, Any]) -> str:
+    """The ETag and the time: some servers give no ETag, and with some encryptions it says little about content."""
+    return f"{_etag(item)} {item['LastModified'].isoformat()}"
+
+
+def _look_up(client: Any, bucket: str, key: str, timeout: float) -> Mapping[str, Any] | None:
+    """One object as a listing tells it, times in milliseconds included (a HEAD has whole seconds)."""
+    page = client.call_s3("list_objects_v2", timeout=timeout, Bucket=bucket, Prefix=key)
+    return next((item for item in page.get("Contents", ()) if item["Key"] == key), None)
 
 
 def _split(ref: ModelRef) -> tuple[str, str, bool]:

@@ -48,6 +48,7 @@ class Blobs:
             if self.size(verified.digest) == verified.size:
                 ingest.discard()  # The same content came under another name; its links share the older inode.
                 return path
+            ingest.close()  # Before the rename: a file that is written to under its published name is an alarm.
             os.rename(ingest.part, path)
             fsync_directory(path.parent)
         ingest.forget_state()

@@ -58,7 +58,9 @@ class Checks:
         """DigestMismatch when any promise is broken."""
         found = Digest(self._sha256.hexdigest())
         if self._digest is not None and found != self._digest:
-            raise DigestMismatch(f"{name} arrived as {found}, but its source promises {self._digest}; it was discarded.")
+            raise DigestMismatch(
+                f"{name} arrived as {found}, but its source promises {self._digest}; it was discarded."
+            )
         for checksum, running in self._others:
             if running.hexdigest() != checksum.value:
                 raise DigestMismatch(

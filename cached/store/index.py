@@ -106,10 +106,12 @@ class Index:
         """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
         with self.transaction() as db:
             db.executemany(
-                "UPDATE snapshot SET used_at = max(used_at, ?) WHERE digest = ?", [(at, d.hex) for d, at in used.items()]
+                "UPDATE snapshot SET used_at = max(used_at, ?) WHERE digest = ?",
+                [(at, d.hex) for d, at in used.items()],
             )
             db.executemany(
-                "INSERT OR REPLACE INTO lease SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
+                "INSERT OR REPLACE INTO lease SELECT ?, ?, ?, ?, ? "
+                "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
 
@@ -149,7 +151,9 @@ class Index:
                 db.executemany("INSERT OR IGNORE INTO hold VALUES (?, ?)", [(fill, digest.hex) for digest in holds])
             except sqlite3.IntegrityError:
                 raise LookupError("a held blob is gone") from None
-            db.executemany("INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in wants.items()])
+            db.executemany(
+                "INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in wants.items()]
+            )
             db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in wants])
             return fill
 
@@ -158,7 +162,8 @@ class Index:
         with self._lock:
             return int(
                 self._writer.execute(
-                    "SELECT (SELECT coalesce(sum(size), 0) FROM blob) + (SELECT coalesce(sum(bytes), 0) FROM reservation)"
+                    "SELECT (SELECT coalesce(sum(size), 0) FROM blob) "
+                    "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
                 ).fetchone()[0]
             )
 
@@ -166,7 +171,9 @@ class Index:
         """A blob was published: its reservation becomes use, and every fill that wanted it now holds it."""
         with self.transaction() as db:
             row = (verified.digest.hex, verified.size, verified.pieces, time.time())
-            db.execute("INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces", row)
+            db.execute(
+                "INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces", row
+            )
             db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, verified.digest.hex))
             db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (verified.digest.hex, key))
             db.execute("DELETE FROM reservation WHERE key = ?", (key,))
@@ -200,7 +207,9 @@ class Index:
                 "state='ready', used_at=excluded.used_at",
                 (digest, origin.ref, origin.source, origin.revision, manifest.size, len(manifest.files), now, now),
             )
-            db.executemany("INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs])
+            db.executemany(
+                "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
+            )
             db.executemany(
                 "INSERT OR REPLACE INTO resolution VALUES (?, ?, ?, ?, ?)",
                 [(ref, source, revision, digest, now) for ref, (source, revision) in refs.items()],
@@ -212,7 +221,8 @@ class Index:
     def note(self, snapshot: Digest, what: str, why: str) -> None:
         with self.transaction() as db:
             row = db.execute(
-                "INSERT INTO event (at, snapshot, what, why) VALUES (?, ?, ?, ?)", (time.time(), snapshot.hex, what, why)
+                "INSERT INTO event (at, snapshot, what, why) VALUES (?, ?, ?, ?)",
+                (time.time(), snapshot.hex, what, why),
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
 
@@ -254,13 +264,20 @@ class Index:
         with self.transaction() as db:
             rows = db.execute("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,)).fetchall()
             db.execute(
-                "UPDATE snapshot SET state = 'damaged' WHERE digest IN (SELECT snapshot FROM snapshot_blob WHERE blob = ?)",
+                "UPDATE snapshot SET state = 'damaged' "
+                "WHERE digest IN (SELECT snapshot FROM snapshot_blob WHERE blob = ?)",
                 (blob.hex,),
             )
             db.execute("DELETE FROM snapshot_blob WHERE blob = ?", (blob.hex,))
             db.execute("DELETE FROM hold WHERE blob = ?", (blob.hex,))
             db.execute("DELETE FROM blob WHERE digest = ?", (blob.hex,))
         return [Digest(row["snapshot"]) for row in rows]
+
+    def mark_damaged(self, snapshot: Digest) -> None:
+        """READY → DAMAGED: its directory is not what its manifest says; the next acquire mends it."""
+        with self.transaction() as db:
+            db.execute("UPDATE snapshot SET state = 'damaged' WHERE digest = ? AND state = 'ready'", (snapshot.hex,))
+            self.note(snapshot, "damaged", "a file of its directory was changed or removed")
 
     def pin(self, snapshot: Digest, until: float | None, uid: int) -> None:
         with self.transaction() as db:

@@ -25,7 +25,9 @@ def disk_errors(doing: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise NoSpace(f"The disk filled up while {doing}; free some space or lower `limit`.") from error
         reason = error.strerror or str(error)
-        raise StoreDegraded(f"The store failed while {doing}: {reason}. Check the disk, then restart cached.") from error
+        raise StoreDegraded(
+            f"The store failed while {doing}: {reason}. Check the disk, then restart cached."
+        ) from error
 
 
 def fsync_directory(path: Path) -> None:
@@ -92,7 +94,9 @@ class RootLock:
 
 
 def _create(layout: Layout) -> None:
-    layout.root.mkdir(parents=True, exist_ok=True)
+    if not layout.root.exists():
+        layout.root.mkdir(parents=True)
+        layout.root.chmod(0o755)  # Whatever the umask: callers reach their snapshots through it.
     if not layout.format.exists():
         temporary = layout.root / f"FORMAT.{os.getpid()}"
         temporary.write_text(f"{FORMAT}\n")
@@ -114,7 +118,9 @@ def _claim(layout: Layout, fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StoreDegraded(f"Another cached daemon is using {layout.root}; stop it, or give this one another root.") from None
+        raise StoreDegraded(
+            f"Another cached daemon is using {layout.root}; stop it, or give this one another root."
+        ) from None
     except OSError as error:
         raise StoreDegraded(f"The file system of {layout.root} does not support flock ({error.strerror}).") from error
     if not _excludes(layout.format):

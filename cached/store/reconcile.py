@@ -26,7 +26,6 @@ PARKED_SECONDS = 24 * 3600.0  # Partial downloads that nobody has asked for agai
 class Recovered:
     """What start-up found and did: counts, for the log."""
 
-    index_rebuilt: bool = False
     snapshots_restored: int = 0
     snapshots_removed: int = 0
     blobs_forgotten: int = 0
@@ -35,7 +34,9 @@ class Recovered:
 
 
 def open_index(layout: Layout) -> Index:
-    """The index, or a new one where it is damaged; the damaged file is kept in quarantine."""
+    """The index, or a new one where it is lost or damaged; a damaged file is kept in quarantine."""
+    if not layout.index.exists() and any(layout.snapshots.iterdir()):
+        log.warning("index.lost", extra={"path": str(layout.index)})
     try:
         return Index(layout.index)
     except sqlite3.DatabaseError as error:
@@ -70,9 +71,7 @@ def _forget_fills(index: Index) -> None:
         db.execute("DELETE FROM fill")
 
 
-def _snapshots_on_disk(
-    layout: Layout, snapshots: Snapshots, done: Recovered
-) -> dict[Digest, tuple[Manifest, Origin]]:
+def _snapshots_on_disk(layout: Layout, snapshots: Snapshots, done: Recovered) -> dict[Digest, tuple[Manifest, Origin]]:
     """Snapshots whose manifest and directory agree; the rest loses its name, unless somebody holds it."""
     found: dict[Digest, tuple[Manifest, Origin]] = {}
     for name in snapshots.names():
@@ -120,9 +119,7 @@ def _finish_removals(
             done.snapshots_removed += 1
 
 
-def _forget_lost(
-    index: Index, blobs: Blobs, on_disk: dict[Digest, tuple[Manifest, Origin]], done: Recovered
-) -> None:
+def _forget_lost(index: Index, blobs: Blobs, on_disk: dict[Digest, tuple[Manifest, Origin]], done: Recovered) -> None:
     """Rows without their files."""
     for row in index.query("SELECT digest FROM snapshot"):
         if Digest(row["digest"]) not in on_disk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# sqlite-utils imports pandas where it finds it, for a feature that we do not use: 80 MB of a daemon that should be small.
+# sqlite-utils imports pandas where it finds it, for a feature that we do not use: 80 MB more for the daemon.
 _pandas = sys.modules.get("pandas")
 sys.modules["pandas"] = None  # type: ignore[assignment]
 from sqlite_utils import Database, Migrations  # noqa: E402
@@ -29,6 +29,9 @@ _FIRST = (
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE snapshot (
         digest TEXT PRIMARY KEY,
+        -- ready     complete and verified; may be handed out
+        -- evicting  chosen to go; never handed out again
+        -- damaged   a check failed; not handed out until a fill has mended it
         state TEXT NOT NULL CHECK (state IN ('ready', 'evicting', 'damaged')),
         ref TEXT NOT NULL,             -- ModelRef.key that it was first fetched for
         source TEXT NOT NULL,          -- the same as a person types it
@@ -64,7 +67,7 @@ _FIRST = (
         uid INTEGER NOT NULL,
         created_at REAL NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE fill (            -- snapshots being filled; gone with the process
+    """CREATE TABLE fill (            -- FILLING: being fetched, holds its blobs, nobody has its path
         id INTEGER PRIMARY KEY,
         source TEXT NOT NULL,
         started_at REAL NOT NULL

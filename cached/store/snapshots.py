@@ -67,7 +67,9 @@ class Snapshots:
         """Whether every name is a regular file of the right size that shares its blob's inode."""
         path = self.path(manifest.digest)
         try:
-            return all(_same_file(path / file.path, self._layout.blob(file.digest), file.size) for file in manifest.files)
+            return all(
+                _same_file(path / file.path, self._layout.blob(file.digest), file.size) for file in manifest.files
+            )
         except (OSError, CorruptBlob):
             return False
 
@@ -123,7 +125,12 @@ class Snapshots:
 
     def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files]
-        value: dict[str, Any] = {"ref": origin.ref, "source": origin.source, "revision": origin.revision, "files": files}
+        value: dict[str, Any] = {
+            "ref": origin.ref,
+            "source": origin.source,
+            "revision": origin.revision,
+            "files": files,
+        }
         temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
         with temporary.open("w") as file:
             json.dump(value, file, indent=1)

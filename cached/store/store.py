@@ -12,7 +12,6 @@ from pathlib import Path
 from cached.config import Config
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
-from cached.store.index import Index
 from cached.store.ingest import Ingest, Verified
 from cached.store.layout import Layout, RootLock
 from cached.store.leases import exclusive
@@ -115,7 +114,8 @@ class Store:
     def parked(self, older_than: float = 0.0) -> list[str]:
         """Keys of partial downloads that nobody is waiting for, oldest first; age in seconds."""
         rows = self.index.query(
-            "SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want) AND created_at <= ? ORDER BY created_at",
+            "SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want) AND created_at <= ? "
+            "ORDER BY created_at",
             (time.time() - older_than,),
         )
         return [row["key"] for row in rows]

@@ -350,3 +350,32 @@ def test_verify_finds_damage_and_repair_mends_it_in_place_for_its_holders(
         assert damaged.read_bytes() == (model / "w").read_bytes()
         assert client.call("POST", "/v1/verify", {"deep": True})["damaged"] == []
         lease.release()
+
+
+@pytest.mark.parametrize("how", ["written", "removed", "blob removed", "blob truncated"])
+def test_what_somebody_changes_behind_our_back_is_noticed_and_mended(
+    local: DaemonProcess, make_model: Model, how: str
+) -> None:
+    model = make_model(files={"config.json": b"{}", "w": 100_000})
+    with local.start().client() as client:
+        ready = client.pull(f"file://{model}")
+        name = Path(ready.path) / "w"
+        (blob,) = [path for path in (local.root / "blobs").rglob("*") if path.is_file() and path.stat().st_size > 2]
+        os.chmod(name, 0o644)
+        if how == "written":
+            name.write_bytes(os.urandom(100_000))
+        elif how == "removed":
+            os.chmod(name.parent, 0o755)
+            name.unlink()
+        elif how == "blob removed":
+            blob.unlink()
+        else:
+            with blob.open("r+b") as file:
+                file.truncate(10)
+        while client.call("GET", "/v1/snapshots")["snapshots"][0]["state"] != "damaged":
+            pass  # Bounded by the test's time-out.
+        with pytest.raises(NotCached):
+            client.path(f"file://{model}")
+        assert client.pull(f"file://{model}").path == ready.path
+        assert name.read_bytes() == (model / "w").read_bytes()
+        assert client.path(f"file://{model}").hit

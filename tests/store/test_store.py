@@ -254,9 +254,7 @@ def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
         RootLock.take(Layout(tmp_path / "r"))
 
 
-def test_a_file_system_where_flock_does_not_exclude_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_where_flock_does_not_exclude_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
     with pytest.raises(StoreDegraded, match="does not exclude"):
         RootLock.take(Layout(tmp_path / "r"))

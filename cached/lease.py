@@ -1,0 +1,65 @@
+"""A lease: the shared flock that keeps a snapshot where it is for as long as a process wants it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from typing import Self
+
+from cached.wire import Ready
+
+
+class Lease:
+    """A hold on a snapshot: until `release`, or until the process ends, its files stay where they are.
+
+    Dropping the object does not end the lease; a forked child that inherits it holds it too.
+    """
+
+    def __init__(self, ready: Ready, fd: int) -> None:
+        self.path = ready.path
+        self.digest = ready.digest
+        self.revision = ready.revision
+        self.source = ready.source
+        self.size = ready.size
+        self.hit = ready.hit
+        self.stale = ready.stale
+        self._fd: int | None = fd
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "held" if self._fd is not None else "released"
+        return f"<Lease {self.source}@{self.revision[:12]} {state} {self.path}>"
+
+    def release(self) -> None:
+        """End the lease; the path may go at any time after. Calling it again does nothing."""
+        with self._lock:
+            fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def take(lock: str) -> int | None:
+    """A shared flock on the snapshot's lock file; None when the snapshot is being or has been removed."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
+            return fd
+    except BlockingIOError:
+        time.sleep(0.001)  # An eviction holds it, for as long as a rename takes.
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None

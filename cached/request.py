@@ -1,0 +1,62 @@
+"""What an acquire asks for, as the client writes it on the wire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cached.wire import FORWARDED
+
+DEFAULTS: dict[str, Any] = {
+    "revision": None,
+    "include": (),
+    "exclude": (),
+    "max_age": None,
+    "offline": False,
+    "pin": False,
+    "keep": None,
+    "abandon": False,
+    "require": None,
+}
+
+
+def acquire_body(
+    uri: str,
+    revision: str | None,
+    include: Iterable[str],
+    exclude: Iterable[str],
+    max_age: float | None,
+    offline: bool,
+    pin: bool,
+    keep: float | None,
+    abandon: bool,
+    require: str | None,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"uri": uri}
+    if revision is not None:
+        body["revision"] = revision
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        if patterns:
+            body[name] = [patterns] if isinstance(patterns, str) else list(patterns)
+    for name, number in (("max_age", max_age), ("keep", keep), ("require", require)):
+        if number is not None:
+            body[name] = number
+    body.update({name: True for name, flag in (("offline", offline), ("pin", pin), ("abandon", abandon)) if flag})
+    forwarded = credentials(os.environ)
+    if forwarded:
+        body["credentials"] = forwarded
+    return body
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's own, for the source; the daemon keeps them in memory for this request only."""
+    found = {name: environ[name] for name in FORWARDED if environ.get(name)}
+    key_file = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if key_file:
+        try:
+            found["GOOGLE_APPLICATION_CREDENTIALS_JSON"] = Path(key_file).read_text()
+        except OSError:
+            pass  # Google's own libraries will say so, if it matters to anyone.
+    return found
