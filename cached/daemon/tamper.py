@@ -64,9 +64,8 @@ class Tamper:
         for row in blobs.values():
             blob = Digest(row["digest"])
             problem = self._store.blobs.damage(blob, row["size"], row["pieces"], deep=False)
-            if problem and index.query("SELECT 1 FROM blob WHERE digest = ?", (blob.hex,)):
+            if problem and self._store.condemn(blob) is not None:
                 log.error("tamper.blob", extra={"digest": blob.hex, "what": what, "problem": problem})
-                self._store.condemn(blob)
         self._check_links(digest, what)
 
     def _check_links(self, digest: Digest, what: str) -> None:

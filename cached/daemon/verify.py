@@ -34,6 +34,8 @@ class Verifier:
             if problem is None:
                 continue
             snapshots = await self._threads.disk(self._cache.store.condemn, digest)
+            if snapshots is None:  # Noticed by the watch, and found below; or evicted while we read it.
+                continue
             finding = {
                 "digest": str(digest),
                 "path": str(self._cache.store.blobs.path(digest)),

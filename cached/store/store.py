@@ -120,9 +120,14 @@ class Store:
         )
         return [row["key"] for row in rows]
 
-    def condemn(self, digest: Digest) -> list[Digest]:
-        """A blob failed a check: put it aside. The snapshots that have it are not handed out until mended."""
+    def condemn(self, digest: Digest) -> list[Digest] | None:
+        """A blob failed a check: put it aside. The snapshots that have it are not handed out until mended.
+
+        None when somebody else has condemned or removed it meanwhile.
+        """
         with self._publishing:
+            if not self.index.query("SELECT 1 FROM blob WHERE digest = ?", (digest.hex,)):
+                return None
             affected = self.index.damaged(digest)
             self.blobs.quarantine(digest)
         for snapshot in affected:

@@ -1,7 +1,8 @@
 """S3 by rclone, on a folder: fast enough to time against.
 
-It answers ranges with 200 and a right Content-Range, ignores If-Match and has no versions. Files may also be put
-into `folder/<bucket>/` directly.
+It answers ranges with 200 and a right Content-Range, ignores If-Match and has no versions. For its ETags it hashes
+the whole object at every request, each range included: for large files take `etags=False`, and there are none.
+Files may also be put into `folder/<bucket>/` directly.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from tests.servers.process import BIN
 
 
 class RcloneS3(S3Server):
-    def __init__(self, folder: Path | None = None, *, auth: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, *, auth: bool = True, etags: bool = True) -> None:
         super().__init__()
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="rclone-"))
-        self._auth = auth
+        self._auth, self._etags = auth, etags
 
     def command(self) -> list[str]:
         program = str(BIN / "rclone")
         # No directory cache: files that appear in the folder are objects at once.
         options = ["--addr", f"127.0.0.1:{self.port}", "--dir-cache-time", "0s", "--config", os.devnull]
+        if not self._etags:
+            options += ["--etag-hash", ""]
         if self._auth:
             options += ["--auth-key", f"{self.access_key},{self.secret_key}"]
         return [program, "serve", "s3", *options, str(self.folder)]

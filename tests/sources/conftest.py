@@ -38,6 +38,12 @@ def rclone(no_accounts: None) -> Iterator[RcloneS3]:
 
 
 @pytest.fixture(scope="session")
+def untagged(no_accounts: None) -> Iterator[RcloneS3]:
+    with RcloneS3(etags=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def gcs(no_accounts: None) -> Iterator[GcsEmulator]:
     with GcsEmulator() as server:
         yield server
@@ -78,9 +84,10 @@ def remote(
 
 def _make(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> remotes.Remote:
     factories: dict[str, Callable[[], remotes.Remote]] = {
-        "moto": lambda: remotes.s3(request.getfixturevalue("moto")),
-        "moto-versioned": lambda: remotes.s3(request.getfixturevalue("moto"), versioned=True),
-        "rclone": lambda: remotes.s3(request.getfixturevalue("rclone")),
+        "moto": lambda: remotes.s3("moto", request.getfixturevalue("moto")),
+        "moto-versioned": lambda: remotes.s3("moto-versioned", request.getfixturevalue("moto"), versioned=True),
+        "rclone": lambda: remotes.s3("rclone", request.getfixturevalue("rclone")),
+        "rclone-untagged": lambda: remotes.s3("rclone-untagged", request.getfixturevalue("untagged")),
         "gcs": lambda: remotes.gcs(request.getfixturevalue("gcs")),
         "hub": lambda: remotes.hub(request.getfixturevalue("hub")),
         "file": lambda: remotes.folder(tmp_path_factory.mktemp("models")),

@@ -69,7 +69,7 @@ class Remote:
             self.registries.popitem()[1].close()
 
 
-def s3(server: Moto | RcloneS3, *, versioned: bool = False) -> Remote:
+def s3(name: str, server: Moto | RcloneS3, *, versioned: bool = False) -> Remote:
     def place(name: str) -> str:
         return f"s3://{server.bucket('versioned' if versioned else 'models', versioned=versioned)}/{name}/llama"
 
@@ -87,7 +87,7 @@ def s3(server: Moto | RcloneS3, *, versioned: bool = False) -> Remote:
 
     moto = isinstance(server, Moto)
     return Remote(
-        name=("moto-versioned" if versioned else "moto") if moto else "rclone",
+        name=name,
         settings={"s3_endpoint": server.endpoint},
         place=place,
         write=write,

@@ -15,7 +15,7 @@ from tests.servers.process import free_port
 from tests.sources.remotes import Remote
 
 NETWORKED = ["moto", "rclone", "gcs", "hub"]
-EVERY = [*NETWORKED, "moto-versioned", "file", "memory"]
+EVERY = [*NETWORKED, "moto-versioned", "rclone-untagged", "file", "memory"]
 CANARY = "canary-6f1d"
 
 every = pytest.mark.parametrize("remote", EVERY, indirect=True)
