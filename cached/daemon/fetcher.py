@@ -20,6 +20,7 @@ log = logging.getLogger("cached.fetch")
 
 FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
 LONGEST_PAUSE = 10.0
+LONGEST_ASKED = 60.0  # Of a Retry-After; the caller should hear of an origin that wants more.
 
 
 @dataclass(eq=False, slots=True)
@@ -147,11 +148,18 @@ class Fetcher:
             except (SourceUnavailable, SizeMismatch) as error:
                 if attempt == self._config.retries:
                     raise
-                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                pause = _pause(attempt, error)
                 log.warning(
                     "piece.retry", extra={"file": work.ingest.entry.path, "why": error.message, "in": round(pause, 2)}
                 )
                 await asyncio.sleep(pause)
+
+
+def _pause(attempt: int, error: CachedError) -> float:
+    """Seconds to wait after that attempt: twice as long each time, with jitter, and never less than the source asks."""
+    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    asked = error.retry_after if isinstance(error, SourceUnavailable) else None
+    return max(own, min(asked or 0.0, LONGEST_ASKED))
 
 
 def _read(reader: Reader, ingest: Ingest, piece: Piece) -> None:
