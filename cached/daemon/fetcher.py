@@ -157,7 +157,7 @@ class Fetcher:
 
 def _pause(attempt: int, error: CachedError) -> float:
     """Seconds to wait after that attempt: twice as long each time, with jitter, and never less than the source asks."""
-    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
     asked = error.retry_after if isinstance(error, SourceUnavailable) else None
     return max(own, min(asked or 0.0, LONGEST_ASKED))
 
