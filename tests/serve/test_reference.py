@@ -1,0 +1,61 @@
+"""What an LLMConfig's model source means to the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serve_integration.reference import Reference, ray_form, reference
+
+
+@pytest.mark.parametrize(
+    ("source", "uri"),
+    [
+        ("org/name", "hf://org/name"),
+        ("gpt2", "hf://gpt2"),
+        ("org/name@v1", "hf://org/name@v1"),
+        ("hf://org/name@v1", "hf://org/name@v1"),
+        ("s3://bucket/prefix/", "s3://bucket/prefix/"),
+        ("s3://anonymous@bucket/prefix", "s3://anonymous@bucket/prefix"),
+        ("gs://bucket/prefix", "gs://bucket/prefix"),
+        ("abfss://box@account/prefix", "abfss://box@account/prefix"),
+        ({"bucket_uri": "s3://bucket/prefix"}, "s3://bucket/prefix"),
+        (SimpleNamespace(bucket_uri="gs://bucket/prefix"), "gs://bucket/prefix"),
+    ],
+)
+def test_a_remote_source_is_asked_of_the_cache(source: object, uri: str) -> None:
+    assert reference("chat", source) == Reference(uri)
+
+
+@pytest.mark.parametrize("source", [None, {"bucket_uri": None}, SimpleNamespace(bucket_uri=None)])
+def test_the_model_id_is_the_source_when_none_is_given(source: object) -> None:
+    assert reference("org/name", source) == Reference("hf://org/name")
+
+
+def test_an_existing_folder_is_left_alone_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert reference("chat", "org/name") is None
+    assert reference("chat", str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("source", ["/models/x", "./x", "../x", "~/x", "org/name:Q4_K_M", "org/name/file.gguf"])
+def test_what_only_the_engine_can_read_is_left_to_it(source: str) -> None:
+    assert reference("chat", source) is None
+
+
+def test_the_engines_revision_selects_among_hub_commits_and_nothing_else() -> None:
+    assert reference("chat", "org/name", "v2") == Reference("hf://org/name", "v2")
+    assert reference("chat", "s3://bucket/prefix", "v2") == Reference("s3://bucket/prefix")
+
+
+def test_a_hub_uri_falls_back_to_the_name_and_revision_that_ray_knows() -> None:
+    assert ray_form(Reference("hf://org/name@v1")) == ("org/name", "v1")
+    assert ray_form(Reference("hf://org/name", "v2")) == ("org/name", "v2")
+    assert ray_form(Reference("file:///models/x")) == ("/models/x", None)
+
+
+def test_a_bucket_falls_back_as_it_is() -> None:
+    assert ray_form(Reference("s3://bucket/prefix")) is None
