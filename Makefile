@@ -11,6 +11,9 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX
 # The test that boots systemd needs root and systemd-nspawn; the others run anywhere.
 BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 
+# Tests start hundreds of interpreters; without byte code each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check bench clean
 

@@ -37,7 +37,9 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: int = CALLERS) -> dict[str, Any]:
+def measure(
+    folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: int = CALLERS, settle: float = SETTLE_SECONDS
+) -> dict[str, Any]:
     """Everything, in milliseconds and bytes. The model: four shards and five small files, on `main` and at a commit.
 
     One caller makes `hits` hits in a round, and many make as many between them, but no fewer than 20 each.
@@ -53,7 +55,7 @@ def measure(folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: 
             client.pull(uri, revision="main")
         daemon.stop()
         daemon.start()
-        resident = _idle_bytes(daemon)
+        resident = _idle_bytes(daemon, settle)
         hub.reset()
         times = {
             "commit, 1 caller": _median(rounds, lambda: time_hits(socket, uri, commit, 1, hits)),
@@ -63,7 +65,7 @@ def measure(folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: 
             ),
         }
         requests = len(hub.requests)
-        after = _idle_bytes(daemon)
+        after = _idle_bytes(daemon, settle)
     finally:
         daemon.close()
     return {
@@ -72,7 +74,7 @@ def measure(folder: Path, hub: HubStub, rounds: int, hits: int = 2000, callers: 
         "origin_requests_of_all_hits": requests,
         "huggingface_hub": _hub(folder, hub, commit, rounds),
         "daemon_resident_bytes": {"idle": resident, "idle_after_the_hits": after},
-        "import_ms": import_cost(folder / "bytecode"),
+        "import_ms": import_cost(folder / "bytecode", rounds * 4),
     }
 
 
@@ -99,9 +101,9 @@ def _median(rounds: int, measured: Callable[[], dict[str, float]]) -> dict[str, 
     return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 
-def _idle_bytes(daemon: DaemonProcess) -> int:
+def _idle_bytes(daemon: DaemonProcess, settle: float) -> int:
     assert daemon.process
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(settle)
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 

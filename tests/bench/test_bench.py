@@ -20,7 +20,7 @@ def test_percentiles_are_those_of_the_sample() -> None:
 
 def test_a_run_has_every_figure_and_its_hits_never_ask_the_origin(tmp_path: Path) -> None:
     with HubStub() as hub:
-        found = measure(tmp_path, hub, rounds=1, hits=40, callers=2)
+        found = measure(tmp_path, hub, rounds=1, hits=40, callers=2, settle=0)
     assert found["origin_requests_of_all_hits"] == 0
     assert json.loads(json.dumps(found)) == found
     text = table(found)
