@@ -7,6 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -27,7 +28,7 @@ from cached.errors import CachedError, ModelNotFound, RevisionNotFound, SourceEr
 from cached.model import Checksum, Credentials, Digest, Entry, Listing, ModelRef
 from cached.sources.base import Reader
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
-from cached.sources.web import Web, origin, web_errors
+from cached.sources.web import Judge, Web, origin, web_errors
 
 REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.
@@ -129,6 +130,7 @@ class HubReader:
         self._url = file_url(endpoint, listing, entry)
         self._private = private
         self._link: str | None = None
+        self._finding = threading.Lock()
         self._name = f"{entry.path} of {spoken(listing.ref)}"
 
     def __repr__(self) -> str:
@@ -138,33 +140,44 @@ class HubReader:
         if not length:
             return b""
         span = Span(self._name, offset, length, self._entry.size)
-        link = self._link
-        if link is not None:
-            try:
-                return self._get(span, link)
-            except _LinkExpired:
-                self._link = None
-        return self._get(span, self._url)
+        with ExitStack() as turn:
+            if self._link is None:
+                # One caller finds the link; the others wait for it rather than ask the Hub once each.
+                turn.enter_context(self._finding)
+            link = self._link
+            if link is not None:
+                turn.close()
+                try:
+                    return self._get(span, link, self._judge_link)
+                except _LinkExpired:
+                    if self._link == link:
+                        self._link = None
+                return self.read(offset, length)
+            return self._get(span, self._url, self._found(turn))
 
     def recheck(self) -> None:
         """Nothing to do: the commit pins the file."""
 
     def close(self) -> None: ...
 
-    def _get(self, span: Span, url: str) -> bytes:
-        data, last = self._web.read(
-            self._ref,
-            span,
-            url,
-            timeout=self._timeout,
-            judge=self._judge if url == self._url else self._judge_link,
-            private=self._private if url == self._url else None,
-            trusted=url == self._url,
-            hop=self._judge,
+    def _get(self, span: Span, url: str, judge: Judge) -> bytes:
+        home = url == self._url
+        private = self._private if home else None
+        data, _ = self._web.read(
+            self._ref, span, url, timeout=self._timeout, judge=judge, private=private, trusted=home, hop=self._judge
         )
-        if origin(last) != origin(self._url):
-            self._link = last
         return data
+
+    def _found(self, turn: ExitStack) -> Judge:
+        """Judges the answer to a request to the Hub, keeps the link that it led to, and lets the others go on."""
+
+        def judge(response: httpx2.Response) -> None:
+            self._judge(response)
+            if origin(str(response.url)) != origin(self._url):
+                self._link = str(response.url)
+            turn.close()
+
+        return judge
 
     def _judge_link(self, response: httpx2.Response) -> None:
         if response.status_code in _EXPIRED:

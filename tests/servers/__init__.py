@@ -1,7 +1,7 @@
 """Real servers for tests, each on 127.0.0.1 and a free port, ready when its `with` block begins.
 
 with Moto() as s3: s3.put("bucket", "llama/config.json", b"{}"); s3.endpoint
-with RcloneS3() as s3: …                    # keys: s3.access_key, s3.secret_key; auth=False: open to all, etags=False: fast
+with RcloneS3() as s3: …    # s3.access_key, s3.secret_key; auth=False: open to all; etags=False: much faster
 with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()

@@ -81,6 +81,7 @@ class HubStub(LoopServer):
         self.page_size = 1000
         self.overwritten: dict[tuple[str, str, str], bytes] = {}
         self._blobs: dict[str, bytes] = {}
+        self._known: dict[bytes, tuple[str, str]] = {}
         self._failures: list[Failure] = []
         self._signature = 0
         self._left: int | None = None
@@ -97,11 +98,11 @@ class HubStub(LoopServer):
             repository = self.repositories.setdefault(repo, Repository())
             parent = repository.refs.get(branch, "")
             content = {**(repository.commits.get(parent, {}) if keep else {}), **files}
-            seed = [repo, parent, len(repository.commits), sorted((p, git_sha1(d)) for p, d in content.items())]
+            seed = [repo, parent, len(repository.commits), sorted((p, self._hashes(d)[1]) for p, d in content.items())]
             commit = hashlib.sha1(json.dumps(seed).encode()).hexdigest()
             repository.commits[commit] = content
             repository.refs[branch] = commit
-            self._blobs.update({hashlib.sha256(data).hexdigest(): data for data in files.values()})
+            self._blobs.update({self._hashes(data)[0]: data for data in files.values()})
             return commit
 
     def tag(self, repo: str, name: str, commit: str) -> None:
@@ -147,6 +148,12 @@ class HubStub(LoopServer):
         self._failures.clear()
         self.bytes_served = 0
         self._left = None
+
+    def _hashes(self, data: bytes) -> tuple[str, str]:
+        """sha256 and git's sha1, worked out once: models are large, and requests for them many."""
+        if data not in self._known:
+            self._known[data] = hashlib.sha256(data).hexdigest(), git_sha1(data)
+        return self._known[data]
 
     # The servers.
 
@@ -217,9 +224,9 @@ class HubStub(LoopServer):
         return sibling
 
     def _tree_entry(self, name: str, data: bytes) -> dict[str, object]:
-        entry: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)}
+        sha256, oid = self._hashes(data)
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": oid}
         if is_large(name, data):
-            sha256 = hashlib.sha256(data).hexdigest()
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
             entry["oid"] = git_sha1(pointer)
             entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}
@@ -264,9 +271,9 @@ class HubStub(LoopServer):
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if not is_large(name, data):
             data = self.overwritten.get((repo, commit, name), data)
-            return await self._send(request, data, {**headers, "ETag": f'"{git_sha1(data)}"'})
-        sha256 = hashlib.sha256(data).hexdigest()
-        headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{git_sha1(data)}"'}
+            return await self._send(request, data, {**headers, "ETag": f'"{self._hashes(data)[1]}"'})
+        sha256, oid = self._hashes(data)
+        headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{oid}"'}
         file = quote(f"{repo}@{commit}@{name}", safe="")
         headers["Location"] = f"{self.cdn}/{sha256}?file={file}&Signature=s{self._signature}"
         return web.Response(status=302, headers=headers, text="Found. Redirecting")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ def test_signed_link_is_kept_for_all_ranges_and_renewed_when_it_runs_out(
     parts += [reader.read(at, 100_000) for at in range(300_000, 700_000, 100_000)]
     assert b"".join(parts) == WEIGHTS
     assert hub.count("/resolve/") == 2
+
+
+def test_threads_that_start_together_ask_the_hub_for_one_link(hub: HubStub, source: HubSource, repo: str) -> None:
+    listing = resolve(source, repo)
+    entry = next(entry for entry in listing.entries if entry.path == "model.safetensors")
+    reader = source.open(listing, entry, NOBODY)
+    for links in (1, 2):
+        with ThreadPoolExecutor(7) as pool:
+            parts = list(pool.map(lambda at: reader.read(at, 100_000), range(0, 700_000, 100_000)))
+        assert b"".join(parts) == WEIGHTS and hub.count("/resolve/") == links
+        hub.expire_links()
 
 
 def test_only_the_asked_bytes_cross_the_network(hub: HubStub, source: HubSource, repo: str) -> None:

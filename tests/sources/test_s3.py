@@ -13,7 +13,7 @@ from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Credentials, Listing, ModelRef
 from cached.sources.s3 import S3Source
-from tests.servers import CountingProxy, Moto, RcloneS3
+from tests.servers import CountingProxy, HubStub, Moto, RcloneS3
 from tests.servers.moto import S3Server
 
 OLD, NEW = os.urandom(200_000), os.urandom(200_000)
@@ -178,6 +178,14 @@ def test_connection_cut_in_the_middle_of_a_range_is_unavailable(moto: Moto, buck
             reader.read(0, 200_000)
         proxy.restore()
         assert reader.read(0, 200_000) == OLD
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_broken_server_is_unavailable_at_the_first_try(hub: HubStub, moto: Moto, status: int) -> None:
+    hub.fail(status, times=10, headers={"Retry-After": "9"})  # Any server that answers so will do.
+    with pytest.raises(SourceUnavailable) as caught:
+        resolve(source_at(hub.endpoint), "s3://models/m", keys(moto))
+    assert len(hub.requests) == 1 and caught.value.retry_after == 9.0
 
 
 def test_secrets_are_in_no_representation(moto: Moto, at_moto: S3Source, bucket: str) -> None:
