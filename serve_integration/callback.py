@@ -98,6 +98,6 @@ def _line(wanted: Reference, held: Held) -> str:
     """The one line of a loaded model, as `name=value` pairs."""
     return (
         f"cached: model={wanted} path={held.path} digest={held.digest} revision={held.revision} "
-        f"{'hit' if held.hit else 'miss'} seconds={held.seconds:g} bytes={held.size} fetched={held.fetched}"
+        f"{'hit' if held.hit else 'miss'} seconds={held.seconds:g} bytes={held.size}"
         f"{' stale' if held.stale else ''}"
     )

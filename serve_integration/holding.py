@@ -27,7 +27,7 @@ _actors: list[Any] = []
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One node's copy. `size` and `fetched` in bytes, `seconds` from asking to holding."""
+    """One node's copy. `size` in bytes, `seconds` from asking to holding."""
 
     path: str
     digest: str
@@ -35,7 +35,6 @@ class Held:
     hit: bool
     stale: bool
     size: int
-    fetched: int
     seconds: float
 
 
@@ -113,13 +112,12 @@ def _check(wanted: Reference, held: Sequence[Held]) -> None:
     paths = sorted({copy.path for copy in held})
     if len(paths) > 1:
         raise CachedError(
-            f"The nodes of the replica keep {wanted} at {' and '.join(paths)}; give every daemon one root."
+            f"The nodes of the replica keep {wanted} at {' and '.join(paths)}; give every daemon the same root."
         )
 
 
 async def _acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
     started = time.monotonic()
-    progress = _Reporter(str(wanted))
     lease = await Client(settings.socket).acquire_async(
         wanted.uri,
         revision=wanted.revision,
@@ -128,26 +126,22 @@ async def _acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
         max_age=settings.max_age,
         timeout=settings.timeout,
         require="llm",
-        progress=progress,
+        progress=_Reporter(str(wanted)),
     )
-    seconds = time.monotonic() - started
-    fetched = 0 if lease.hit else progress.fetched
-    return Held(
-        lease.path, lease.digest, lease.revision, lease.hit, lease.stale, lease.size, fetched, round(seconds, 4)
-    ), lease
+    seconds = round(time.monotonic() - started, 4)
+    held = Held(lease.path, lease.digest, lease.revision, lease.hit, lease.stale, lease.size, seconds)
+    return held, lease
 
 
 class _Reporter:
     """Says now and then how far a long fetch is, so that a starting replica does not look stuck."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.fetched = 0
         self._name = name
         self._clock = clock
         self._spoke = clock()
 
     def __call__(self, progress: Progress) -> None:
-        self.fetched = max(0, progress.done_bytes - progress.cached_bytes)
         if self._clock() - self._spoke >= PROGRESS_SECONDS:
             self._spoke = self._clock()
             done, total = progress.done_bytes, progress.total_bytes

@@ -11,9 +11,9 @@ MARK = "STARTED_BY_RUN"  # Not CACHED_…: the daemon's environment is cleared o
 PATIENCE_SECONDS = 10.0
 
 
-def marked(mark: str) -> list[int]:
+def marked(mark: str, variable: str = MARK) -> list[int]:
     """Process ids, this process's own left out."""
-    wanted = f"{MARK}={mark}".encode()
+    wanted = f"{variable}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

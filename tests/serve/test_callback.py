@@ -85,7 +85,6 @@ async def test_one_line_says_where_the_model_is_and_what_it_took(
         (line,) = lines
         for part in (f"model={model}", f"path={held[-1].path}", f"digest={held[-1].digest}", outcome, "bytes=100002"):
             assert part in line
-        assert ("fetched=0" in line) == (outcome == "hit")
 
 
 async def test_the_lease_outlives_the_callback(daemon: DaemonProcess, model: str, held: list[Any]) -> None:
@@ -212,4 +211,3 @@ def test_a_long_fetch_is_reported_now_and_then(lines: list[str]) -> None:
         now[0] = float(second)
         report(Progress("fetching", done_bytes=second, total_bytes=40, cached_bytes=1))
     assert [line.rpartition(": ")[2] for line in lines] == ["15 of 40 bytes", "30 of 40 bytes"]
-    assert report.fetched == 38
