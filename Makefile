@@ -40,10 +40,11 @@ demo: setup  ## deploy a model twice through the cache; the second time the orig
 
 test: setup  ## run every test
 	@test -n "$(BOOTS)" || echo "Leaving out the test that boots systemd: it needs root and systemd-nspawn."
-	$(BIN)/python -m pytest tests $(if $(BOOTS),,-m 'not systemd')
+	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd'
+	$(BIN)/python -m pytest tests -m 'serve$(if $(BOOTS), or systemd)'
 
 test-fast: setup  ## run the tests that need neither Ray nor vLLM nor a booted systemd
-	$(BIN)/python -m pytest tests -m 'not serve and not systemd'
+	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd'
 
 check: setup  ## lint, format check, strict types, import rules
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ for _name in [name for name in os.environ if name.startswith(("CACHED_", "HF_", 
     del os.environ[_name]  # A developer's own settings and credentials must not decide a test.
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["NO_GCE_CHECK"] = "true"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Tests start `cached` hundreds of times; compiling it once is enough.
 
 
 @pytest.fixture
