@@ -143,7 +143,9 @@ class HubReader:
         with ExitStack() as turn:
             if self._link is None:
                 # One caller finds the link; the others wait for it rather than ask the Hub once each.
-                turn.enter_context(self._finding)
+                if not self._finding.acquire(timeout=self._timeout):
+                    raise unavailable(self._ref, "it did not answer in time")
+                turn.callback(self._finding.release)
             link = self._link
             if link is not None:
                 turn.close()
