@@ -11,51 +11,14 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from aiohttp import web
 
+from tests.servers.hub_state import Failure, Repository, Seen, git_sha1, is_large, refusal
 from tests.servers.loop import LoopServer
 
-LARGE = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".msgpack")  # Kept as LFS whatever their size …
-LARGE_BYTES = 10 << 20  # … and everything else above this.
 CHUNK = 1 << 18
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One request, as it came in."""
-
-    method: str
-    path: str
-    server: str  # "hub" or "cdn".
-    headers: Mapping[str, str]
-
-
-@dataclass
-class Repository:
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)  # Branches and tags.
-    gated: bool = False
-    private: bool = False
-    readers: frozenset[str] = frozenset()  # Tokens that have access when it is gated or private.
-
-
-@dataclass
-class Failure:
-    part: str
-    left: int
-    status: int
-    headers: Mapping[str, str]
-
-
-def git_sha1(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def is_large(path: str, data: bytes) -> bool:
-    return path.endswith(LARGE) or len(data) > LARGE_BYTES
 
 
 class HubStub(LoopServer):
@@ -251,13 +214,13 @@ class HubStub(LoopServer):
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         allowed = repository is not None and token in repository.readers
         if repository is None or (repository.private and not allowed):
-            return _refusal(404 if token else 401, "RepoNotFound", "Repository not found")
+            return refusal(404 if token else 401, "RepoNotFound", "Repository not found")
         if repository.gated and file and not allowed:
-            return _refusal(403 if token else 401, "GatedRepo", f"Access to model {repo} is restricted.")
+            return refusal(403 if token else 401, "GatedRepo", f"Access to model {repo} is restricted.")
         commit = repository.refs.get(revision, revision)
         matches = [known for known in repository.commits if len(commit) >= 7 and known.startswith(commit)]
         if len(matches) != 1:
-            return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository, matches[0]
 
     async def _resolve(self, request: web.Request, repo: str, revision: str, name: str) -> web.StreamResponse:
@@ -267,7 +230,7 @@ class HubStub(LoopServer):
         repository, commit = found
         data = repository.commits[commit].get(name)
         if data is None:
-            return _refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
+            return refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if not is_large(name, data):
             data = self.overwritten.get((repo, commit, name), data)
@@ -327,8 +290,3 @@ class HubStub(LoopServer):
                     request.transport.abort()
                 return
         await response.write_eof()
-
-
-def _refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    named = {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}
-    return web.json_response({"error": message}, status=status, headers=named)

@@ -1,18 +1,15 @@
-"""The Hub: the stub is held against the real client, and the source against the stub."""
+"""The Hub: commits, digests, access, signed links and failures."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import snapshot_download
 
 from cached.config import Config
 from cached.errors import (
@@ -29,7 +26,6 @@ from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub
 from tests.servers.hub import git_sha1
-from tests.servers.process import BIN
 
 WEIGHTS = os.urandom(700_000)
 MODEL = {"config.json": b'{"model_type": "llama"}', "model.safetensors": WEIGHTS, "sub/tokenizer.json": b"[]"}
@@ -63,48 +59,6 @@ def read(source: HubSource, listing: Listing, path: str, credentials: Credential
 
 def token(value: str) -> Credentials:
     return Credentials({"HF_TOKEN": value})
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
-def plain_environment(hub: HubStub, home: Path) -> dict[str, str]:
-    extra = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": TOKEN}
-    return {**os.environ, **extra}
-
-
-def test_stub_is_accepted_by_hf_download(hub: HubStub, repo: str, tmp_path: Path) -> None:
-    command = [str(BIN / "hf"), "download", repo, "--local-dir", str(tmp_path / "model")]
-    done = subprocess.run(command, env=plain_environment(hub, tmp_path / "home"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert files_below(tmp_path / "model") == MODEL
-
-
-@pytest.mark.parametrize("revision", ["main", "v1.0", "commit"])
-def test_stub_is_accepted_by_snapshot_download(hub: HubStub, repo: str, tmp_path: Path, revision: str) -> None:
-    commit = hub.repositories[repo].refs["main"]
-    hub.tag(repo, "v1.0", commit)
-    named = commit if revision == "commit" else revision
-    script = f"import huggingface_hub as h; print(h.snapshot_download({repo!r}, revision={named!r}))"
-    done = subprocess.run(
-        [str(BIN / "python"), "-c", script],
-        env=plain_environment(hub, tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    folder = Path(done.stdout.strip())
-    assert folder.name == commit and files_below(folder) == MODEL
-
-
-def test_source_and_snapshot_download_give_the_same_files(
-    hub: HubStub, source: HubSource, repo: str, tmp_path: Path
-) -> None:
-    theirs = snapshot_download(repo, endpoint=hub.endpoint, cache_dir=tmp_path, token=False)
-    listing = resolve(source, repo)
-    assert {entry.path: read(source, listing, entry.path) for entry in listing.entries} == files_below(Path(theirs))
 
 
 def test_digests_are_known_for_large_files_and_git_sha1_for_small_ones(source: HubSource, repo: str) -> None:
