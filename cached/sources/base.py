@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from cached.model import Credentials, Entry, Listing, ModelRef
 
@@ -17,6 +18,17 @@ class Reader(Protocol):
         """After the last read: SourceChanged if the version could not be pinned and has moved meanwhile."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FastReader(Reader, Protocol):
+    """A reader with a fast lane."""
+
+    def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
+        """Give exactly those bytes to `sink`, in order, slice by slice; a slice is valid only during the call.
+
+        False when the fast lane is not for this answer: sink has got nothing, and `read` will say why.
+        """
 
 
 class Source(Protocol):

@@ -8,14 +8,18 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from http.client import HTTPMessage
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import botocore.exceptions as boto  # type: ignore[import-untyped]
 import s3fs
+from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 
@@ -23,6 +27,7 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
+from cached.sources.lane import Lanes, Request
 from cached.sources.transfer import Collector, Span, bytes_to_skip, changed, denied, from_status, spoken, unavailable
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
@@ -48,6 +53,7 @@ class S3Source:
         self._endpoint = config.s3_endpoint or environment or ""
         self._clients: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._lanes = Lanes()
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         bucket, prefix, _ = _split(ref)
@@ -64,11 +70,12 @@ class S3Source:
         bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
         key = f"{prefix}/{entry.path}" if prefix else entry.path
         client = self._client(listing.ref, credentials)
-        return S3Reader(client, listing.ref, bucket, key, entry, float(self._config.read_timeout))
+        return S3Reader(client, self._lanes, listing.ref, bucket, key, entry, float(self._config.read_timeout))
 
     def close(self) -> None:
         with self._lock:
             self._clients.clear()
+        self._lanes.close()
 
     def _where(self) -> str:
         return f"s3://{self._endpoint.partition('://')[2].rstrip('/') or 'amazonaws.com'}/"
@@ -141,8 +148,10 @@ class S3Source:
 class S3Reader:
     """Each range carries `If-Match` or a versionId, and each answer's ETag and length are compared as well."""
 
-    def __init__(self, client: Any, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float) -> None:
-        self._client, self._ref, self._entry, self._timeout = client, ref, entry, timeout
+    def __init__(
+        self, client: Any, lanes: Lanes, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float
+    ) -> None:
+        self._client, self._lanes, self._ref, self._entry, self._timeout = client, lanes, ref, entry, timeout
         self._object = {"Bucket": bucket, "Key": key}
         self._etag, _, modified = entry.version.partition(" ")
         self._modified = datetime.fromisoformat(modified)
@@ -160,6 +169,43 @@ class S3Reader:
         with s3_errors(self._ref, self._name):
             data: bytes = sync(self._client.loop, self._get, span, timeout=self._timeout)
         return data
+
+    def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
+        if not length or not self._etag:
+            return False
+        span = Span(self._name, offset, length, self._entry.size)
+        with s3_errors(self._ref, self._name):
+            request = sync(self._client.loop, self._signed, span, timeout=self._timeout)
+        try:
+            return self._lanes.stream(request, span, self._timeout, self._same_version, sink)
+        except TimeoutError:
+            raise unavailable(self._ref, "it sends too slowly") from None
+        except OSError as error:
+            raise unavailable(self._ref, f"the connection failed: {type(error).__name__}") from None
+
+    async def _signed(self, span: Span) -> Request:
+        """A GET of the object, signed as botocore signs it; the Range is not among what is signed."""
+        await self._client.set_session()
+        client = self._client._s3
+        pin = {"If-Match": f'"{self._etag}"'} if not self._version else {}
+        query = f"?versionId={quote(self._version, safe='')}" if self._version else ""
+        path = quote(f"/{self._object['Bucket']}/{self._object['Key']}", safe="/-_.~")
+        request = AWSRequest(method="GET", url=f"{client.meta.endpoint_url.rstrip('/')}{path}{query}", headers=pin)
+        credentials = await self._client.session.get_credentials() if not self._client.anon else None
+        if credentials is not None:
+            frozen = await credentials.get_frozen_credentials()
+            S3SigV4Auth(frozen, "s3", client.meta.region_name or "us-east-1").add_auth(request)
+        return Request(request.url, dict(request.headers.items()))
+
+    def _same_version(self, headers: HTTPMessage) -> bool:
+        if str(headers.get("ETag", "")).strip('"') != self._etag:
+            return False
+        version = headers.get("x-amz-version-id")
+        if version and version != "null":
+            self._version = version
+        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match.
+        self._unpinned = self._unpinned or headers.get("x-amz-version-id") is None
+        return True
 
     def recheck(self) -> None:
         """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""

@@ -25,7 +25,7 @@ from cached.model import Checksum, Credentials, Digest, Listing, ModelRef
 from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub
-from tests.servers.hub import git_sha1
+from tests.servers.hub_state import git_sha1
 
 WEIGHTS = os.urandom(700_000)
 MODEL = {"config.json": b'{"model_type": "llama"}', "model.safetensors": WEIGHTS, "sub/tokenizer.json": b"[]"}

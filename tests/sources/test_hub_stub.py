@@ -1,4 +1,4 @@
-"""The stub of the Hub is held against the real client: what the sources' tests build on must be the real thing's like."""
+"""The stub of the Hub is held against the real client, because the other tests build on the stub."""
 
 from __future__ import annotations
 
