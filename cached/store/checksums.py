@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Protocol
+from typing import Protocol, Self
 
 import google_crc32c
 
@@ -13,8 +13,9 @@ from cached.model import Checksum, Digest
 
 
 class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
+    def copy(self) -> Self: ...
 
 
 class _Crc32c:
@@ -23,11 +24,16 @@ class _Crc32c:
     def __init__(self) -> None:
         self._crc = 0
 
-    def update(self, data: bytes, /) -> None:
-        self._crc = google_crc32c.extend(self._crc, data)
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._crc = google_crc32c.extend(self._crc, bytes(data))
 
     def hexdigest(self) -> str:
         return f"{self._crc:08x}"
+
+    def copy(self) -> Self:
+        twin = type(self)()
+        twin._crc = self._crc
+        return twin
 
 
 def _start(algorithm: str, size: int) -> _Hash:
@@ -49,10 +55,17 @@ class Checks:
         # A promised sha256 is stronger than anything beside it, and each further check costs CPU.
         self._others = [] if digest else [(checksum, _start(checksum.algorithm, size)) for checksum in checksums]
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         for _, running in self._others:
             running.update(data)
+
+    def copy(self) -> Checks:
+        """One that goes on from here by itself."""
+        twin = Checks.__new__(Checks)
+        twin._digest, twin._sha256 = self._digest, self._sha256.copy()
+        twin._others = [(checksum, running.copy()) for checksum, running in self._others]
+        return twin
 
     def finish(self, name: str) -> Digest:
         """DigestMismatch when any promise is broken."""

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,26 +75,48 @@ class Ingest:
 
     def land(self, piece: Piece, data: bytes) -> None:
         """Write one whole piece and remember its XXH3. SizeMismatch unless `data` has exactly its length."""
-        if len(data) != piece.length:
-            raise SizeMismatch(f"{self.entry.path} sent {len(data)} bytes where {piece.length} were asked for.")
+        with self.landing(piece) as landing:
+            landing.write(memoryview(data))
+
+    @contextlib.contextmanager
+    def landing(self, piece: Piece) -> Iterator[Landing]:
+        """Write one piece slice by slice; leaving the block lands it. SizeMismatch unless it is whole by then.
+
+        A piece that is next in order is checked slice by slice as well, while the bytes are in the core's cache.
+        """
         with self._lock:
             if self._closed:
                 raise StoreDegraded(f"The ingest of {self.entry.path} is closed.")
             self._users += 1
+        checks = None
         try:
-            checksum = xxhash.xxh3_128_digest(data)
-            with disk_errors(f"writing {self.entry.path}"):
-                _write_all(self._fd, data, piece.offset)
-                with self._lock:
-                    self._landed[piece.index] = checksum
-                    os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
-                if self._frontier.acquire(blocking=False):  # Whoever holds it takes our piece along.
-                    try:
-                        self._advance(piece.index, data)
-                    finally:
-                        self._frontier.release()
+            if self._frontier.acquire(blocking=False):
+                if self._next == piece.index:
+                    checks = self._checks.copy()  # A piece that breaks off must leave no trace.
+                else:
+                    self._frontier.release()
+            landing = Landing(self._fd, piece, self.entry.path, checks)
+            try:
+                yield landing
+                self._landed_now(piece, landing.finish(), checks)
+            finally:
+                if checks is not None:
+                    self._frontier.release()
+            if self._frontier.acquire(blocking=False):  # Whoever holds it takes what has landed along.
+                try:
+                    with disk_errors(f"reading {self.entry.path} back"):
+                        self._advance(-1, b"")
+                finally:
+                    self._frontier.release()
         finally:
             self._leave()
+
+    def _landed_now(self, piece: Piece, checksum: bytes, checks: Checks | None) -> None:
+        with self._lock, disk_errors(f"writing {self.entry.path}"):
+            self._landed[piece.index] = checksum
+            if checks is not None:
+                self._checks, self._next = checks, piece.index + 1
+            os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
 
     def verify(self) -> Verified:
         """Check size and every promised digest, and fsync. On DigestMismatch the bytes are gone.
@@ -182,6 +205,31 @@ class Ingest:
                 self._next += 1
 
 
+class Landing:
+    """One piece on its way to the disk."""
+
+    def __init__(self, fd: int, piece: Piece, name: str, checks: Checks | None) -> None:
+        self._fd, self._piece, self._name, self._checks = fd, piece, name, checks
+        self._done = 0
+        self._xxh3 = xxhash.xxh3_128()
+
+    def write(self, data: memoryview) -> None:
+        """The next bytes of the piece. SizeMismatch when they would be too many."""
+        if self._done + len(data) > self._piece.length:
+            raise SizeMismatch(f"{self._name} sent more than the {self._piece.length} bytes that were asked for.")
+        self._xxh3.update(data)
+        if self._checks is not None:
+            self._checks.update(data)
+        with disk_errors(f"writing {self._name}"):
+            _write_all(self._fd, data, self._piece.offset + self._done)
+        self._done += len(data)
+
+    def finish(self) -> bytes:
+        if self._done != self._piece.length:
+            raise SizeMismatch(f"{self._name} sent {self._done} bytes where {self._piece.length} were asked for.")
+        return self._xxh3.digest()
+
+
 def _recorded(state: Path) -> dict[int, bytes]:
     """Piece checksums by index. A torn last line is left out."""
     found: dict[int, bytes] = {}
@@ -194,8 +242,7 @@ def _recorded(state: Path) -> dict[int, bytes]:
     return dict(sorted(found.items()))
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
