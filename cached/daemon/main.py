@@ -93,7 +93,8 @@ def _allow_many_files() -> None:
     """Every caller is a descriptor; the usual soft limit of 1024 is there for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with contextlib.suppress(ValueError, OSError):  # A sandbox may forbid it; the unit sets both anyway.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _flush(cache: Cache, threads: Threads) -> None:
