@@ -73,9 +73,11 @@ async def _serve(config: Config) -> None:
     try:
         cache = Cache(config, store, Registry(config), threads)
         api = Api(cache, Inventory(cache, version("model-cached")), threads)
+        tamper = Tamper(store, threads)
+        await tamper.begin()
         async with _listening(config, api):
             background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache, threads))]
-            background.append(asyncio.create_task(Tamper(store, threads).run()))
+            background.append(asyncio.create_task(tamper.run()))
             notify(f"READY=1\nSTATUS=serving {config.root}")
             log.info("daemon.ready", extra={"root": str(config.root), "socket": str(config.socket)})
             await stopping.wait()

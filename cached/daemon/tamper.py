@@ -16,7 +16,7 @@ log = logging.getLogger("cached.watch")
 
 
 class Tamper:
-    """Start it with the daemon; `run` ends only by being cancelled."""
+    """Begin before the daemon answers, then `run`, which ends only by being cancelled."""
 
     def __init__(self, store: Store, threads: Threads) -> None:
         self._store = store
@@ -24,11 +24,13 @@ class Tamper:
         self._loop = asyncio.get_running_loop()
         self._suspects: dict[Digest, str] = {}
         self._arrived = asyncio.Event()
+        self._watch = Watch(store.layout, self._suspect)
+
+    async def begin(self) -> None:
+        await self._threads.disk(self._watch.start)
 
     async def run(self) -> None:
-        watch = Watch(self._store.layout, self._suspect)
         try:
-            await self._threads.disk(watch.start)
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
@@ -37,7 +39,7 @@ class Tamper:
                     with contextlib.suppress(CachedError):
                         await self._threads.disk(self._check, digest, what)
         finally:
-            watch.close()
+            self._watch.close()
 
     def _suspect(self, digest: Digest, what: str) -> None:
         """From the watching thread."""

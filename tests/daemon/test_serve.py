@@ -362,20 +362,26 @@ def test_what_somebody_changes_behind_our_back_is_noticed_and_mended(
         name = Path(ready.path) / "w"
         (blob,) = [path for path in (local.root / "blobs").rglob("*") if path.is_file() and path.stat().st_size > 2]
         os.chmod(name, 0o644)
-        if how == "written":
-            name.write_bytes(os.urandom(100_000))
-        elif how == "removed":
-            os.chmod(name.parent, 0o755)
-            name.unlink()
-        elif how == "blob removed":
-            blob.unlink()
-        else:
-            with blob.open("r+b") as file:
-                file.truncate(10)
+        os.chmod(name.parent, 0o755)
+        # Again and again: the watch on a new directory begins a moment after the directory is there.
         while client.call("GET", "/v1/snapshots")["snapshots"][0]["state"] != "damaged":
-            pass  # Bounded by the test's time-out.
+            _change(how, name, blob)
         with pytest.raises(NotCached):
             client.path(f"file://{model}")
         assert client.pull(f"file://{model}").path == ready.path
         assert name.read_bytes() == (model / "w").read_bytes()
         assert client.path(f"file://{model}").hit
+
+
+def _change(how: str, name: Path, blob: Path) -> None:
+    if how == "written":
+        name.write_bytes(os.urandom(100_000))
+    elif how == "removed":
+        name.unlink(missing_ok=True)
+        (name.parent / "passing").touch()
+        (name.parent / "passing").unlink()
+    elif how == "blob removed":
+        blob.unlink(missing_ok=True)
+    elif blob.exists():
+        with blob.open("r+b") as file:
+            file.truncate(10)
