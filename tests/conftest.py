@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,10 @@ for _name in [name for name in os.environ if name.startswith(("CACHED_", "HF_", 
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["NO_GCE_CHECK"] = "true"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Tests start `cached` hundreds of times; compiling it once is enough.
+
+if threading.current_thread() is threading.main_thread():
+    # A run in the background ignores SIGINT, and so would every program that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
