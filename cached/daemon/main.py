@@ -114,13 +114,13 @@ async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
     await observer.setup()
     listener = _unix_socket(config)
     try:
-        await web.SockSite(runner, listener, backlog=4096).start()
         if config.listen:
             host, _, port = config.listen.rpartition(":")
             try:
                 await web.TCPSite(observer, host.strip("[]"), int(port)).start()
             except OSError as error:
                 raise ConfigError(f"Cannot listen on {config.listen}: {error.strerror}; change `listen`.") from error
+        await web.SockSite(runner, listener, backlog=4096).start()  # Last: who gets an answer here gets one there.
         yield
     finally:
         await runner.cleanup()
