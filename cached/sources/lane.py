@@ -21,7 +21,7 @@ SLICE = 256 * 1024  # Small enough to be hashed and written while it is still in
 RECEIVE_BUFFER = 4 << 20  # Bytes that the kernel may hold while we hash.
 
 Sink = Callable[[memoryview], None]
-Judge = Callable[[http.client.HTTPMessage], bool]
+Judge = Callable[[http.client.HTTPResponse], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Lanes:
         skip = bytes_to_skip(
             span, response.status, response.getheader("Content-Range"), int(length) if length.isdigit() else None
         )
-        return skip == 0 and judge(response.headers)
+        return skip == 0 and judge(response)
 
     def _body(self, response: http.client.HTTPResponse, span: Span, deadline: float, sink: Sink) -> None:
         view = self._buffer()

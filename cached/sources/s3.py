@@ -6,41 +6,24 @@ import json
 import os
 import re
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
-from http.client import HTTPMessage
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
-import botocore.exceptions as boto  # type: ignore[import-untyped]
 import s3fs
-from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
-from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
-from fsspec.asyn import sync
-from fsspec.exceptions import FSTimeoutError
 
 from cached.config import Config
-from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
+from cached.errors import InvalidRequest
 from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
-from cached.sources.lane import Lanes, Request
-from cached.sources.transfer import Collector, Span, bytes_to_skip, changed, denied, from_status, spoken, unavailable
+from cached.sources.lane import Lanes
+from cached.sources.s3_errors import s3_errors
+from cached.sources.s3_reader import S3Reader, look_up, object_entry
+from cached.sources.transfer import spoken
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
-CHUNK = 1 << 20
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z", re.IGNORECASE)
-_DENIED = frozenset(
-    {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}
-    | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
-    # What servers say to a request that is not signed, beside AccessDenied; the second is rclone's.
-    | {"MissingSecurityHeader", "UnsupportedAlgorithm", "TokenRefreshRequired"}
-)
-_ADVICE = "check the AWS keys, profile or role, or write s3://anonymous@bucket/prefix for a public bucket"
 
 
 class S3Source:
@@ -89,7 +72,7 @@ class S3Source:
             page = client.call_s3("list_objects_v2", timeout=timeout, **query)
             for item in page.get("Contents", ()):
                 if not (item["Size"] == 0 and item["Key"].endswith("/")):
-                    entries.append(_entry(item["Key"][len(below) :], item["Size"], item))
+                    entries.append(object_entry(item["Key"][len(below) :], item["Size"], item))
             if not page.get("IsTruncated"):
                 return entries
             query["ContinuationToken"] = page["NextContinuationToken"]
@@ -97,8 +80,8 @@ class S3Source:
     def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
         """The URI may name one object: then that is the model, in its folder."""
         folder, _, name = key.rpartition("/")
-        item = _look_up(client, bucket, key, timeout)
-        return (folder, [_entry(name, item["Size"], item)]) if item else (key, [])
+        item = look_up(client, bucket, key, timeout)
+        return (folder, [object_entry(name, item["Size"], item)]) if item else (key, [])
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> Any:
         """A connected filesystem for these credentials; shared, for it takes a tenth of a second to make one."""
@@ -145,127 +128,6 @@ class S3Source:
         return options
 
 
-class S3Reader:
-    """Each range carries `If-Match` or a versionId, and each answer's ETag and length are compared as well."""
-
-    def __init__(
-        self, client: Any, lanes: Lanes, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float
-    ) -> None:
-        self._client, self._lanes, self._ref, self._entry, self._timeout = client, lanes, ref, entry, timeout
-        self._object = {"Bucket": bucket, "Key": key}
-        self._etag, _, modified = entry.version.partition(" ")
-        self._modified = datetime.fromisoformat(modified)
-        self._version: str | None = None  # The versionId, once an answer has shown it: old bytes stay readable.
-        self._unpinned = False
-        self._name = f"s3://{bucket}/{key}"
-
-    def __repr__(self) -> str:
-        return f"S3Reader({self._name}, etag={self._etag}, version={self._version})"
-
-    def read(self, offset: int, length: int) -> bytes:
-        if not length:
-            return b""
-        span = Span(self._name, offset, length, self._entry.size)
-        with s3_errors(self._ref, self._name):
-            data: bytes = sync(self._client.loop, self._get, span, timeout=self._timeout)
-        return data
-
-    def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
-        if not length or not self._etag:
-            return False
-        span = Span(self._name, offset, length, self._entry.size)
-        with s3_errors(self._ref, self._name):
-            request = sync(self._client.loop, self._signed, span, timeout=self._timeout)
-        try:
-            return self._lanes.stream(request, span, self._timeout, self._same_version, sink)
-        except TimeoutError:
-            raise unavailable(self._ref, "it sends too slowly") from None
-        except OSError as error:
-            raise unavailable(self._ref, f"the connection failed: {type(error).__name__}") from None
-
-    async def _signed(self, span: Span) -> Request:
-        """A GET of the object, signed as botocore signs it; the Range is not among what is signed."""
-        await self._client.set_session()
-        client = self._client._s3
-        pin = {"If-Match": f'"{self._etag}"'} if not self._version else {}
-        query = f"?versionId={quote(self._version, safe='')}" if self._version else ""
-        path = quote(f"/{self._object['Bucket']}/{self._object['Key']}", safe="/-_.~")
-        request = AWSRequest(method="GET", url=f"{client.meta.endpoint_url.rstrip('/')}{path}{query}", headers=pin)
-        credentials = await self._client.session.get_credentials() if not self._client.anon else None
-        if credentials is not None:
-            frozen = await credentials.get_frozen_credentials()
-            S3SigV4Auth(frozen, "s3", client.meta.region_name or "us-east-1").add_auth(request)
-        return Request(request.url, dict(request.headers.items()))
-
-    def _same_version(self, headers: HTTPMessage) -> bool:
-        if str(headers.get("ETag", "")).strip('"') != self._etag:
-            return False
-        version = headers.get("x-amz-version-id")
-        if version and version != "null":
-            self._version = version
-        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match.
-        self._unpinned = self._unpinned or headers.get("x-amz-version-id") is None
-        return True
-
-    def recheck(self) -> None:
-        """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""
-        if self._unpinned:
-            with s3_errors(self._ref, self._name):
-                item = _look_up(self._client, self._object["Bucket"], self._object["Key"], self._timeout)
-            if item is None or _version(item) != self._entry.version:
-                raise changed(self._name, "its ETag or date is another one")
-
-    def close(self) -> None: ...
-
-    async def _get(self, span: Span) -> bytes:
-        answer = await self._client._call_s3("get_object", **self._object, Range=span.header, **self._pin())
-        async with answer["Body"] as body:
-            self._judge(answer)
-            status = answer["ResponseMetadata"]["HTTPStatusCode"]
-            # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match;
-            # and a date counts in whole seconds only.
-            self._unpinned = self._unpinned or status != 206 or not self._etag
-            skip = bytes_to_skip(span, status, answer.get("ContentRange"), answer.get("ContentLength"))
-            collector = Collector(span, skip, time.monotonic() + self._timeout)
-            while chunk := await body.read(CHUNK):
-                if not collector.take(chunk):
-                    break
-        version = answer.get("VersionId")
-        if version and version != "null":  # "null" is what an unversioned overwrite also writes.
-            self._version = version
-        return collector.bytes()
-
-    def _pin(self) -> dict[str, Any]:
-        if self._version:
-            return {"VersionId": self._version}
-        return {"IfMatch": f'"{self._etag}"'} if self._etag else {"IfUnmodifiedSince": self._modified}
-
-    def _judge(self, answer: Mapping[str, Any]) -> None:
-        if _etag(answer) != self._etag:
-            raise changed(self._name, "its ETag is another one")
-        if not self._etag and answer["LastModified"] != self._modified.replace(microsecond=0):
-            raise changed(self._name, "its date is another one")
-
-
-def _etag(answer: Mapping[str, Any]) -> str:
-    return str(answer.get("ETag", "")).strip('"')
-
-
-def _entry(path: str, size: int, item: Mapping[str, Any]) -> Entry:
-    return Entry(path, int(size), _version(item))
-
-
-def _version(item: Mapping[str, Any]) -> str:
-    """The ETag and the time: some servers give no ETag, and with some encryptions it says little about content."""
-    return f"{_etag(item)} {item['LastModified'].isoformat()}"
-
-
-def _look_up(client: Any, bucket: str, key: str, timeout: float) -> Mapping[str, Any] | None:
-    """One object as a listing tells it, times in milliseconds included (a HEAD has whole seconds)."""
-    page = client.call_s3("list_objects_v2", timeout=timeout, Bucket=bucket, Prefix=key)
-    return next((item for item in page.get("Contents", ()) if item["Key"] == key), None)
-
-
 def _split(ref: ModelRef) -> tuple[str, str, bool]:
     """Bucket, prefix without slashes at its ends, and whether to ask without signing."""
     bucket, _, prefix = ref.place.partition("/")
@@ -279,48 +141,3 @@ def _split(ref: ModelRef) -> tuple[str, str, bool]:
 
 def _table(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
-
-
-@contextmanager
-def s3_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
-    """The errors of s3fs, botocore and aiohttp as ours. With `file`, a missing object means that it went away."""
-    try:
-        yield
-    except CachedError:
-        raise
-    except (FSTimeoutError, TimeoutError):
-        raise unavailable(ref, "it did not answer in time") from None
-    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound):
-        raise denied(ref, f"there are no AWS credentials for it; {_ADVICE}") from None
-    except (boto.ParamValidationError, boto.NoRegionError, boto.InvalidRegionError):
-        raise InvalidRequest(f"{spoken(ref)} is not a place in S3; check the bucket, and the region setting.") from None
-    except (boto.BotoCoreError, aiohttp.ClientError) as error:
-        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
-    except (boto.ClientError, OSError) as error:
-        raise _translated(ref, file, error) from None
-
-
-def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
-    # s3fs makes OSErrors of S3's answers and keeps the answer as the cause.
-    answer = error if isinstance(error, boto.ClientError) else error.__cause__
-    if not isinstance(answer, boto.ClientError):
-        return unavailable(ref, f"the connection failed: {type(error).__name__}")
-    code = str(answer.response.get("Error", {}).get("Code", ""))
-    metadata: Mapping[str, Any] = answer.response.get("ResponseMetadata", {})
-    status = int(metadata.get("HTTPStatusCode", 0))
-    if code == "PreconditionFailed" or status in (412, 416):
-        return changed(file or spoken(ref), "its ETag or size is another one")
-    if code in _DENIED:
-        return denied(ref, _ADVICE)
-    if status == 404 or code in ("NoSuchKey", "NoSuchVersion"):
-        return changed(file, "it is gone") if file else ModelNotFound(_missing(ref, code))
-    if status in (301, 307):
-        return SourceError(f"The bucket of {spoken(ref)} is in another region; set s3_region or AWS_REGION to it.")
-    if code in ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable"):
-        return unavailable(ref, code, metadata.get("HTTPHeaders", {}).get("retry-after"))
-    return from_status(ref, status, _ADVICE, metadata.get("HTTPHeaders", {}).get("retry-after"))
-
-
-def _missing(ref: ModelRef, code: str) -> str:
-    what = "the bucket does not exist" if code == "NoSuchBucket" else "the place does not exist"
-    return f"There are no model files at {spoken(ref)}: {what}; check the URI."

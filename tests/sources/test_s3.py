@@ -12,6 +12,7 @@ import pytest
 from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Credentials, Listing, ModelRef
+from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source
 from tests.servers import CountingProxy, HubStub, Moto, RcloneS3
 from tests.servers.moto import S3Server
@@ -193,3 +194,25 @@ def test_secrets_are_in_no_representation(moto: Moto, at_moto: S3Source, bucket:
     listing = resolve(at_moto, f"s3://{bucket}/m", keys(moto))
     reader = at_moto.open(listing, listing.entries[0], keys(moto))
     assert moto.secret_key not in f"{reader!r} {listing!r} {at_moto!r} {keys(moto)!r}"
+
+
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_the_fast_lane_gives_the_same_bytes_and_nothing_of_another_version(
+    moto: Moto, open_server: RcloneS3, bucket: str, kind: str
+) -> None:
+    server: S3Server = moto if kind == "moto" else open_server
+    credentials = keys(moto) if kind == "moto" else Credentials()
+    uri = f"s3://{bucket}/m" if kind == "moto" else f"s3://anonymous@{bucket}/m"
+    server.put(bucket, "m/sp ace+%41/w.bin", OLD)
+    source = source_at(server.endpoint)
+    listing = resolve(source, uri, credentials)
+    reader = source.open(listing, listing.entries[0], credentials)
+    assert isinstance(reader, FastReader)
+    got = bytearray()
+    assert reader.stream(50_000, 100_000, got.extend)
+    assert bytes(got) == OLD[50_000:150_000]
+    server.put(bucket, "m/sp ace+%41/w.bin", NEW)
+    got.clear()
+    assert not reader.stream(0, 100_000, got.extend), "`read` says why"
+    assert not got
+    source.close()

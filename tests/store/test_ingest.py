@@ -106,3 +106,16 @@ def test_an_incomplete_ingest_does_not_verify(tmp_path: Path) -> None:
     land(ingest, DATA, 0, 2)
     with pytest.raises(SizeMismatch, match="1 of 3"):
         ingest.verify()
+
+
+def test_a_piece_that_breaks_off_leaves_no_trace_in_the_checks(tmp_path: Path) -> None:
+    ingest = Ingest(tmp_path / "a.part", entry())
+    first = ingest.missing()[0]
+    with pytest.raises(ConnectionError), ingest.landing(first) as landing:
+        landing.write(memoryview(DATA[:1000]))
+        raise ConnectionError
+    with pytest.raises(SizeMismatch), ingest.landing(first) as landing:
+        landing.write(memoryview(DATA[:1000]))
+    assert ingest.landed_bytes == 0
+    land(ingest, DATA)
+    assert ingest.verify().digest == Digest.of(DATA)

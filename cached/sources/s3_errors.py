@@ -1,0 +1,68 @@
+"""What S3, s3fs, botocore and aiohttp raise, as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import botocore.exceptions as boto  # type: ignore[import-untyped]
+from fsspec.exceptions import FSTimeoutError
+
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
+from cached.model import ModelRef
+from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
+
+_DENIED = frozenset(
+    {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}
+    | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+    # What servers say to a request that is not signed, beside AccessDenied; the second is rclone's.
+    | {"MissingSecurityHeader", "UnsupportedAlgorithm", "TokenRefreshRequired"}
+)
+_ADVICE = "check the AWS keys, profile or role, or write s3://anonymous@bucket/prefix for a public bucket"
+
+
+@contextmanager
+def s3_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
+    """The errors of s3fs, botocore and aiohttp as ours. With `file`, a missing object means that it went away."""
+    try:
+        yield
+    except CachedError:
+        raise
+    except (FSTimeoutError, TimeoutError):
+        raise unavailable(ref, "it did not answer in time") from None
+    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound):
+        raise denied(ref, f"there are no AWS credentials for it; {_ADVICE}") from None
+    except (boto.ParamValidationError, boto.NoRegionError, boto.InvalidRegionError):
+        raise InvalidRequest(f"{spoken(ref)} is not a place in S3; check the bucket, and the region setting.") from None
+    except (boto.BotoCoreError, aiohttp.ClientError) as error:
+        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
+    except (boto.ClientError, OSError) as error:
+        raise _translated(ref, file, error) from None
+
+
+def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
+    # s3fs makes OSErrors of S3's answers and keeps the answer as the cause.
+    answer = error if isinstance(error, boto.ClientError) else error.__cause__
+    if not isinstance(answer, boto.ClientError):
+        return unavailable(ref, f"the connection failed: {type(error).__name__}")
+    code = str(answer.response.get("Error", {}).get("Code", ""))
+    metadata: Mapping[str, Any] = answer.response.get("ResponseMetadata", {})
+    status = int(metadata.get("HTTPStatusCode", 0))
+    if code == "PreconditionFailed" or status in (412, 416):
+        return changed(file or spoken(ref), "its ETag or size is another one")
+    if code in _DENIED:
+        return denied(ref, _ADVICE)
+    if status == 404 or code in ("NoSuchKey", "NoSuchVersion"):
+        return changed(file, "it is gone") if file else ModelNotFound(_missing(ref, code))
+    if status in (301, 307):
+        return SourceError(f"The bucket of {spoken(ref)} is in another region; set s3_region or AWS_REGION to it.")
+    if code in ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable"):
+        return unavailable(ref, code, metadata.get("HTTPHeaders", {}).get("retry-after"))
+    return from_status(ref, status, _ADVICE, metadata.get("HTTPHeaders", {}).get("retry-after"))
+
+
+def _missing(ref: ModelRef, code: str) -> str:
+    what = "the bucket does not exist" if code == "NoSuchBucket" else "the place does not exist"
+    return f"There are no model files at {spoken(ref)}: {what}; check the URI."

@@ -1,0 +1,144 @@
+"""Ranged reads of one S3 object at the version that was listed, through the fast lane or through s3fs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from http.client import HTTPResponse
+from typing import Any
+from urllib.parse import quote
+
+from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+from fsspec.asyn import sync
+
+from cached.model import Entry, ModelRef
+from cached.sources.lane import Lanes, Request
+from cached.sources.s3_errors import s3_errors
+from cached.sources.transfer import Collector, Span, bytes_to_skip, changed, unavailable
+
+CHUNK = 1 << 20
+
+
+class S3Reader:
+    """Each range carries `If-Match` or a versionId, and each answer's ETag and length are compared as well."""
+
+    def __init__(
+        self, client: Any, lanes: Lanes, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float
+    ) -> None:
+        self._client, self._lanes, self._ref, self._entry, self._timeout = client, lanes, ref, entry, timeout
+        self._object = {"Bucket": bucket, "Key": key}
+        self._etag, _, modified = entry.version.partition(" ")
+        self._modified = datetime.fromisoformat(modified)
+        self._version: str | None = None  # The versionId, once an answer has shown it: old bytes stay readable.
+        self._unpinned = False
+        self._name = f"s3://{bucket}/{key}"
+
+    def __repr__(self) -> str:
+        return f"S3Reader({self._name}, etag={self._etag}, version={self._version})"
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        span = Span(self._name, offset, length, self._entry.size)
+        with s3_errors(self._ref, self._name):
+            data: bytes = sync(self._client.loop, self._get, span, timeout=self._timeout)
+        return data
+
+    def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
+        if not length or not self._etag:
+            return False
+        span = Span(self._name, offset, length, self._entry.size)
+        with s3_errors(self._ref, self._name):
+            request = sync(self._client.loop, self._signed, span, timeout=self._timeout)
+        try:
+            return self._lanes.stream(request, span, self._timeout, self._judge_fast, sink)
+        except TimeoutError:
+            raise unavailable(self._ref, "it sends too slowly") from None
+        except OSError as error:
+            raise unavailable(self._ref, f"the connection failed: {type(error).__name__}") from None
+
+    async def _signed(self, span: Span) -> Request:
+        """A GET of the object, signed as botocore signs it; the Range is not among what is signed."""
+        await self._client.set_session()
+        client = self._client._s3
+        pin = {"If-Match": f'"{self._etag}"'} if not self._version else {}
+        query = f"?versionId={quote(self._version, safe='')}" if self._version else ""
+        path = quote(f"/{self._object['Bucket']}/{self._object['Key']}", safe="/-_.~")
+        request = AWSRequest(method="GET", url=f"{client.meta.endpoint_url.rstrip('/')}{path}{query}", headers=pin)
+        # The client's own, which may be the caller's keys; the session knows only the daemon's.
+        credentials = client._request_signer._credentials if not self._client.anon else None
+        if credentials is not None:
+            frozen = await credentials.get_frozen_credentials()
+            S3SigV4Auth(frozen, "s3", client.meta.region_name or "us-east-1").add_auth(request)
+        return Request(request.url, dict(request.headers.items()))
+
+    def _judge_fast(self, response: HTTPResponse) -> bool:
+        headers = response.headers
+        if str(headers.get("ETag", "")).strip('"') != self._etag:
+            return False
+        version = headers.get("x-amz-version-id")
+        if version and version != "null":
+            self._version = version
+        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match.
+        self._unpinned = self._unpinned or response.status != 206
+        return True
+
+    def recheck(self) -> None:
+        """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""
+        if self._unpinned:
+            with s3_errors(self._ref, self._name):
+                item = look_up(self._client, self._object["Bucket"], self._object["Key"], self._timeout)
+            if item is None or _version(item) != self._entry.version:
+                raise changed(self._name, "its ETag or date is another one")
+
+    def close(self) -> None: ...
+
+    async def _get(self, span: Span) -> bytes:
+        answer = await self._client._call_s3("get_object", **self._object, Range=span.header, **self._pin())
+        async with answer["Body"] as body:
+            self._judge(answer)
+            status = answer["ResponseMetadata"]["HTTPStatusCode"]
+            # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match;
+            # and a date counts in whole seconds only.
+            self._unpinned = self._unpinned or status != 206 or not self._etag
+            skip = bytes_to_skip(span, status, answer.get("ContentRange"), answer.get("ContentLength"))
+            collector = Collector(span, skip, time.monotonic() + self._timeout)
+            while chunk := await body.read(CHUNK):
+                if not collector.take(chunk):
+                    break
+        version = answer.get("VersionId")
+        if version and version != "null":  # "null" is what an unversioned overwrite also writes.
+            self._version = version
+        return collector.bytes()
+
+    def _pin(self) -> dict[str, Any]:
+        if self._version:
+            return {"VersionId": self._version}
+        return {"IfMatch": f'"{self._etag}"'} if self._etag else {"IfUnmodifiedSince": self._modified}
+
+    def _judge(self, answer: Mapping[str, Any]) -> None:
+        if _etag(answer) != self._etag:
+            raise changed(self._name, "its ETag is another one")
+        if not self._etag and answer["LastModified"] != self._modified.replace(microsecond=0):
+            raise changed(self._name, "its date is another one")
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
+
+
+def object_entry(path: str, size: int, item: Mapping[str, Any]) -> Entry:
+    return Entry(path, int(size), _version(item))
+
+
+def _version(item: Mapping[str, Any]) -> str:
+    """The ETag and the time: some servers give no ETag, and with some encryptions it says little about content."""
+    return f"{_etag(item)} {item['LastModified'].isoformat()}"
+
+
+def look_up(client: Any, bucket: str, key: str, timeout: float) -> Mapping[str, Any] | None:
+    """One object as a listing tells it, times in milliseconds included (a HEAD has whole seconds)."""
+    page = client.call_s3("list_objects_v2", timeout=timeout, Bucket=bucket, Prefix=key)
+    return next((item for item in page.get("Contents", ()) if item["Key"] == key), None)
