@@ -6,131 +6,182 @@ server says is left to the source's own reader, which knows what it means.
 
 from __future__ import annotations
 
-import http.client
-import socket
+import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from cached.sources.transfer import Span, bytes_to_skip
+from cached.model import ModelRef
+from cached.sources.addresses import check_address
+from cached.sources.http1 import Answer, Connection
+from cached.sources.transfer import Span, bytes_to_skip, unavailable
+
+__all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
 
 SLICE = 256 * 1024  # Small enough to be hashed and written while it is still in the core's cache.
-RECEIVE_BUFFER = 4 << 20  # Bytes that the kernel may hold while we hash.
+LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
+KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
+KEPT = 64  # Idle connections per origin.
+
+_PORTS = {"http": 80, "https": 443}
 
 Sink = Callable[[memoryview], None]
-Judge = Callable[[http.client.HTTPResponse], bool]
+Judge = Callable[[Answer], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a source signed: a URL and the headers that pin the version, the Range aside."""
+    """What a source signed: a URL and the headers that pin the version, the Range aside.
+
+    `check_peer` refuses addresses that no caller and no redirect may lead to.
+    """
 
     url: str
     headers: Mapping[str, str]
+    check_peer: bool = False
+
+
+class Throttled(OSError):
+    """The origin asks for fewer requests."""
+
+    def __init__(self, status: int, retry_after: str | None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.retry_after = retry_after
+
+
+@contextlib.contextmanager
+def lane_errors(ref: ModelRef) -> Iterator[None]:
+    """The lane's errors as ours."""
+    try:
+        yield
+    except Throttled as error:
+        raise unavailable(ref, str(error), error.retry_after or "0") from None
+    except TimeoutError:
+        raise unavailable(ref, "it sends too slowly") from None
+    except OSError as error:
+        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
 
 
 class Lanes:
     """Kept connections by origin. Threads take one and give it back."""
 
     def __init__(self) -> None:
-        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+        self._idle: dict[tuple[str, str], list[tuple[float, Connection]]] = {}
         self._lock = threading.Lock()
         self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
         self._buffers = threading.local()
+        self._proxies = urllib.request.getproxies()
 
     def stream(self, request: Request, span: Span, timeout: float, judge: Judge, sink: Sink) -> bool:
         """Give the span to `sink` in slices. False when the answer is not the plain good case: sink has got nothing.
 
-        OSError when the connection fails, TimeoutError when the span takes longer than `timeout` seconds; sink may
-        then have got a part.
+        OSError when the connection fails, Throttled when the origin asks for less, TimeoutError when fewer than
+        LOW_SPEED bytes per second come over `timeout` seconds; sink may then have got a part.
         """
         parts = urlsplit(request.url)
-        origin = parts.scheme, parts.netloc
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection, response = self._send(origin, target, {**request.headers, "Range": span.header}, timeout)
-        done = False
+        if self._behind_proxy(parts):
+            return False
+        connection, answer = self._ask(parts, request, span, timeout)
+        kept = False
         try:
-            done = self._good(response, span, judge)
-            if done:
-                self._body(response, span, time.monotonic() + timeout, sink)
-        except http.client.HTTPException as error:
-            raise ConnectionResetError(type(error).__name__) from error
+            if answer.status in (429, 503):
+                raise Throttled(answer.status, answer.headers.get("retry-after"))
+            if not _plain(answer, span) or not judge(answer):
+                return False
+            self._body(connection, span, timeout, sink)
+            if answer.length == span.length and connection.overrun:
+                raise ConnectionResetError("the body went on after its end")
+            kept = answer.keeps and answer.length == span.length
         finally:
-            if done and response.isclosed() and not response.will_close:
-                with self._lock:
-                    self._idle.setdefault(origin, []).append(connection)
-            else:
-                connection.close()
-        return done
+            self._give_back(parts, connection, kept)
+        return True
 
     def close(self) -> None:
         with self._lock:
-            for connections in self._idle.values():
-                for connection in connections:
-                    connection.close()
+            idle = [connection for kept in self._idle.values() for _, connection in kept]
             self._idle.clear()
+        for connection in idle:
+            connection.close()
 
-    def _send(
-        self, origin: tuple[str, str], target: str, headers: Mapping[str, str], timeout: float
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _behind_proxy(self, parts: SplitResult) -> bool:
+        """Proxies are for the full clients."""
+        return parts.scheme in self._proxies and not urllib.request.proxy_bypass(parts.hostname or "")
+
+    def _ask(self, parts: SplitResult, request: Request, span: Span, timeout: float) -> tuple[Connection, Answer]:
         """A kept connection that the server has closed meanwhile is replaced by a new one."""
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"Accept-Encoding": "identity", **request.headers, "Range": span.header}
+        headers.pop("Host", None)
         while True:
-            connection, fresh = self._connection(origin, timeout)
+            connection, fresh = self._connection(parts, timeout)
             try:
-                connection.request("GET", target, headers={"Accept-Encoding": "identity", **headers})
-                return connection, connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
+                if request.check_peer:
+                    check_address(connection.peer)
+                return connection, connection.get(target, parts.netloc.rpartition("@")[2], headers)
+            except ConnectionError:
                 connection.close()
                 if fresh:
-                    raise error if isinstance(error, OSError) else ConnectionResetError(str(error)) from error
+                    raise
+            except BaseException:
+                connection.close()
+                raise
 
-    def _connection(self, origin: tuple[str, str], timeout: float) -> tuple[http.client.HTTPConnection, bool]:
-        with self._lock:
-            kept = self._idle.get(origin)
-            if kept:
-                return kept.pop(), False
-        scheme, place = origin
-        if scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                place, timeout=timeout, context=self._tls
-            )
-        else:
-            connection = http.client.HTTPConnection(place, timeout=timeout)
-        connection.connect()
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        return connection, True
+    def _connection(self, parts: SplitResult, timeout: float) -> tuple[Connection, bool]:
+        """A kept connection or a new one, and whether it is new."""
+        stale: list[Connection] = []
+        try:
+            with self._lock:
+                kept = self._idle.get((parts.scheme, parts.netloc), [])
+                while kept:
+                    since, connection = kept.pop()
+                    if time.monotonic() - since < KEPT_SECONDS:
+                        return connection, False
+                    stale.append(connection)
+        finally:
+            for connection in stale:
+                connection.close()
+        port = parts.port or _PORTS[parts.scheme]
+        return Connection(parts.scheme, parts.hostname or "", port, timeout, self._tls), True
 
-    def _good(self, response: http.client.HTTPResponse, span: Span, judge: Judge) -> bool:
-        if response.status not in (200, 206) or response.getheader("Content-Encoding", "identity") != "identity":
-            return False
-        length = response.getheader("Content-Length", "")
-        skip = bytes_to_skip(
-            span, response.status, response.getheader("Content-Range"), int(length) if length.isdigit() else None
-        )
-        return skip == 0 and judge(response)
+    def _give_back(self, parts: SplitResult, connection: Connection, kept: bool) -> None:
+        if kept:
+            with self._lock:
+                idle = self._idle.setdefault((parts.scheme, parts.netloc), [])
+                if len(idle) < KEPT:
+                    idle.append((time.monotonic(), connection))
+                    return
+        connection.close()
 
-    def _body(self, response: http.client.HTTPResponse, span: Span, deadline: float, sink: Sink) -> None:
+    def _body(self, connection: Connection, span: Span, timeout: float, sink: Sink) -> None:
         view = self._buffer()
-        missing = span.length
+        missing, window, came = span.length, time.monotonic(), 0
         while missing:
-            count = response.readinto(view[: min(SLICE, missing)])
-            if not count:
-                raise ConnectionResetError("the body ended early")
-            if time.monotonic() > deadline:
-                raise TimeoutError
+            count = connection.readinto(view[: min(SLICE, missing)])
             sink(view[:count])
             missing -= count
-        if response.length:  # A server that ignores ranges: the connection carries the rest of the file.
-            response.close()
-            response.will_close = True
-        else:
-            response.read()
+            came += count
+            now = time.monotonic()
+            if now - window >= timeout:
+                if came < LOW_SPEED * timeout and missing:
+                    raise TimeoutError("too slow")
+                window, came = now, 0
 
     def _buffer(self) -> memoryview:
         view: memoryview | None = getattr(self._buffers, "view", None)
         if view is None:
             view = self._buffers.view = memoryview(bytearray(SLICE))
         return view
+
+
+def _plain(answer: Answer, span: Span) -> bool:
+    """Whether the body begins with the span, uncompressed and of known length."""
+    if answer.status not in (200, 206) or answer.headers.get("content-encoding", "identity") != "identity":
+        return False
+    if answer.length is None:
+        return False
+    return bytes_to_skip(span, answer.status, answer.headers.get("content-range"), answer.length) == 0

@@ -19,6 +19,7 @@ from cached.sources.base import Reader
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_reader import S3Reader, look_up, object_entry
+from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import spoken
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
@@ -34,13 +35,13 @@ class S3Source:
         self._options = dict(config.source_options.get("s3", {}))
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         self._endpoint = config.s3_endpoint or environment or ""
-        self._clients: OrderedDict[str, Any] = OrderedDict()
+        self._clients: OrderedDict[str, tuple[Any, S3Signer]] = OrderedDict()
         self._lock = threading.Lock()
         self._lanes = Lanes()
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         bucket, prefix, _ = _split(ref)
-        client = self._client(ref, credentials)
+        client, _ = self._client(ref, credentials)
         with s3_errors(ref):
             found = self._list(client, bucket, prefix, timeout)
             if not found and prefix:
@@ -52,8 +53,9 @@ class S3Source:
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
         key = f"{prefix}/{entry.path}" if prefix else entry.path
-        client = self._client(listing.ref, credentials)
-        return S3Reader(client, self._lanes, listing.ref, bucket, key, entry, float(self._config.read_timeout))
+        client, signer = self._client(listing.ref, credentials)
+        timeout = float(self._config.read_timeout)
+        return S3Reader(client, signer, self._lanes, listing.ref, bucket, key, entry, timeout)
 
     def close(self) -> None:
         with self._lock:
@@ -83,8 +85,8 @@ class S3Source:
         item = look_up(client, bucket, key, timeout)
         return (folder, [object_entry(name, item["Size"], item)]) if item else (key, [])
 
-    def _client(self, ref: ModelRef, credentials: Credentials) -> Any:
-        """A connected filesystem for these credentials; shared, for it takes a tenth of a second to make one."""
+    def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
+        """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
         options = self._client_options(_split(ref)[2], credentials)
         key = json.dumps(options, sort_keys=True, default=str)
         with self._lock:
@@ -92,7 +94,7 @@ class S3Source:
                 with s3_errors(ref):
                     client = s3fs.S3FileSystem(**options)
                 client.retries = 1  # The caller retries, and knows for how long.
-                self._clients[key] = client
+                self._clients[key] = client, S3Signer(client, float(self._config.resolve_timeout))
                 while len(self._clients) > CLIENTS:
                     self._clients.popitem(last=False)
             self._clients.move_to_end(key)

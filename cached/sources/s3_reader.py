@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from http.client import HTTPResponse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
-from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
-from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
 from cached.model import Entry, ModelRef
-from cached.sources.lane import Lanes, Request
+from cached.sources.lane import Answer, Lanes, Sink, lane_errors
 from cached.sources.s3_errors import s3_errors
-from cached.sources.transfer import Collector, Span, bytes_to_skip, changed, unavailable
+from cached.sources.s3_signer import S3Signer
+from cached.sources.transfer import Collector, Span, bytes_to_skip, changed
 
 CHUNK = 1 << 20
 
@@ -25,12 +23,21 @@ class S3Reader:
     """Each range carries `If-Match` or a versionId, and each answer's ETag and length are compared as well."""
 
     def __init__(
-        self, client: Any, lanes: Lanes, ref: ModelRef, bucket: str, key: str, entry: Entry, timeout: float
+        self,
+        client: Any,
+        signer: S3Signer,
+        lanes: Lanes,
+        ref: ModelRef,
+        bucket: str,
+        key: str,
+        entry: Entry,
+        timeout: float,
     ) -> None:
+        self._signer = signer
         self._client, self._lanes, self._ref, self._entry, self._timeout = client, lanes, ref, entry, timeout
         self._object = {"Bucket": bucket, "Key": key}
         self._etag, _, modified = entry.version.partition(" ")
-        self._modified = datetime.fromisoformat(modified)
+        self._modified = datetime.fromisoformat(modified).astimezone(UTC)
         self._version: str | None = None  # The versionId, once an answer has shown it: old bytes stay readable.
         self._unpinned = False
         self._name = f"s3://{bucket}/{key}"
@@ -46,44 +53,42 @@ class S3Reader:
             data: bytes = sync(self._client.loop, self._get, span, timeout=self._timeout)
         return data
 
-    def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
-        if not length or not self._etag:
+    def stream(self, offset: int, length: int, sink: Sink) -> bool:
+        if not length:
             return False
         span = Span(self._name, offset, length, self._entry.size)
         with s3_errors(self._ref, self._name):
-            request = sync(self._client.loop, self._signed, span, timeout=self._timeout)
-        try:
-            return self._lanes.stream(request, span, self._timeout, self._judge_fast, sink)
-        except TimeoutError:
-            raise unavailable(self._ref, "it sends too slowly") from None
-        except OSError as error:
-            raise unavailable(self._ref, f"the connection failed: {type(error).__name__}") from None
+            request = self._signer.request(self._object["Bucket"], self._object["Key"], *self._fast_pin())
+        with lane_errors(self._ref):
+            return self._lanes.stream(request, span, self._timeout, lambda answer: self._judge_fast(answer, span), sink)
 
-    async def _signed(self, span: Span) -> Request:
-        """A GET of the object, signed as botocore signs it; the Range is not among what is signed."""
-        await self._client.set_session()
-        client = self._client._s3
-        pin = {"If-Match": f'"{self._etag}"'} if not self._version else {}
-        query = f"?versionId={quote(self._version, safe='')}" if self._version else ""
-        path = quote(f"/{self._object['Bucket']}/{self._object['Key']}", safe="/-_.~")
-        request = AWSRequest(method="GET", url=f"{client.meta.endpoint_url.rstrip('/')}{path}{query}", headers=pin)
-        # The client's own, which may be the caller's keys; the session knows only the daemon's.
-        credentials = client._request_signer._credentials if not self._client.anon else None
-        if credentials is not None:
-            frozen = await credentials.get_frozen_credentials()
-            S3SigV4Auth(frozen, "s3", client.meta.region_name or "us-east-1").add_auth(request)
-        return Request(request.url, dict(request.headers.items()))
+    def _fast_pin(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Query and headers."""
+        if self._version:
+            return {"versionId": self._version}, {}
+        if self._etag:
+            return {}, {"If-Match": f'"{self._etag}"'}
+        return {}, {"If-Unmodified-Since": format_datetime(self._modified, usegmt=True)}
 
-    def _judge_fast(self, response: HTTPResponse) -> bool:
-        headers = response.headers
-        if str(headers.get("ETag", "")).strip('"') != self._etag:
+    def _judge_fast(self, answer: Answer, span: Span) -> bool:
+        if answer.headers.get("etag", "").strip('"') != self._etag:
             return False
-        version = headers.get("x-amz-version-id")
+        if not self._etag and not self._same_date(answer.headers.get("last-modified", "")):
+            return False
+        version = answer.headers.get("x-amz-version-id")
         if version and version != "null":
             self._version = version
-        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match.
-        self._unpinned = self._unpinned or response.status != 206
+        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match, and a
+        # date counts in whole seconds only. A file that comes in one answer is of one version all the same.
+        pinned = answer.status == 206 and bool(self._etag)
+        self._unpinned = self._unpinned or not (pinned or span.length == span.size)
         return True
+
+    def _same_date(self, text: str) -> bool:
+        try:
+            return parsedate_to_datetime(text) == self._modified.replace(microsecond=0)
+        except ValueError:
+            return False
 
     def recheck(self) -> None:
         """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""

@@ -1,0 +1,139 @@
+"""Just enough HTTP/1.1 (RFC 9112) for a ranged GET whose body is received into a buffer of the caller's.
+
+A head that is anything but plain ends the connection; what the remote meant is then found out by a full client.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MAX_HEAD = 64 << 10
+CONNECT_TIMEOUT = 10.0
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?\Z")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+
+
+class MalformedAnswer(ConnectionError):
+    """What came is not an HTTP answer, or it contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of an answer. Header names in lower case, repeated ones joined with commas."""
+
+    status: int
+    headers: Mapping[str, str]
+    keeps: bool  # Whether the connection may carry another request once the body has been read.
+
+    @property
+    def length(self) -> int | None:
+        """Content-Length, or None when the body's end is told in another way."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isdecimal() and "transfer-encoding" not in self.headers else None
+
+
+class Connection:
+    """One connection, used by one thread at a time. Blocking calls end after `timeout` seconds without a byte."""
+
+    def __init__(self, scheme: str, host: str, port: int, timeout: float, tls: ssl.SSLContext) -> None:
+        raw = socket.create_connection((host, port), min(timeout, CONNECT_TIMEOUT))
+        self.peer = str(raw.getpeername()[0])
+        self._whole = 0
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if scheme == "https":
+                raw = tls.wrap_socket(raw, server_hostname=host)
+                raw.settimeout(timeout)
+            else:
+                # The kernel keeps the time, so that one call can fill a whole slice instead of polling for each part.
+                limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or (0 if timeout >= 1 else 1))
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+                raw.settimeout(None)
+                self._whole = socket.MSG_WAITALL
+        except BaseException:
+            raw.close()
+            raise
+        self._socket = raw
+        self._head = bytearray(MAX_HEAD)
+        self._rest = memoryview(b"")  # Of the body, received together with the head.
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def get(self, target: str, host: str, headers: Mapping[str, str]) -> Answer:
+        """Send the request, read the head. ConnectionError when the remote ends it, TimeoutError when it is silent."""
+        lines = [f"GET {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+        request = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        if request.count(b"\r\n") != len(lines) + 1 or b"\0" in request:
+            raise MalformedAnswer("a header that would break out of its line")
+        try:
+            self._socket.sendall(request)
+            answer = self._answer()
+            while answer.status < 200:  # 100 and 103 announce the real one.
+                answer = self._answer()
+        except BlockingIOError:
+            raise TimeoutError("no answer") from None
+        return answer
+
+    def readinto(self, view: memoryview) -> int:
+        """The next bytes of the body; as many as `view` takes unless time is up. ConnectionError at an early end."""
+        if self._rest:
+            count = min(len(self._rest), len(view))
+            view[:count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            return count
+        try:
+            count = self._socket.recv_into(view, len(view), self._whole)
+        except BlockingIOError:
+            raise TimeoutError("silence") from None
+        if not count:
+            raise ConnectionResetError("the body ended early")
+        return count
+
+    @property
+    def overrun(self) -> bool:
+        """Whether bytes are left that no answer accounts for, once the body has been read."""
+        return len(self._rest) > 0
+
+    def _answer(self) -> Answer:
+        buffer, got = self._head, len(self._rest)
+        buffer[:got] = self._rest
+        while True:
+            end = buffer.find(b"\r\n\r\n", 0, got)
+            if end >= 0:
+                break
+            if got == MAX_HEAD:
+                raise MalformedAnswer("the head is too long")
+            count = self._socket.recv_into(memoryview(buffer)[got:])
+            if not count:
+                raise ConnectionResetError("closed before the answer")
+            got += count
+        head = bytes(buffer[:end])
+        self._rest = memoryview(bytes(buffer[end + 4 : got]))
+        return _parse(head)
+
+
+def _parse(head: bytes) -> Answer:
+    first, *lines = head.split(b"\r\n")
+    match = _STATUS.match(first)
+    if not match:
+        raise MalformedAnswer("no status line")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not _NAME.match(name):
+            raise MalformedAnswer("a header line that is none")
+        key, text = name.decode("ascii").lower(), value.decode("latin-1").strip(" \t")
+        if key == "content-length" and headers.get(key, text) != text:
+            raise MalformedAnswer("two lengths")
+        headers[key] = f"{headers[key]}, {text}" if key in headers and key != "content-length" else text
+    said = headers.get("connection", "").lower()
+    keeps = match[1] == b"1" and "close" not in said
+    return Answer(int(match[2]), headers, keeps)

@@ -1,0 +1,56 @@
+"""Signed requests for one S3 client's objects, made without a turn on the client's event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from fsspec.asyn import sync
+
+from cached.sources.lane import Request
+from cached.sources.sigv4 import Keys, signed_headers, uri_path
+
+KEYS_SECONDS = 60.0  # botocore refreshes keys a quarter of an hour before they run out.
+
+
+class S3Signer:
+    def __init__(self, client: Any, timeout: float) -> None:
+        """`client` is a connected S3FileSystem; its keys may be a caller's own, or a role's that change by the hour."""
+        self._client, self._timeout = client, timeout
+        self._lock = threading.Lock()
+        self._keys: Keys | None = None
+        self._until = 0.0
+        self._endpoint = self._region = ""
+
+    def request(self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Request:
+        """A GET of the object in the path style, which every S3 server understands."""
+        keys = self._present_keys()
+        path = uri_path(f"{urlsplit(self._endpoint).path.rstrip('/')}/{bucket}/{key}")
+        asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
+        parts = urlsplit(self._endpoint)
+        url = f"{parts.scheme}://{parts.netloc}{path}{f'?{asked}' if asked else ''}"
+        if keys is None:
+            return Request(url, headers)
+        return Request(url, signed_headers(keys, self._region, parts.netloc, path, query, headers, datetime.now(UTC)))
+
+    def _present_keys(self) -> Keys | None:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._keys = sync(self._client.loop, self._fetch_keys, timeout=self._timeout)
+                self._until = time.monotonic() + KEYS_SECONDS
+            return self._keys
+
+    async def _fetch_keys(self) -> Keys | None:
+        await self._client.set_session()
+        meta = self._client._s3.meta
+        self._endpoint, self._region = meta.endpoint_url.rstrip("/"), meta.region_name or "us-east-1"
+        # The client's own, which may be the caller's keys; the session knows only the daemon's.
+        found = self._client._s3._request_signer._credentials if not self._client.anon else None
+        if found is None:
+            return None
+        frozen = await found.get_frozen_credentials()
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)

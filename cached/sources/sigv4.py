@@ -1,0 +1,65 @@
+"""AWS Signature Version 4 of a GET: https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
+
+botocore signs too, at a tenth of the speed; for thousands of small files that is what bounds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+_UNSIGNED = "UNSIGNED-PAYLOAD"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    access: str
+    secret: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return "<Keys>"
+
+
+def uri_path(path: str) -> str:
+    """`path` as S3 wants it in the URL and in what is signed: encoded once, slashes kept, dots left alone."""
+    return quote(path, safe="/-_.~")
+
+
+def signed_headers(
+    keys: Keys, region: str, host: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], now: datetime
+) -> dict[str, str]:
+    """`headers` with the signature over all of them. `path` as `uri_path` gives it; `now` in UTC.
+
+    A Range may be added afterwards: it is not among what must be signed.
+    """
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    signed = {**headers, "X-Amz-Content-SHA256": _UNSIGNED, "X-Amz-Date": stamp}
+    if keys.token:
+        signed["X-Amz-Security-Token"] = keys.token
+    lines = {name.lower(): value.strip() for name, value in {**signed, "Host": host}.items()}
+    names = ";".join(sorted(lines))
+    asked = "&".join(sorted(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()))
+    listed = "".join(f"{name}:{lines[name]}\n" for name in sorted(lines))
+    canonical = f"GET\n{path}\n{asked}\n{listed}\n{names}\n{_UNSIGNED}"
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    signature = hmac.new(_signing_key(keys, stamp[:8], region), text.encode(), hashlib.sha256).hexdigest()
+    signed["Authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return signed
+
+
+@functools.lru_cache(maxsize=32)
+def _signing_key(keys: Keys, day: str, region: str) -> bytes:
+    """The same for a whole day."""
+    key = f"AWS4{keys.secret}".encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return key

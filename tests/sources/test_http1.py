@@ -1,0 +1,100 @@
+"""The small HTTP client: what it takes, what it refuses."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+
+import pytest
+
+from cached.sources.http1 import Answer, Connection, MalformedAnswer
+
+
+def talk(answer: bytes, timeout: float = 5.0) -> tuple[Connection, threading.Thread]:
+    """A connection to a server that reads one request, sends `answer` and closes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as client:
+            client.recv(65536)
+            client.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    port = listener.getsockname()[1]
+    return Connection("http", "127.0.0.1", port, timeout, ssl.create_default_context()), thread
+
+
+def ask(raw: bytes) -> Answer:
+    connection, thread = talk(raw)
+    try:
+        return connection.get("/x", "host", {})
+    finally:
+        connection.close()
+        thread.join()
+
+
+def test_a_body_comes_whole_however_it_was_cut() -> None:
+    body = bytes(range(256)) * 4000
+    connection, thread = talk(b"HTTP/1.1 206 Partial\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    answer = connection.get("/x", "host", {})
+    assert (answer.status, answer.length, answer.keeps) == (206, len(body), True)
+    got, view = bytearray(), memoryview(bytearray(70_000))
+    while len(got) < len(body):
+        got += view[: connection.readinto(view)]
+    assert got == body and not connection.overrun
+    with pytest.raises(ConnectionResetError):
+        connection.readinto(view)
+    connection.close()
+    thread.join()
+
+
+def test_interim_answers_are_passed_over() -> None:
+    assert ask(b"HTTP/1.1 103 Early\r\nLink: <x>\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").status == 404
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nName : x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ],
+)
+def test_what_is_not_a_clean_head_is_refused(head: bytes) -> None:
+    with pytest.raises(MalformedAnswer):
+        ask(head)
+
+
+@pytest.mark.parametrize(
+    "head", [b"Transfer-Encoding: chunked", b"Content-Length: -1", b"Content-Length: 1e3", b"A: b"]
+)
+def test_a_length_that_is_not_a_plain_number_is_none(head: bytes) -> None:
+    assert ask(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n").length is None
+
+
+@pytest.mark.parametrize("said, keeps", [(b"1.1", True), (b"1.0", False), (b"1.1 close", False)])
+def test_connections_are_kept_only_where_the_remote_keeps_them(said: bytes, keeps: bool) -> None:
+    version, _, close = said.partition(b" ")
+    extra = b"Connection: Close\r\n" if close else b""
+    assert ask(b"HTTP/" + version + b" 200 OK\r\nContent-Length: 0\r\n" + extra + b"\r\n").keeps is keeps
+
+
+def test_a_header_cannot_smuggle_another_line() -> None:
+    connection, _ = talk(b"")
+    with pytest.raises(MalformedAnswer):
+        connection.get("/x", "host", {"If-Match": "a\r\nX: y"})
+    connection.close()
+
+
+def test_silence_ends_in_a_time_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection("http", "127.0.0.1", listener.getsockname()[1], 0.1, ssl.create_default_context())
+        with pytest.raises(TimeoutError):
+            connection.get("/x", "host", {})
+        connection.close()
