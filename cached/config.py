@@ -64,8 +64,11 @@ class Config:
         5
     )  # Bound on each network call of that check; after it, the held model is served.
     resolve_timeout: Duration = Duration(30)  # Bound on each network call of a first resolve.
-    read_timeout: Duration = Duration(60)  # Bound on one ranged read.
-    connections: int = 8  # Ranged reads in flight, over all fills.
+    read_timeout: Duration = Duration(60)  # How long a connection may give next to nothing.
+    connections: int = 16  # The most ranged reads in flight, over all fills …
+    min_connections: int = 4  # … and where each origin starts; more as long as that makes it faster.
+    bandwidth: Size = Size(0)  # Bytes per second that all fills together may take; 0 is no bound.
+    engine: str = "auto"  # What fetches large files of the Hub: auto (our own) or hf_transfer.
     retries: int = 5  # Tries of one ranged read before the fill fails.
     protocols: tuple[str, ...] = ("hf", "s3", "gs")  # URI schemes that callers may name.
     file_roots: tuple[str, ...] = ()  # Folders below which file:// may read; empty refuses it.
@@ -160,8 +163,10 @@ def _problem(config: Config) -> str | None:
         return "The watermarks must satisfy 0 < low_watermark <= high_watermark <= 1."
     if not re.match(r"0?[0-7]{3}\Z", config.socket_mode):
         return f"The setting 'socket_mode' must be octal permissions such as '0660', not {config.socket_mode!r}."
-    if config.connections < 1 or config.retries < 1:
-        return "The settings 'connections' and 'retries' must be at least 1."
+    if config.connections < 1 or config.min_connections < 1 or config.retries < 1:
+        return "The settings 'connections', 'min_connections' and 'retries' must be at least 1."
+    if config.engine not in ("auto", "hf_transfer"):
+        return f"The setting 'engine' must be auto or hf_transfer, not {config.engine!r}."
     if config.weights not in ("allow", "warn", "refuse"):
         return f"The setting 'weights' must be allow, warn or refuse, not {config.weights!r}."
     if config.log_level not in ("debug", "info", "warning", "error"):

@@ -272,7 +272,7 @@ class Manifest:
 class Progress:
     """How far a fill is. Bytes and files that the node already held count as done and as `cached_bytes`."""
 
-    phase: str  # "resolving", "waiting", "fetching" or "publishing"
+    phase: str  # "resolving", "waiting", "fetching", "waiting for the source" or "publishing"
     done_bytes: int = 0
     total_bytes: int = 0
     cached_bytes: int = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cached.config import Config
 from cached.daemon.evict import Evictor, Freed
-from cached.daemon.fetcher import Fetcher
+from cached.daemon.fetcher import Batch, Fetcher, Remote
 from cached.daemon.fill import Fill
 from cached.daemon.policy import check_loadable, check_weights
 from cached.daemon.threads import Threads
@@ -108,7 +108,7 @@ class Cache:
         key = f"{ask.ref.key} {ask.require}"
         fill = self.fills.get(key)
         if fill is None:
-            fill = self.fills[key] = Fill(ask.ref)
+            fill = self.fills[key] = Fill(ask.ref, paused=self.fetcher.paused)
             fill.task = asyncio.create_task(self._run(fill, ask, credentials, known))
             fill.task.add_done_callback(lambda task: self._ended(key, str(ask.ref), task))
         return fill
@@ -130,7 +130,7 @@ class Cache:
                 if attempt == 2:
                     raise
                 log.info("fill.again", extra={"ref": str(ask.ref), "why": error.message})  # Once; then say so.
-                fill.downloads.clear()
+                fill.batch = Batch()
         raise AssertionError("unreachable")
 
     async def _once(self, fill: Fill, ask: Ask, source: Source, credentials: Credentials, known: Known | None) -> Ready:
@@ -166,9 +166,7 @@ class Cache:
         try:
             # Biggest first: the last to end is then a small one.
             order = sorted(wants, key=lambda item: -item[1].size)
-            fill.downloads = [self.fetcher.start(key, source, listing, entry, credentials) for key, entry in order]
-            fetched = await self.fetcher.wait_all(fill.downloads)
-            found = {key: digest for (key, _), digest in zip(order, fetched, strict=True)}
+            found = await self.fetcher.fetch(Remote(source, listing, credentials), order, fill.batch)
             fill.phase = "publishing"
             files = [
                 ManifestFile(e.path, e.size, digests.get(e.path) or found[_key(listing, e)]) for e in listing.entries

@@ -1,176 +1,238 @@
-"""Getting missing blobs: one download per blob however many ask, pieces read in parallel, retries where they help."""
+"""Getting missing blobs: one download per blob however many ask, each from its first byte to its name."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import random
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from cached.config import Config
+from cached.daemon.pace import Bandwidth
+from cached.daemon.streams import Streams
 from cached.daemon.threads import Threads
-from cached.errors import CachedError, SizeMismatch, SourceChanged, SourceUnavailable
-from cached.model import Credentials, Digest, Entry, Listing
-from cached.sources.base import FastReader, Reader, Source
-from cached.store.ingest import Ingest, Piece
+from cached.daemon.turns import Part, Work
+from cached.errors import CachedError, SourceChanged
+from cached.model import PIECE_BYTES, Credentials, Digest, Entry, Listing
+from cached.sources.base import FastReader, Reader, Source, WholeFileReader
+from cached.store.ingest import Ingest, Piece, Verified
 from cached.store.store import Store
 
 log = logging.getLogger("cached.fetch")
 
-FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
-LONGEST_PAUSE = 10.0
-LONGEST_ASKED = 60.0  # Of a Retry-After; the caller should hear of an origin that wants more.
+STARTED = 256  # Files of one model that may be under way or waiting for a connection; the others are only names yet.
 
 
 @dataclass(eq=False, slots=True)
 class Download:
-    """One blob on its way, and how many wait for it."""
+    """One blob on its way, and how many wait for it. `done` and `fetched` in bytes."""
 
     key: str
     size: int
+    origin: str
     task: asyncio.Task[Digest] | None = None
     done: int = 0
     fetched: int = 0
     waiters: int = 0
 
 
-@dataclass(slots=True)
-class _Work:
-    """What the readers of one file share."""
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a model's files come from."""
 
-    ingest: Ingest
-    reader: Reader
-    pieces: list[Piece]
-    download: Download
+    source: Source
+    listing: Listing
+    credentials: Credentials
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host: what shares a pace."""
+        return "/".join(self.listing.place.split("/", 3)[:3])
+
+    @property
+    def group(self) -> str:
+        return f"{self.listing.place}@{self.listing.revision}"
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """The downloads of one fill: those under way, and what has ended."""
+
+    running: set[Download] = field(default_factory=set)
+    ended_bytes: int = 0
+    ended_files: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.ended_bytes + sum(download.done for download in self.running)
 
 
 class Fetcher:
     def __init__(self, config: Config, store: Store, threads: Threads) -> None:
-        self._config = config
         self._store = store
         self._threads = threads
         self._running: dict[str, Download] = {}
-        self._slots = asyncio.Semaphore(config.connections)
-        # Files open at once: enough to keep the connections busy, few enough for a model of 100,000 files.
+        self._streams = Streams(config.min_connections, config.connections, config.retries, threads)
+        self._bandwidth = Bandwidth(int(config.bandwidth))
+        # Large files open at once: enough to keep the connections busy.
         self._files = asyncio.Semaphore(2 * config.connections)
+        self._counting = threading.Lock()
         self.fetched_bytes = 0
 
-    def start(self, key: str, source: Source, listing: Listing, entry: Entry, credentials: Credentials) -> Download:
-        """The running download of this blob, or a new one. Whoever starts or joins one must `wait` for it."""
+    def paused(self, batch: Batch) -> bool:
+        """Whether everything that is left waits for an origin that asked for a pause."""
+        return bool(batch.running) and all(self._streams.paused(download.origin) for download in batch.running)
+
+    async def fetch(self, remote: Remote, wants: Iterable[tuple[str, Entry]], batch: Batch) -> dict[str, Digest]:
+        """Every wanted blob's digest by key, started in this order. On the first error the others are left, and go on
+        only if somebody else waits for them."""
+        found: dict[str, Digest] = {}
+        left = iter(wants)
+
+        async def take() -> None:
+            for key, entry in left:
+                found[key] = await self._one(remote, key, entry, batch)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(STARTED):
+                    group.create_task(take())
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
+        return found
+
+    async def _one(self, remote: Remote, key: str, entry: Entry, batch: Batch) -> Digest:
+        """Start or join the blob's download and wait for it. When the last waiter is cancelled, so is the download."""
         download = self._running.get(key)
         if download is None:
-            download = self._running[key] = Download(key, entry.size)
-            download.task = asyncio.create_task(self._in_turn(download, source, listing, entry, credentials))
+            download = self._running[key] = Download(key, entry.size, remote.origin)
+            download.task = asyncio.create_task(self._run(download, remote, entry))
             download.task.add_done_callback(lambda task: self._ended(key, task))
+        assert download.task is not None  # Set just above, or by whoever started it.
         download.waiters += 1
-        return download
-
-    async def wait(self, download: Download) -> Digest:
-        """Its digest, or its error. When the last waiter is cancelled, so is the download, and its part is parked."""
-        assert download.task is not None  # `start` sets it.
+        batch.running.add(download)
         try:
-            return await asyncio.shield(download.task)
+            digest = await asyncio.shield(download.task)
+            batch.ended_bytes += entry.size
+            batch.ended_files += 1
+            return digest
         finally:
+            batch.running.discard(download)
             download.waiters -= 1
             if download.waiters == 0 and not download.task.done():
                 download.task.cancel()
                 await asyncio.wait([download.task])
-
-    async def wait_all(self, downloads: list[Download]) -> list[Digest]:
-        """Every digest, in order. On the first error the others are left, and go on only if somebody else waits."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.wait(download)) for download in downloads]
-        except ExceptionGroup as errors:
-            raise _first(errors) from None
-        return [task.result() for task in tasks]
 
     def _ended(self, key: str, task: asyncio.Task[Digest]) -> None:
         del self._running[key]
         if not task.cancelled():
             task.exception()  # Seen here even when every waiter has left.
 
-    async def _in_turn(
-        self, download: Download, source: Source, listing: Listing, entry: Entry, credentials: Credentials
-    ) -> Digest:
-        async with self._files:
-            return await self._run(download, source, listing, entry, credentials)
-
-    async def _run(
-        self, download: Download, source: Source, listing: Listing, entry: Entry, credentials: Credentials
-    ) -> Digest:
+    async def _run(self, download: Download, remote: Remote, entry: Entry) -> Digest:
         started = time.monotonic()
+        if entry.size <= PIECE_BYTES:
+            digest = await self._small(download, remote, entry)
+        else:
+            async with self._files:
+                digest = await self._large(download, remote, entry)
+        extra = {"source": str(remote.listing.ref), "file": entry.path, "bytes": download.fetched}
+        log.info("blob.fetched", extra={**extra, "seconds": round(time.monotonic() - started, 3)})
+        return digest
+
+    async def _small(self, download: Download, remote: Remote, entry: Entry) -> Digest:
+        """A file of one piece: everything in one call, for its turns between threads would cost more than its bytes."""
+        found: list[Verified] = []
+
+        def whole() -> None:
+            ingest = self._store.blobs.ingest(download.key, entry)
+            try:
+                reader = remote.source.open(remote.listing, entry, remote.credentials)
+                try:
+                    for piece in ingest.missing():
+                        self._read(reader, ingest, piece, download)
+                    reader.recheck()
+                finally:
+                    reader.close()
+                found.append(self._publish(download, remote, ingest))
+            except BaseException:
+                ingest.discard()  # There is nothing to resume.
+                raise
+            finally:
+                ingest.close()
+
+        await self._streams.run(Work(entry.path, download.origin, remote.group, [Part(whole)]))
+        return found[0].digest
+
+    async def _large(self, download: Download, remote: Remote, entry: Entry) -> Digest:
         ingest = await self._threads.disk(self._store.blobs.ingest, download.key, entry)
         try:
-            reader = await self._threads.net(source.open, listing, entry, credentials)
+            reader = await self._threads.net(remote.source.open, remote.listing, entry, remote.credentials)
             try:
-                await self._pieces(_Work(ingest, reader, ingest.missing()[::-1], download))
+                download.done = ingest.landed_bytes
+                await self._streams.run(
+                    Work(entry.path, download.origin, remote.group, self._parts(reader, ingest, download))
+                )
                 await self._threads.net(reader.recheck)
             finally:
                 reader.close()
-            verified = await self._threads.disk(ingest.verify)
-            await self._threads.disk(self._store.publish, ingest, verified, listing.identity(entry), download.key)
+            verified = await self._threads.disk(self._publish, download, remote, ingest)
         except SourceChanged:
             ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
             raise
         finally:
             ingest.close()
-        seconds = round(time.monotonic() - started, 3)
-        extra = {"source": str(listing.ref), "file": entry.path, "bytes": download.fetched, "seconds": seconds}
-        log.info("blob.fetched", extra=extra)
         return verified.digest
 
-    async def _pieces(self, work: _Work) -> None:
-        """Read what is missing with as many readers as there are pieces, up to `connections` over all downloads."""
-        work.download.done = work.ingest.landed_bytes
+    def _parts(self, reader: Reader, ingest: Ingest, download: Download) -> list[Part]:
+        """What is missing, the first piece last."""
+        missing = ingest.missing()
+        if isinstance(reader, WholeFileReader) and len(missing) == ingest.count:
+            return [Part(lambda: self._download(reader, ingest, missing, download))]
+        return [Part(functools.partial(self._read, reader, ingest, piece, download)) for piece in reversed(missing)]
+
+    def _publish(self, download: Download, remote: Remote, ingest: Ingest) -> Verified:
+        verified = ingest.verify()
+        self._store.publish(ingest, verified, remote.listing.identity(ingest.entry), download.key)
+        return verified
+
+    def _read(self, reader: Reader, ingest: Ingest, piece: Piece, download: Download) -> None:
+        """One piece, through the reader's fast lane where it has one and the answer is plain."""
+        came = 0
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._config.connections, len(work.pieces))):
-                    group.create_task(self._reader(work))
-        except ExceptionGroup as errors:
-            raise _first(errors) from None
+            with ingest.landing(piece) as landing:
 
-    async def _reader(self, work: _Work) -> None:
-        while work.pieces:
-            piece = work.pieces.pop()
-            async with self._slots:
-                await self._piece(work, piece)
-            work.download.done += piece.length
-            work.download.fetched += piece.length
-            self.fetched_bytes += piece.length
+                def sink(data: memoryview) -> None:
+                    nonlocal came
+                    landing.write(data)
+                    came += len(data)
+                    self._count(download, len(data))
 
-    async def _piece(self, work: _Work, piece: Piece) -> None:
-        for attempt in range(1, self._config.retries + 1):
-            try:
-                await self._threads.net(_read, work.reader, work.ingest, piece)
-                return
-            except (SourceUnavailable, SizeMismatch) as error:
-                if attempt == self._config.retries:
-                    raise
-                pause = _pause(attempt, error)
-                log.warning(
-                    "piece.retry", extra={"file": work.ingest.entry.path, "why": error.message, "in": round(pause, 2)}
-                )
-                await asyncio.sleep(pause)
+                if not (isinstance(reader, FastReader) and reader.stream(piece.offset, piece.length, sink)):
+                    sink(memoryview(reader.read(piece.offset, piece.length)))
+        except BaseException:
+            with self._counting:
+                download.done -= came
+            raise
 
+    def _count(self, download: Download, count: int) -> None:
+        with self._counting:
+            download.done += count
+            download.fetched += count
+            self.fetched_bytes += count
+            self._streams.came(download.origin, count)
+        self._bandwidth.take(count)
 
-def _pause(attempt: int, error: CachedError) -> float:
-    """Seconds to wait after that attempt: twice as long each time, with jitter, and never less than the source asks."""
-    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-    asked = error.retry_after if isinstance(error, SourceUnavailable) else None
-    return max(own, min(asked or 0.0, LONGEST_ASKED))
-
-
-def _read(reader: Reader, ingest: Ingest, piece: Piece) -> None:
-    """One piece, through the reader's fast lane where it has one."""
-    if isinstance(reader, FastReader):
-        with ingest.landing(piece) as landing:
-            if reader.stream(piece.offset, piece.length, landing.write):
-                return
-            landing.write(memoryview(reader.read(piece.offset, piece.length)))
-    else:
-        ingest.land(piece, reader.read(piece.offset, piece.length))
+    def _download(self, reader: WholeFileReader, ingest: Ingest, missing: list[Piece], download: Download) -> None:
+        """The whole file by the reader's own engine, then piece by piece through the same checks as everything."""
+        if not reader.download(ingest.part, functools.partial(self._count, download)):
+            for piece in missing:
+                if piece in ingest.missing():
+                    self._read(reader, ingest, piece, download)
+            return
+        ingest.adopt()
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from cached.daemon.fetcher import Download
+from cached.daemon.fetcher import Batch
 from cached.model import ModelRef, Progress
 from cached.wire import Ready
 
@@ -21,17 +21,17 @@ class Fill:
     cached_files: int = 0
     total_files: int = 0
     total_bytes: int = 0
-    downloads: list[Download] = field(default_factory=list)
+    batch: Batch = field(default_factory=Batch)
+    paused: Callable[[Batch], bool] = lambda batch: False
     task: asyncio.Task[Ready] | None = None
     waiters: int = 0
     abandon: bool = True  # Until one waiter wants it to be finished come what may.
 
     def progress(self) -> Progress:
-        done = self.cached_bytes + sum(download.done for download in self.downloads)
-        ended = sum(download.task is not None and download.task.done() for download in self.downloads)
-        return Progress(
-            self.phase, done, self.total_bytes, self.cached_bytes, self.cached_files + ended, self.total_files
-        )
+        batch = self.batch
+        phase = "waiting for the source" if self.phase == "fetching" and self.paused(batch) else self.phase
+        done, files = self.cached_bytes + batch.done, self.cached_files + batch.ended_files
+        return Progress(phase, done, self.total_bytes, self.cached_bytes, files, self.total_files)
 
     async def watch(self, interval: float, abandon: bool) -> AsyncGenerator[Progress | Ready, None]:
         """Progress every `interval` seconds, then what was asked for; or the fill's error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cached.model import Credentials, Entry, Listing, ModelRef
@@ -28,6 +29,17 @@ class FastReader(Reader, Protocol):
         """Give exactly those bytes to `sink`, in order, slice by slice; a slice is valid only during the call.
 
         False when the fast lane is not for this answer: sink has got nothing, and `read` will say why.
+        """
+
+
+@runtime_checkable
+class WholeFileReader(Reader, Protocol):
+    """A reader with an engine of its own for whole files."""
+
+    def download(self, path: Path, progress: Callable[[int], None]) -> bool:
+        """Fetch the whole file over `path`, which has its size already; `progress` is told of bytes as they come.
+
+        False when the engine is off or not for this file: nothing was written.
         """
 
 

@@ -15,7 +15,7 @@ import xxhash
 from cached.errors import InvalidRequest
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.ingest import Ingest, Verified
-from cached.store.layout import Layout, disk_errors, fsync_directory
+from cached.store.layout import Layout, disk_errors
 
 
 def ingest_key(identity: str, digest: Digest | None) -> str:
@@ -42,7 +42,10 @@ class Blobs:
         return Ingest(self._layout.ingest / f"{key}.part", entry)
 
     def publish(self, ingest: Ingest, verified: Verified) -> Path:
-        """Give verified bytes their name, durably. The caller excludes a concurrent removal of the same digest."""
+        """Give verified bytes their name; it is durable once the caller has synced its directory.
+
+        The caller excludes a concurrent removal of the same digest.
+        """
         path = self.path(verified.digest)
         with disk_errors(f"publishing {ingest.entry.path}"):
             if self.size(verified.digest) == verified.size:
@@ -50,7 +53,6 @@ class Blobs:
                 return path
             ingest.close()  # Before the rename: a file that is written to under its published name is an alarm.
             os.rename(ingest.part, path)
-            fsync_directory(path.parent)
         ingest.forget_state()
         return path
 

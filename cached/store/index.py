@@ -167,16 +167,19 @@ class Index:
                 ).fetchone()[0]
             )
 
-    def add_blob(self, verified: Verified, identity: str, key: str) -> None:
-        """A blob was published: its reservation becomes use, and every fill that wanted it now holds it."""
+    def add_blobs(self, published: Iterable[tuple[Verified, str, str]]) -> None:
+        """Blobs were published, each with its identity and key: reservations become use, and every fill that wanted
+        one now holds it."""
         with self.transaction() as db:
-            row = (verified.digest.hex, verified.size, verified.pieces, time.time())
-            db.execute(
-                "INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces", row
-            )
-            db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, verified.digest.hex))
-            db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (verified.digest.hex, key))
-            db.execute("DELETE FROM reservation WHERE key = ?", (key,))
+            for verified, identity, key in published:
+                digest = verified.digest.hex
+                db.execute(
+                    "INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces",
+                    (digest, verified.size, verified.pieces, time.time()),
+                )
+                db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, digest))
+                db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest, key))
+                db.execute("DELETE FROM reservation WHERE key = ?", (key,))
 
     def know(self, identity: str, digest: Digest) -> None:
         """A source promised this digest for this file, and the blob is here."""

@@ -15,6 +15,7 @@ import xxhash
 from cached.errors import SizeMismatch, StoreDegraded
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.checksums import Checks
+from cached.store.landing import Landing, slices
 from cached.store.layout import disk_errors
 
 
@@ -42,6 +43,7 @@ class Ingest:
         self.part = part
         self.entry = entry
         self._state = part.with_suffix(".pieces")
+        self._state_fd: int | None = None
         self._lock = threading.Lock()
         self._frontier = threading.Lock()
         self._landed: dict[int, bytes] = {}
@@ -95,7 +97,7 @@ class Ingest:
                     checks = self._checks.copy()  # A piece that breaks off must leave no trace.
                 else:
                     self._frontier.release()
-            landing = Landing(self._fd, piece, self.entry.path, checks)
+            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, checks)
             try:
                 yield landing
                 self._landed_now(piece, landing.finish(), checks)
@@ -105,7 +107,7 @@ class Ingest:
             if self._frontier.acquire(blocking=False):  # Whoever holds it takes what has landed along.
                 try:
                     with disk_errors(f"reading {self.entry.path} back"):
-                        self._advance(-1, b"")
+                        self._advance()
                 finally:
                     self._frontier.release()
         finally:
@@ -116,7 +118,16 @@ class Ingest:
             self._landed[piece.index] = checksum
             if checks is not None:
                 self._checks, self._next = checks, piece.index + 1
-            os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
+            if self._state_fd is not None:
+                os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
+
+    def adopt(self) -> None:
+        """Take every piece as it lies in the file, which somebody else has written. `verify` then judges it."""
+        for piece in self.missing():
+            running = xxhash.xxh3_128()
+            for data in slices(self._fd, piece.offset, piece.length):
+                running.update(data)
+            self._landed_now(piece, running.digest(), None)
 
     def verify(self) -> Verified:
         """Check size and every promised digest, and fsync. On DigestMismatch the bytes are gone.
@@ -125,7 +136,7 @@ class Ingest:
         would report success the second time.
         """
         with self._frontier, disk_errors(f"reading {self.entry.path} back"):
-            self._advance(-1, b"")
+            self._advance()
         if self._next != self.count:
             raise SizeMismatch(f"{self.entry.path} is incomplete: {self._next} of {self.count} pieces are there.")
         try:
@@ -166,19 +177,22 @@ class Ingest:
             last = self._closed and self._users == 0
         if last:
             os.close(self._fd)
-            os.close(self._state_fd)
+            if self._state_fd is not None:
+                os.close(self._state_fd)
 
     def _piece(self, index: int) -> Piece:
         offset = index * PIECE_BYTES
         return Piece(index, offset, min(PIECE_BYTES, self.entry.size - offset))
 
     def _prepare(self) -> None:
-        if os.fstat(self._fd).st_size == self.entry.size:
+        if self.count > 1 and os.fstat(self._fd).st_size == self.entry.size:
             self._resume()
         else:
             os.ftruncate(self._fd, 0)
             if self.entry.size:
                 os.posix_fallocate(self._fd, 0, self.entry.size)
+        if self.count < 2:
+            return  # Published or fetched again: there is nothing to resume.
         lines = "".join(f"{index} {checksum.hex()}\n" for index, checksum in sorted(self._landed.items()))
         self._state_fd = os.open(self._state, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.write(self._state_fd, lines.encode())
@@ -188,46 +202,25 @@ class Ingest:
         for index, checksum in _recorded(self._state).items():
             if not 0 <= index < self.count:
                 continue
-            data = _read_all(self._fd, self._piece(index))
-            if xxhash.xxh3_128_digest(data) == checksum:
+            piece = self._piece(index)
+            running = xxhash.xxh3_128()
+            for data in slices(self._fd, piece.offset, piece.length):
+                running.update(data)
+            if running.digest() == checksum:
                 self._landed[index] = checksum
-                self._advance(index, data)
+        self._advance()
 
-    def _advance(self, index: int, data: bytes) -> None:
-        """Run the checks over the contiguous prefix: from `data` where it is next, else from the page cache."""
+    def _advance(self) -> None:
+        """Run the checks over the contiguous prefix of what has landed, from the page cache."""
         while True:
             with self._lock:
                 if self._next not in self._landed:
                     return
                 piece = self._piece(self._next)
-            self._checks.update(data if piece.index == index else _read_all(self._fd, piece))
+            for data in slices(self._fd, piece.offset, piece.length):
+                self._checks.update(data)
             with self._lock:
                 self._next += 1
-
-
-class Landing:
-    """One piece on its way to the disk."""
-
-    def __init__(self, fd: int, piece: Piece, name: str, checks: Checks | None) -> None:
-        self._fd, self._piece, self._name, self._checks = fd, piece, name, checks
-        self._done = 0
-        self._xxh3 = xxhash.xxh3_128()
-
-    def write(self, data: memoryview) -> None:
-        """The next bytes of the piece. SizeMismatch when they would be too many."""
-        if self._done + len(data) > self._piece.length:
-            raise SizeMismatch(f"{self._name} sent more than the {self._piece.length} bytes that were asked for.")
-        self._xxh3.update(data)
-        if self._checks is not None:
-            self._checks.update(data)
-        with disk_errors(f"writing {self._name}"):
-            _write_all(self._fd, data, self._piece.offset + self._done)
-        self._done += len(data)
-
-    def finish(self) -> bytes:
-        if self._done != self._piece.length:
-            raise SizeMismatch(f"{self._name} sent {self._done} bytes where {self._piece.length} were asked for.")
-        return self._xxh3.digest()
 
 
 def _recorded(state: Path) -> dict[int, bytes]:
@@ -240,19 +233,3 @@ def _recorded(state: Path) -> dict[int, bytes]:
                 with contextlib.suppress(ValueError):
                     found[int(index)] = bytes.fromhex(checksum)
     return dict(sorted(found.items()))
-
-
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _read_all(fd: int, piece: Piece) -> bytes:
-    data = os.pread(fd, piece.length, piece.offset)
-    while len(data) < piece.length:
-        more = os.pread(fd, piece.length - len(data), piece.offset + len(data))
-        if not more:
-            break
-        data += more
-    return data

@@ -13,7 +13,7 @@ from cached.config import Config
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
 from cached.store.ingest import Ingest, Verified
-from cached.store.layout import Layout, RootLock
+from cached.store.layout import Layout, RootLock, disk_errors, fsync_directory
 from cached.store.leases import exclusive
 from cached.store.reconcile import open_index, reconcile
 from cached.store.snapshots import Origin, Snapshots, delete_tree
@@ -29,6 +29,19 @@ class Usage:
     used: int
     reserved: int
     free: int
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A verified blob that waits for its name and its row."""
+
+    ingest: Ingest
+    verified: Verified
+    identity: str
+    key: str
+    folder: Path | None = None
+    error: Exception | None = None
+    done: bool = False
 
 
 class Store:
@@ -47,6 +60,7 @@ class Store:
             raise
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
         self._publishing = threading.RLock()
+        self._arrivals: list[_Arrival] = []
 
     def close(self) -> None:
         self.index.close()
@@ -66,11 +80,35 @@ class Store:
         return Usage(limit, row["used"], row["reserved"], free)
 
     def publish(self, ingest: Ingest, verified: Verified, identity: str, key: str) -> None:
-        """Name the blob, then write its row."""
+        """Name the blob, durably, then write its row. Callers that come together share syncs and transaction."""
+        mine = _Arrival(ingest, verified, identity, key)
+        self._arrivals.append(mine)
         with self._publishing:
-            self.blobs.publish(ingest, verified)
-            self.index.add_blob(verified, identity, key)
+            if not mine.done:
+                batch = list(self._arrivals)
+                del self._arrivals[: len(batch)]
+                self._publish(batch)
+        if mine.error is not None:
+            raise mine.error
         log.info("blob.published", extra={"digest": verified.digest.hex, "bytes": verified.size})
+
+    def _publish(self, batch: list[_Arrival]) -> None:
+        named: list[_Arrival] = []
+        for arrival in batch:
+            arrival.done = True
+            try:
+                arrival.folder = self.blobs.publish(arrival.ingest, arrival.verified).parent
+                named.append(arrival)
+            except Exception as error:
+                arrival.error = error
+        try:
+            with disk_errors("publishing"):
+                for folder in {arrival.folder for arrival in named if arrival.folder is not None}:
+                    fsync_directory(folder)
+            self.index.add_blobs((each.verified, each.identity, each.key) for each in named)
+        except Exception as error:  # Whatever it was, nobody of the batch may believe that he is published.
+            for arrival in named:
+                arrival.error = error
 
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
         """Build the snapshot, then let it be handed out."""

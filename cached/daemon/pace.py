@@ -1,0 +1,83 @@
+"""How hard an origin may be asked: decided from what it says and how fast it sends, without I/O."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+WINDOW = 1.0  # Seconds over which speed is measured.
+GAIN = 1.05  # A further connection must bring at least this much.
+SETTLED = 15.0  # Seconds before another one is tried after one brought nothing …
+CHASTENED = 60.0  # … or after the origin asked for less.
+
+
+class Pace:
+    """One origin's number of connections, between 1 and `most`, and the pause that it has asked for.
+
+    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles.
+    """
+
+    def __init__(self, start: int, most: int) -> None:
+        self.most = most
+        self.limit = min(start, most)
+        self.active = 0
+        self.paused_until = 0.0
+        self._window: tuple[float, int] | None = None
+        self._base: float | None = None  # The speed that the connection on trial has to beat.
+        self._hold_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Pace {self.active}/{self.limit} of {self.most}>"
+
+    def may_start(self, now: float) -> bool:
+        return self.active < self.limit and now >= self.paused_until
+
+    def measured(self, total: int, now: float) -> None:
+        """`total` bytes have come from this origin so far, and it is `now`."""
+        if self._window is None or self.active < self.limit:
+            self._window = now, total  # Only full use says what a connection more would bring.
+            return
+        since, before = self._window
+        if now - since < WINDOW:
+            return
+        self._window = now, total
+        speed = (total - before) / (now - since)
+        if self._base is not None:
+            if speed > self._base * GAIN:
+                self._try(speed)
+            else:
+                self.limit, self._base, self._hold_until = max(1, self.limit - 1), None, now + SETTLED
+        elif now >= self._hold_until:
+            self._try(speed)
+
+    def _try(self, speed: float) -> None:
+        if self.limit < self.most:
+            self.limit, self._base = self.limit + 1, speed
+        else:
+            self._base = None
+
+    def throttled(self, seconds: float, now: float) -> None:
+        """The origin answered 429 or 503: nobody asks it again before that many seconds."""
+        if now >= self.paused_until:  # Once for all the answers to what was in flight together.
+            self.limit = max(1, self.limit // 2)
+        self.paused_until = max(self.paused_until, now + seconds)
+        self._base, self._window, self._hold_until = None, None, now + CHASTENED
+
+
+class Bandwidth:
+    """A bound on bytes per second that threads share. 0 is none."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        """Account for bytes that came; sleeps for as long as they should have taken."""
+        if not self._per_second:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self._per_second
+            pause = self._free_at - now
+        time.sleep(pause)

@@ -1,0 +1,149 @@
+"""Sharing the connections out: over origins, models and files, with retries where they help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+
+from cached.daemon.pace import Pace
+from cached.daemon.threads import Threads
+from cached.daemon.turns import Part, Turns, Work
+from cached.errors import CachedError, SizeMismatch, SourceUnavailable
+
+log = logging.getLogger("cached.fetch")
+
+FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
+LONGEST_PAUSE = 10.0
+LONGEST_ASKED = 60.0  # Of a Retry-After; the caller should hear of an origin that wants more.
+
+
+@dataclass(slots=True)
+class _Origin:
+    pace: Pace
+    turns: Turns = field(default_factory=Turns)
+    came: int = 0
+
+
+class Streams:
+    """At most `most` parts are read at once over all origins, and of each origin as many as its Pace allows."""
+
+    def __init__(self, start: int, most: int, retries: int, threads: Threads) -> None:
+        self._start, self._most, self._retries, self._threads = start, most, retries, threads
+        self._origins: dict[str, _Origin] = {}
+        self._ended: dict[Work, asyncio.Future[None]] = {}
+        self._failed: dict[Work, BaseException] = {}
+        self._active = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, work: Work) -> None:
+        """Returns when every part has been read. The first part that fails for good ends the others.
+
+        No thread reads for this file any more when it returns, with whatever end.
+        """
+        if not work.parts:
+            return
+        ended = self._ended[work] = asyncio.get_running_loop().create_future()
+        self._origin(work.origin).turns.add(work)
+        self._dispatch()
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            work.parts.clear()
+            if work.active:
+                await asyncio.wait([ended])
+            raise
+        finally:
+            work.parts.clear()
+            self._ended.pop(work, None)
+
+    def paused(self, origin: str) -> bool:
+        """Whether the origin has asked for a pause."""
+        known = self._origins.get(origin)
+        return known is not None and time.monotonic() < known.pace.paused_until
+
+    def came(self, origin: str, count: int) -> None:
+        """Bytes have come. Called by the threads that read, one at a time."""
+        self._origins[origin].came += count
+
+    def _origin(self, name: str) -> _Origin:
+        if name not in self._origins:
+            self._origins[name] = _Origin(Pace(self._start, self._most))
+        return self._origins[name]
+
+    def _dispatch(self) -> None:
+        """Start what may start, and come back when the next pause ends."""
+        now = time.monotonic()
+        for origin in self._origins.values():
+            while self._active < self._most and origin.pace.may_start(now):
+                turn = origin.turns.take(now)
+                if turn is None:
+                    break
+                self._launch(origin, *turn)
+        self._wake_later(now)
+
+    def _launch(self, origin: _Origin, work: Work, part: Part) -> None:
+        self._active += 1
+        origin.pace.active += 1
+        task = asyncio.create_task(self._read(origin, work, part))
+        task.add_done_callback(lambda done: self._over(origin, work, done))
+
+    async def _read(self, origin: _Origin, work: Work, part: Part) -> None:
+        try:
+            await self._threads.net(part.call)
+        except (SourceUnavailable, SizeMismatch) as error:
+            part.tries += 1
+            if part.tries >= self._retries:
+                raise
+            self._put_back(origin, work, part, error)
+
+    def _put_back(self, origin: _Origin, work: Work, part: Part, error: CachedError) -> None:
+        if work not in self._ended:
+            return  # Nobody waits for it any more.
+        now, pause = time.monotonic(), _pause(part.tries, error)
+        if isinstance(error, SourceUnavailable) and error.retry_after is not None:
+            origin.pace.throttled(pause, now)
+        work.resume_at = max(work.resume_at, now + pause)
+        work.parts.append(part)
+        log.warning("piece.retry", extra={"file": work.name, "why": error.message, "in": round(pause, 2)})
+
+    def _over(self, origin: _Origin, work: Work, task: asyncio.Task[None]) -> None:
+        """One read has ended. A file ends with its last one, so that none outlives it."""
+        origin.pace.measured(origin.came, time.monotonic())
+        self._active -= 1
+        origin.pace.active -= 1
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        ended = self._ended.get(work)
+        if error is not None:
+            work.parts.clear()
+            self._failed.setdefault(work, error)
+        origin.turns.ended(work)
+        if not work.parts and not work.active:
+            failure = self._failed.pop(work, None)
+            if ended is not None and not ended.done():
+                if failure is None:
+                    ended.set_result(None)
+                else:
+                    ended.set_exception(failure)
+        self._dispatch()
+
+    def _wake_later(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = []
+        for origin in self._origins.values():
+            resume = origin.turns.next_resume(now)
+            paused = origin.pace.paused_until
+            ends += [time for time in (resume, paused) if time is not None and time > now]
+        if ends:
+            self._timer = asyncio.get_running_loop().call_later(min(ends) - now + 0.001, self._dispatch)
+
+
+def _pause(tries: int, error: CachedError) -> float:
+    """Seconds to wait after that try: twice as long each time, with jitter, and never less than the source asks."""
+    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
+    asked = error.retry_after if isinstance(error, SourceUnavailable) else None
+    return max(own, min(asked or 0.0, LONGEST_ASKED))

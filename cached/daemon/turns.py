@@ -1,0 +1,88 @@
+"""Whose turn it is: which part of which file is read next. Pure bookkeeping."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """A call that reads one part of a file, and how often it was tried."""
+
+    call: Callable[[], None]
+    tries: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """What is left of one file. `parts` in reverse: the next one is the last. `group` is the model it belongs to."""
+
+    name: str
+    origin: str
+    group: str
+    parts: list[Part]
+    active: int = 0
+    resume_at: float = 0.0  # Not before, after a failed try.
+
+
+@dataclass(slots=True)
+class _Group:
+    begun: list[Work] = field(default_factory=list)
+    fresh: deque[Work] = field(default_factory=deque)
+    active: int = 0
+
+    def pick(self, now: float) -> Work | None:
+        """A begun file that nobody reads goes on first, so that files are hashed as they come and end one by one."""
+        ready = [work for work in self.begun if work.parts and work.resume_at <= now]
+        idle = next((work for work in ready if not work.active), None)
+        if idle is not None:
+            return idle
+        while self.fresh:
+            work = self.fresh.popleft()
+            if work.parts:  # Else it was given up before its turn came.
+                self.begun.append(work)
+                return work
+        return min(ready, key=lambda work: work.active, default=None)
+
+
+class Turns:
+    """The files that wait at one origin. Models take turns, so that a small one need not wait for a large one."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, work: Work) -> None:
+        self._groups.setdefault(work.group, _Group()).fresh.append(work)
+
+    def take(self, now: float) -> tuple[Work, Part] | None:
+        """The next part, of the model with the fewest connections; None when nothing may be read now."""
+        for group in sorted(self._groups.values(), key=lambda group: group.active):
+            work = group.pick(now)
+            if work is not None:
+                work.active += 1
+                group.active += 1
+                return work, work.parts.pop()
+        self._groups = {name: group for name, group in self._groups.items() if group.begun or group.fresh}
+        return None
+
+    def ended(self, work: Work) -> None:
+        """One read of this file is over. Files without parts and reads are forgotten."""
+        group = self._groups[work.group]
+        work.active -= 1
+        group.active -= 1
+        if not work.parts and not work.active:
+            group.begun.remove(work)
+            if not group.begun and not group.fresh:
+                del self._groups[work.group]
+
+    def next_resume(self, now: float) -> float | None:
+        """When the first of the files that pause may go on."""
+        times = [
+            work.resume_at
+            for group in self._groups.values()
+            for work in group.begun
+            if work.parts and work.resume_at > now
+        ]
+        return min(times, default=None)

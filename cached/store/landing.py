@@ -1,0 +1,76 @@
+"""Bytes on their way into a file and back out of it, slice by slice, in buffers that are used again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+
+import xxhash
+
+from cached.errors import SizeMismatch
+from cached.store.checksums import Checks
+from cached.store.layout import disk_errors
+
+SLICE = 256 * 1024  # Small enough to be hashed while it is still in the core's cache.
+
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+
+_buffers = threading.local()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Landing:
+    """The bytes from `offset` on of one piece, in order."""
+
+    def __init__(self, fd: int, offset: int, length: int, name: str, checks: Checks | None) -> None:
+        self._fd, self._offset, self._length, self._name, self._checks = fd, offset, length, name, checks
+        self._done = 0
+        self._xxh3 = xxhash.xxh3_128()
+
+    def write(self, data: memoryview) -> None:
+        """The next bytes of the piece. SizeMismatch when they would be too many."""
+        if self._done + len(data) > self._length:
+            raise SizeMismatch(f"{self._name} sent more than the {self._length} bytes that were asked for.")
+        self._xxh3.update(data)
+        if self._checks is not None:
+            self._checks.update(data)
+        with disk_errors(f"writing {self._name}"):
+            _write_all(self._fd, data, self._offset + self._done)
+        self._done += len(data)
+
+    def finish(self) -> bytes:
+        """The XXH3-128 of the piece, whose bytes are on their way to the disk. SizeMismatch when it is not whole."""
+        if self._done != self._length:
+            raise SizeMismatch(f"{self._name} sent {self._done} bytes where {self._length} were asked for.")
+        start_writeback(self._fd, self._offset, self._length)
+        return self._xxh3.digest()
+
+
+def slices(fd: int, offset: int, length: int) -> Iterator[memoryview]:
+    """That part of the file; each slice is valid until the next. Ends early where the file does."""
+    view: memoryview | None = getattr(_buffers, "view", None)
+    if view is None:
+        view = _buffers.view = memoryview(bytearray(SLICE))
+    end = offset + length
+    while offset < end:
+        count = os.preadv(fd, [view[: min(SLICE, end - offset)]], offset)
+        if not count:
+            return
+        yield view[:count]
+        offset += count
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Tell the kernel to begin writing now, without waiting: a hundred gigabytes of dirty pages would stall the node.
+
+    Only a hint, so its failure is not one: errors of the disk come back from fsync.
+    """
+    _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
