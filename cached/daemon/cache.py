@@ -10,8 +10,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from cached.config import Config
+from cached.daemon.download import Batch, Remote
 from cached.daemon.evict import Evictor, Freed
-from cached.daemon.fetcher import Batch, Fetcher, Remote
+from cached.daemon.fetcher import Fetcher
 from cached.daemon.fill import Fill
 from cached.daemon.policy import check_loadable, check_weights
 from cached.daemon.threads import Threads

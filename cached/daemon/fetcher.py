@@ -8,70 +8,30 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from cached.config import Config
+from cached.daemon.bundle import Bundle
+from cached.daemon.download import Batch, Download, Remote
 from cached.daemon.pace import Bandwidth
 from cached.daemon.streams import Streams
 from cached.daemon.threads import Threads
 from cached.daemon.turns import Part, Work
 from cached.errors import CachedError, SourceChanged
-from cached.model import PIECE_BYTES, Credentials, Digest, Entry, Listing
-from cached.sources.base import FastReader, Reader, Source, WholeFileReader
-from cached.store.ingest import Ingest, Piece, Verified
-from cached.store.store import Store
+from cached.model import PIECE_BYTES, Digest, Entry
+from cached.sources.base import FastReader, Reader, WholeFileReader
+from cached.store.ingest import Ingest, Piece
+from cached.store.store import Arrival, Store
 
 log = logging.getLogger("cached.fetch")
 
-STARTED = 256  # Files of one model that may be under way or waiting for a connection; the others are only names yet.
-
-
-@dataclass(eq=False, slots=True)
-class Download:
-    """One blob on its way, and how many wait for it. `done` and `fetched` in bytes."""
-
-    key: str
-    size: int
-    origin: str
-    task: asyncio.Task[Digest] | None = None
-    done: int = 0
-    fetched: int = 0
-    waiters: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a model's files come from."""
-
-    source: Source
-    listing: Listing
-    credentials: Credentials
-
-    @property
-    def origin(self) -> str:
-        """Scheme and host: what shares a pace."""
-        return "/".join(self.listing.place.split("/", 3)[:3])
-
-    @property
-    def group(self) -> str:
-        return f"{self.listing.place}@{self.listing.revision}"
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """The downloads of one fill: those under way, and what has ended."""
-
-    running: set[Download] = field(default_factory=set)
-    ended_bytes: int = 0
-    ended_files: int = 0
-
-    @property
-    def done(self) -> int:
-        return self.ended_bytes + sum(download.done for download in self.running)
+STARTED = 256  # Downloads of one model that may be under way or waiting for a connection; the others are only names.
+SMALL = 1 << 20  # Bytes up to which files are fetched several at a time: their turns would cost more than their bytes.
+BUNDLE = 64  # Files at most in one such turn.
 
 
 class Fetcher:
     def __init__(self, config: Config, store: Store, threads: Threads) -> None:
+        self._config = config
         self._store = store
         self._threads = threads
         self._running: dict[str, Download] = {}
@@ -90,11 +50,11 @@ class Fetcher:
         """Every wanted blob's digest by key, started in this order. On the first error the others are left, and go on
         only if somebody else waits for them."""
         found: dict[str, Digest] = {}
-        left = iter(wants)
+        left = iter(self._plan(remote, dict(wants)))
 
         async def take() -> None:
-            for key, entry in left:
-                found[key] = await self._one(remote, key, entry, batch)
+            for download in left:
+                found.update(await self._wait(download, remote, batch))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,21 +64,32 @@ class Fetcher:
             raise _first(errors) from None
         return found
 
-    async def _one(self, remote: Remote, key: str, entry: Entry, batch: Batch) -> Digest:
-        """Start or join the blob's download and wait for it. When the last waiter is cancelled, so is the download."""
-        download = self._running.get(key)
-        if download is None:
-            download = self._running[key] = Download(key, entry.size, remote.origin)
-            download.task = asyncio.create_task(self._run(download, remote, entry))
-            download.task.add_done_callback(lambda task: self._ended(key, task))
-        assert download.task is not None  # Set just above, or by whoever started it.
+    def _plan(self, remote: Remote, wants: dict[str, Entry]) -> list[Download]:
+        """Running downloads to join, and new ones: large files alone, small ones together."""
+        joined = {id(self._running[key]): self._running[key] for key in wants if key in self._running}
+        new = {key: entry for key, entry in wants.items() if key not in self._running}
+        small = [key for key, entry in new.items() if entry.size <= SMALL]
+        step = min(BUNDLE, max(1, len(small) // (2 * self._config.connections)))
+        bundles = [[key] for key in new if new[key].size > SMALL]
+        bundles += [small[start : start + step] for start in range(0, len(small), step)]
+        return [*joined.values(), *(Download({key: new[key] for key in keys}, remote.origin) for keys in bundles)]
+
+    async def _wait(self, download: Download, remote: Remote, batch: Batch) -> dict[str, Digest]:
+        """Start the download unless it runs. When its last waiter is cancelled, so is the download."""
+        if download.task is None:
+            again = [self._running[key] for key in download.wants if key in self._running]
+            if again:  # Somebody else has started one of these since the plan was made.
+                return await self._wait_again(download, remote, batch)
+            self._running.update(dict.fromkeys(download.wants, download))
+            download.task = asyncio.create_task(self._run(download, remote))
+            download.task.add_done_callback(lambda task: self._ended(download, task))
         download.waiters += 1
         batch.running.add(download)
         try:
-            digest = await asyncio.shield(download.task)
-            batch.ended_bytes += entry.size
-            batch.ended_files += 1
-            return digest
+            digests = await asyncio.shield(download.task)
+            batch.ended_bytes += download.size
+            batch.ended_files += len(digests)
+            return digests
         finally:
             batch.running.discard(download)
             download.waiters -= 1
@@ -126,65 +97,57 @@ class Fetcher:
                 download.task.cancel()
                 await asyncio.wait([download.task])
 
-    def _ended(self, key: str, task: asyncio.Task[Digest]) -> None:
-        del self._running[key]
+    async def _wait_again(self, download: Download, remote: Remote, batch: Batch) -> dict[str, Digest]:
+        found: dict[str, Digest] = {}
+        for other in self._plan(remote, download.wants):
+            found.update(await self._wait(other, remote, batch))
+        return found
+
+    def _ended(self, download: Download, task: asyncio.Task[dict[str, Digest]]) -> None:
+        for key in download.wants:
+            del self._running[key]
         if not task.cancelled():
             task.exception()  # Seen here even when every waiter has left.
 
-    async def _run(self, download: Download, remote: Remote, entry: Entry) -> Digest:
+    async def _run(self, download: Download, remote: Remote) -> dict[str, Digest]:
         started = time.monotonic()
-        if entry.size <= PIECE_BYTES:
-            digest = await self._small(download, remote, entry)
+        entries = list(download.wants.values())
+        if entries[0].size <= PIECE_BYTES:
+            bundle = Bundle(self._store, self._read, remote, download)
+            work = Work(entries[0].path, download.origin, remote.group, [Part(bundle.run)])
+            await self._streams.run(work)
+            digests = bundle.digests
         else:
             async with self._files:
-                digest = await self._large(download, remote, entry)
-        extra = {"source": str(remote.listing.ref), "file": entry.path, "bytes": download.fetched}
-        log.info("blob.fetched", extra={**extra, "seconds": round(time.monotonic() - started, 3)})
-        return digest
+                digests = await self._large(download, remote, entries[0])
+        extra = {"source": str(remote.listing.ref), "file": entries[0].path, "files": len(entries)}
+        log.info(
+            "blobs.fetched",
+            extra={**extra, "bytes": download.fetched, "seconds": round(time.monotonic() - started, 3)},
+        )
+        return digests
 
-    async def _small(self, download: Download, remote: Remote, entry: Entry) -> Digest:
-        """A file of one piece: everything in one call, for its turns between threads would cost more than its bytes."""
-        found: list[Verified] = []
-
-        def whole() -> None:
-            ingest = self._store.blobs.ingest(download.key, entry)
-            try:
-                reader = remote.source.open(remote.listing, entry, remote.credentials)
-                try:
-                    for piece in ingest.missing():
-                        self._read(reader, ingest, piece, download)
-                    reader.recheck()
-                finally:
-                    reader.close()
-                found.append(self._publish(download, remote, ingest))
-            except BaseException:
-                ingest.discard()  # There is nothing to resume.
-                raise
-            finally:
-                ingest.close()
-
-        await self._streams.run(Work(entry.path, download.origin, remote.group, [Part(whole)]))
-        return found[0].digest
-
-    async def _large(self, download: Download, remote: Remote, entry: Entry) -> Digest:
-        ingest = await self._threads.disk(self._store.blobs.ingest, download.key, entry)
+    async def _large(self, download: Download, remote: Remote, entry: Entry) -> dict[str, Digest]:
+        (key,) = download.wants
+        ingest = await self._threads.disk(self._store.blobs.ingest, key, entry)
         try:
             reader = await self._threads.net(remote.source.open, remote.listing, entry, remote.credentials)
             try:
                 download.done = ingest.landed_bytes
-                await self._streams.run(
-                    Work(entry.path, download.origin, remote.group, self._parts(reader, ingest, download))
-                )
+                parts = self._parts(reader, ingest, download)
+                await self._streams.run(Work(entry.path, download.origin, remote.group, parts))
                 await self._threads.net(reader.recheck)
             finally:
                 reader.close()
-            verified = await self._threads.disk(self._publish, download, remote, ingest)
+            verified = await self._threads.disk(ingest.verify)
+            arrival = Arrival(ingest, verified, remote.listing.identity(entry), key)
+            await self._threads.disk(self._store.publish, [arrival])
         except SourceChanged:
             ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
             raise
         finally:
             ingest.close()
-        return verified.digest
+        return {key: verified.digest}
 
     def _parts(self, reader: Reader, ingest: Ingest, download: Download) -> list[Part]:
         """What is missing, the first piece last."""
@@ -192,11 +155,6 @@ class Fetcher:
         if isinstance(reader, WholeFileReader) and len(missing) == ingest.count:
             return [Part(lambda: self._download(reader, ingest, missing, download))]
         return [Part(functools.partial(self._read, reader, ingest, piece, download)) for piece in reversed(missing)]
-
-    def _publish(self, download: Download, remote: Remote, ingest: Ingest) -> Verified:
-        verified = ingest.verify()
-        self._store.publish(ingest, verified, remote.listing.identity(ingest.entry), download.key)
-        return verified
 
     def _read(self, reader: Reader, ingest: Ingest, piece: Piece, download: Download) -> None:
         """One piece, through the reader's fast lane where it has one and the answer is plain."""

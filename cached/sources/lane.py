@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
 from cached.model import ModelRef
@@ -27,7 +28,10 @@ LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a conne
 KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
 KEPT = 64  # Idle connections per origin.
 
+MAX_TEXT = 64 << 20
+
 _PORTS = {"http": 80, "https": 443}
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Sink = Callable[[memoryview], None]
 Judge = Callable[[Answer], bool]
@@ -53,6 +57,10 @@ class Throttled(OSError):
         self.retry_after = retry_after
 
 
+class TooSlow(TimeoutError):
+    """Bytes come, but next to none."""
+
+
 @contextlib.contextmanager
 def lane_errors(ref: ModelRef) -> Iterator[None]:
     """The lane's errors as ours."""
@@ -60,8 +68,10 @@ def lane_errors(ref: ModelRef) -> Iterator[None]:
         yield
     except Throttled as error:
         raise unavailable(ref, str(error), error.retry_after or "0") from None
-    except TimeoutError:
+    except TooSlow:
         raise unavailable(ref, "it sends too slowly") from None
+    except TimeoutError:
+        raise unavailable(ref, "it did not answer in time") from None
     except OSError as error:
         raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
 
@@ -86,7 +96,7 @@ class Lanes:
         parts = urlsplit(request.url)
         if self._behind_proxy(parts):
             return False
-        connection, answer = self._ask(parts, request, span, timeout)
+        connection, answer = self._ask(parts, request, timeout, {"Range": span.header})
         kept = False
         try:
             if answer.status in (429, 503):
@@ -101,6 +111,28 @@ class Lanes:
             self._give_back(parts, connection, kept)
         return True
 
+    def text(self, request: Request, timeout: float) -> bytes | None:
+        """The whole body of a plain 200, None of anything else. OSError as `stream`, and of every 5xx too."""
+        parts = urlsplit(request.url)
+        if self._behind_proxy(parts):
+            return None
+        connection, answer = self._ask(parts, request, timeout)
+        kept = False
+        try:
+            if answer.status == 429 or answer.status >= 500:
+                raise Throttled(answer.status, answer.headers.get("retry-after"))
+            plain = answer.status == 200 and answer.headers.get("content-encoding", "identity") == "identity"
+            if not plain or answer.length is None or answer.length > MAX_TEXT:
+                return None
+            body = memoryview(bytearray(answer.length))
+            got = 0
+            while got < len(body):
+                got += connection.readinto(body[got:])
+            kept = answer.keeps and not connection.overrun
+        finally:
+            self._give_back(parts, connection, kept)
+        return bytes(body)
+
     def close(self) -> None:
         with self._lock:
             idle = [connection for kept in self._idle.values() for _, connection in kept]
@@ -112,10 +144,12 @@ class Lanes:
         """Proxies are for the full clients."""
         return parts.scheme in self._proxies and not urllib.request.proxy_bypass(parts.hostname or "")
 
-    def _ask(self, parts: SplitResult, request: Request, span: Span, timeout: float) -> tuple[Connection, Answer]:
+    def _ask(
+        self, parts: SplitResult, request: Request, timeout: float, extra: Mapping[str, str] = _NOTHING
+    ) -> tuple[Connection, Answer]:
         """A kept connection that the server has closed meanwhile is replaced by a new one."""
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        headers = {"Accept-Encoding": "identity", **request.headers, "Range": span.header}
+        headers = {"Accept-Encoding": "identity", **request.headers, **extra}
         headers.pop("Host", None)
         while True:
             connection, fresh = self._connection(parts, timeout)
@@ -168,7 +202,7 @@ class Lanes:
             now = time.monotonic()
             if now - window >= timeout:
                 if came < LOW_SPEED * timeout and missing:
-                    raise TimeoutError("too slow")
+                    raise TooSlow
                 window, came = now, 0
 
     def _buffer(self) -> memoryview:

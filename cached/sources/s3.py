@@ -18,6 +18,7 @@ from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
+from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_reader import S3Reader, look_up, object_entry
 from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import spoken
@@ -41,9 +42,9 @@ class S3Source:
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         bucket, prefix, _ = _split(ref)
-        client, _ = self._client(ref, credentials)
+        client, signer = self._client(ref, credentials)
         with s3_errors(ref):
-            found = self._list(client, bucket, prefix, timeout)
+            found = S3Pages(ref, client, signer, self._lanes, timeout).entries(bucket, prefix)
             if not found and prefix:
                 prefix, found = self._single(client, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
@@ -64,20 +65,6 @@ class S3Source:
 
     def _where(self) -> str:
         return f"s3://{self._endpoint.partition('://')[2].rstrip('/') or 'amazonaws.com'}/"
-
-    def _list(self, client: Any, bucket: str, prefix: str, timeout: float) -> list[Entry]:
-        """Every object below `prefix/`, page by page; the markers that consoles leave for folders are not files."""
-        below = f"{prefix}/" if prefix else ""
-        query: dict[str, Any] = {"Bucket": bucket, "Prefix": below}
-        entries: list[Entry] = []
-        while True:
-            page = client.call_s3("list_objects_v2", timeout=timeout, **query)
-            for item in page.get("Contents", ()):
-                if not (item["Size"] == 0 and item["Key"].endswith("/")):
-                    entries.append(object_entry(item["Key"][len(below) :], item["Size"], item))
-            if not page.get("IsTruncated"):
-                return entries
-            query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
         """The URI may name one object: then that is the model, in its folder."""

@@ -27,9 +27,9 @@ class S3Signer:
         self._endpoint = self._region = ""
 
     def request(self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Request:
-        """A GET of the object in the path style, which every S3 server understands."""
+        """A GET of the object, or of the bucket (no key), in the path style, which every S3 server understands."""
         keys = self._present_keys()
-        path = uri_path(f"{urlsplit(self._endpoint).path.rstrip('/')}/{bucket}/{key}")
+        path = uri_path(f"{urlsplit(self._endpoint).path.rstrip('/')}/{bucket}/{key}" if key else f"/{bucket}")
         asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
         parts = urlsplit(self._endpoint)
         url = f"{parts.scheme}://{parts.netloc}{path}{f'?{asked}' if asked else ''}"

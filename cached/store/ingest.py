@@ -168,8 +168,9 @@ class Ingest:
     def forget_state(self) -> None:
         """After publishing: the part now has another name, and its piece state has done its work."""
         self.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._state.unlink()
+        if self._state_fd is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._state.unlink()
 
     def _leave(self) -> None:
         with self._lock:
@@ -188,8 +189,9 @@ class Ingest:
         if self.count > 1 and os.fstat(self._fd).st_size == self.entry.size:
             self._resume()
         else:
-            os.ftruncate(self._fd, 0)
-            if self.entry.size:
+            if os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, 0)
+            if self.count > 1:  # One write of one piece asks for its space by itself.
                 os.posix_fallocate(self._fd, 0, self.entry.size)
         if self.count < 2:
             return  # Published or fetched again: there is nothing to resume.

@@ -44,7 +44,8 @@ class Landing:
         """The XXH3-128 of the piece, whose bytes are on their way to the disk. SizeMismatch when it is not whole."""
         if self._done != self._length:
             raise SizeMismatch(f"{self._name} sent {self._done} bytes where {self._length} were asked for.")
-        start_writeback(self._fd, self._offset, self._length)
+        if self._length > SLICE:  # What is smaller is synced before it could pile up.
+            start_writeback(self._fd, self._offset, self._length)
         return self._xxh3.digest()
 
 

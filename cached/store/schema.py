@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-# sqlite-utils imports pandas where it finds it, for a feature that we do not use: 80 MB more for the daemon.
-_pandas = sys.modules.get("pandas")
-sys.modules["pandas"] = None  # type: ignore[assignment]
+# sqlite-utils imports these where it finds them, for features that we do not use: 100 MB more for the daemon.
+_barred = {name: sys.modules.get(name) for name in ("numpy", "pandas")}
+sys.modules.update(dict.fromkeys(_barred))  # type: ignore[arg-type]
 from sqlite_utils import Database, Migrations  # noqa: E402
 
-if _pandas is None:
-    del sys.modules["pandas"]
-else:
-    sys.modules["pandas"] = _pandas
+for _name, _module in _barred.items():
+    del sys.modules[_name]
+    if _module is not None:
+        sys.modules[_name] = _module
 
 from cached.errors import StoreDegraded  # noqa: E402
 

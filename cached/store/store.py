@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,17 +32,14 @@ class Usage:
     free: int
 
 
-@dataclass(slots=True, eq=False)
-class _Arrival:
-    """A verified blob that waits for its name and its row."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified blob that waits for its name and its row. `key` is what its download is called."""
 
     ingest: Ingest
     verified: Verified
     identity: str
     key: str
-    folder: Path | None = None
-    error: Exception | None = None
-    done: bool = False
 
 
 class Store:
@@ -60,7 +58,6 @@ class Store:
             raise
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
         self._publishing = threading.RLock()
-        self._arrivals: list[_Arrival] = []
 
     def close(self) -> None:
         self.index.close()
@@ -79,36 +76,16 @@ class Store:
         limit = min(configured, max(0, row["used"] + parts + free - int(self._config.keep_free)))
         return Usage(limit, row["used"], row["reserved"], free)
 
-    def publish(self, ingest: Ingest, verified: Verified, identity: str, key: str) -> None:
-        """Name the blob, durably, then write its row. Callers that come together share syncs and transaction."""
-        mine = _Arrival(ingest, verified, identity, key)
-        self._arrivals.append(mine)
-        with self._publishing:
-            if not mine.done:
-                batch = list(self._arrivals)
-                del self._arrivals[: len(batch)]
-                self._publish(batch)
-        if mine.error is not None:
-            raise mine.error
-        log.info("blob.published", extra={"digest": verified.digest.hex, "bytes": verified.size})
-
-    def _publish(self, batch: list[_Arrival]) -> None:
-        named: list[_Arrival] = []
-        for arrival in batch:
-            arrival.done = True
-            try:
-                arrival.folder = self.blobs.publish(arrival.ingest, arrival.verified).parent
-                named.append(arrival)
-            except Exception as error:
-                arrival.error = error
-        try:
-            with disk_errors("publishing"):
-                for folder in {arrival.folder for arrival in named if arrival.folder is not None}:
-                    fsync_directory(folder)
-            self.index.add_blobs((each.verified, each.identity, each.key) for each in named)
-        except Exception as error:  # Whatever it was, nobody of the batch may believe that he is published.
-            for arrival in named:
-                arrival.error = error
+    def publish(self, arrivals: Sequence[Arrival]) -> None:
+        """Name the blobs, durably, then write their rows: all in one transaction."""
+        with self._publishing, disk_errors("publishing"):
+            folders = {self.blobs.publish(arrival.ingest, arrival.verified).parent for arrival in arrivals}
+            for folder in folders:
+                fsync_directory(folder)
+            self.index.add_blobs((each.verified, each.identity, each.key) for each in arrivals)
+        for arrival in arrivals:
+            digest = arrival.verified.digest.hex
+            log.debug("blob.published", extra={"digest": digest, "bytes": arrival.verified.size})
 
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
         """Build the snapshot, then let it be handed out."""

@@ -16,7 +16,7 @@ from cached.store.blobs import ingest_key
 from cached.store.layout import Layout, RootLock
 from cached.store.leases import held, holders
 from cached.store.snapshots import Origin
-from cached.store.store import Store
+from cached.store.store import Arrival, Store
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
         for piece in ingest.missing():
             ingest.land(piece, files[entry.path][piece.offset : piece.offset + piece.length])
         verified = ingest.verify()
-        store.publish(ingest, verified, listing.identity(entry), keys[entry.path])
+        store.publish([Arrival(ingest, verified, listing.identity(entry), keys[entry.path])])
         found.append(ManifestFile(entry.path, entry.size, verified.digest))
     manifest = Manifest(tuple(found))
     refs = {ref.key: (str(ref), "revision")}
