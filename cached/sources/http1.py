@@ -16,7 +16,7 @@ MAX_HEAD = 64 << 10
 CONNECT_TIMEOUT = 10.0
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?\Z")
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_LINES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*(?:\r\n|\Z))*\Z")
 
 
 class MalformedAnswer(ConnectionError):
@@ -121,19 +121,22 @@ class Connection:
 
 
 def _parse(head: bytes) -> Answer:
-    first, *lines = head.split(b"\r\n")
+    first, _, rest = head.partition(b"\r\n")
     match = _STATUS.match(first)
     if not match:
         raise MalformedAnswer("no status line")
+    if not _LINES.match(rest):
+        raise MalformedAnswer("a header line that is none")
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _NAME.match(name):
-            raise MalformedAnswer("a header line that is none")
-        key, text = name.decode("ascii").lower(), value.decode("latin-1").strip(" \t")
-        if key == "content-length" and headers.get(key, text) != text:
+    for line in rest.decode("latin-1").split("\r\n") if rest else ():
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        known = headers.get(name)
+        if known is None:
+            headers[name] = value
+        elif name != "content-length":
+            headers[name] = f"{known}, {value}"
+        elif known != value:
             raise MalformedAnswer("two lengths")
-        headers[key] = f"{headers[key]}, {text}" if key in headers and key != "content-length" else text
-    said = headers.get("connection", "").lower()
-    keeps = match[1] == b"1" and "close" not in said
+    keeps = match[1] == b"1" and "close" not in headers.get("connection", "").lower()
     return Answer(int(match[2]), headers, keeps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -36,7 +35,7 @@ class S3Source:
         self._options = dict(config.source_options.get("s3", {}))
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         self._endpoint = config.s3_endpoint or environment or ""
-        self._clients: OrderedDict[str, tuple[Any, S3Signer]] = OrderedDict()
+        self._clients: OrderedDict[tuple[bool, tuple[tuple[str, str], ...]], tuple[Any, S3Signer]] = OrderedDict()
         self._lock = threading.Lock()
         self._lanes = Lanes()
 
@@ -74,10 +73,11 @@ class S3Source:
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
         """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
-        options = self._client_options(_split(ref)[2], credentials)
-        key = json.dumps(options, sort_keys=True, default=str)
+        anonymous = _split(ref)[2]
+        key = anonymous, tuple(sorted(credentials.variables.items()))
         with self._lock:
             if key not in self._clients:
+                options = self._client_options(anonymous, credentials)
                 with s3_errors(ref):
                     client = s3fs.S3FileSystem(**options)
                 client.retries = 1  # The caller retries, and knows for how long.

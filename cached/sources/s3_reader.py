@@ -85,6 +85,8 @@ class S3Reader:
         return True
 
     def _same_date(self, text: str) -> bool:
+        if text == format_datetime(self._modified, usegmt=True):
+            return True
         try:
             return parsedate_to_datetime(text) == self._modified.replace(microsecond=0)
         except ValueError:

@@ -42,6 +42,7 @@ class Ingest:
         """Open or resume. Landed pieces are believed only when their bytes still have the recorded XXH3."""
         self.part = part
         self.entry = entry
+        self.count = math.ceil(entry.size / PIECE_BYTES)
         self._state = part.with_suffix(".pieces")
         self._state_fd: int | None = None
         self._lock = threading.Lock()
@@ -61,10 +62,6 @@ class Ingest:
 
     def __repr__(self) -> str:
         return f"<Ingest {self.entry.path} {len(self._landed)}/{self.count} pieces{' closed' if self._closed else ''}>"
-
-    @property
-    def count(self) -> int:
-        return math.ceil(self.entry.size / PIECE_BYTES)
 
     @property
     def landed_bytes(self) -> int:
