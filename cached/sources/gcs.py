@@ -24,6 +24,7 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model import Checksum, Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
+from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
 from cached.sources.web import Web
 
@@ -36,6 +37,7 @@ _TOKEN_HOSTS = ("https://oauth2.googleapis.com/token", "https://accounts.google.
 class GcsSource:
     def __init__(self, config: Config, web: Web) -> None:
         self._web = web
+        self._lanes = Lanes()
         self._options = dict(config.source_options.get("gs", {}))
         endpoint = config.gs_endpoint or os.environ.get("STORAGE_EMULATOR_HOST") or ""
         if endpoint in ("", "default"):
@@ -60,11 +62,12 @@ class GcsSource:
         bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
         key = f"{prefix}/{entry.path}" if prefix else entry.path
         client = self._client(listing.ref, credentials)
-        return GcsReader(self._web, client, listing.ref, bucket, key, entry, self._read_timeout)
+        return GcsReader(self._web, self._lanes, client, listing.ref, bucket, key, entry, self._read_timeout)
 
     def close(self) -> None:
         with self._lock:
             self._clients.clear()
+        self._lanes.close()
 
     def _where(self) -> str:
         return f"gs://{self._endpoint.partition('://')[2] or 'storage.googleapis.com'}/"
@@ -132,6 +135,7 @@ class GcsReader:
     def __init__(
         self,
         web: Web,
+        lanes: Lanes,
         client: gcsfs.GCSFileSystem,
         ref: ModelRef,
         bucket: str,
@@ -139,6 +143,7 @@ class GcsReader:
         entry: Entry,
         timeout: float,
     ) -> None:
+        self._lanes = lanes
         self._web, self._client, self._ref, self._entry, self._timeout = web, client, ref, entry, timeout
         self._name = f"gs://{bucket}/{key}"
         self._metadata = object_url(client, bucket, key)
@@ -164,6 +169,21 @@ class GcsReader:
             private=_private(self._client, self._ref),
         )
         return data
+
+    def stream(self, offset: int, length: int, sink: Sink) -> bool:
+        """Objects that are stored compressed are left to `read`."""
+        if not length:
+            return False
+        span = Span(self._name, offset, length, self._entry.size)
+        request = Request(self._media, {**_private(self._client, self._ref), "Accept-Encoding": "gzip"})
+        with lane_errors(self._ref):
+            return self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
+
+    def _judge_lane(self, answer: Answer) -> bool:
+        generation = answer.headers.get("x-goog-generation")
+        if generation is None:
+            self._unpinned = True
+        return generation in (None, self._entry.version)
 
     def recheck(self) -> None:
         """For servers that do not say which generation they sent (emulators ignore the one that was asked for)."""

@@ -9,7 +9,9 @@ import httpx2
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.sources.addresses import check_url
 from cached.sources.base import Reader
+from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, spoken, unavailable
 from cached.sources.web import Web, web_errors
 
@@ -19,6 +21,7 @@ _ADVICE = "the server wants a login, which http(s) models cannot have; use anoth
 class HttpSource:
     def __init__(self, config: Config, web: Web) -> None:
         self._web = web
+        self._lanes = Lanes()
         self._read_timeout = float(config.read_timeout)
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
@@ -33,13 +36,16 @@ class HttpSource:
         return Listing(ref, ref.uri, listing_revision(entries), entries)
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        return HttpReader(self._web, listing.ref, entry, self._read_timeout)
+        return HttpReader(self._web, self._lanes, listing.ref, entry, self._read_timeout)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._lanes.close()
 
 
 class HttpReader:
-    def __init__(self, web: Web, ref: ModelRef, entry: Entry, timeout: float) -> None:
+    def __init__(self, web: Web, lanes: Lanes, ref: ModelRef, entry: Entry, timeout: float) -> None:
+        self._lanes = lanes
+        self._plain = True  # Until an answer was not for the fast lane: a redirect, say, would be one each time.
         self._web, self._ref, self._entry, self._timeout = web, ref, entry, timeout
 
     def read(self, offset: int, length: int) -> bytes:
@@ -57,6 +63,22 @@ class HttpReader:
             trusted=False,
         )
         return data
+
+    def stream(self, offset: int, length: int, sink: Sink) -> bool:
+        if not length or not self._plain:
+            return False
+        check_url(self._ref.uri)
+        span = Span(spoken(self._ref), offset, length, self._entry.size)
+        strong = self._entry.version.startswith('"')
+        pin = {"If-Match": self._entry.version} if strong else {}
+        request = Request(self._ref.uri, pin, check_peer=True)
+        with lane_errors(self._ref):
+            self._plain = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
+        return self._plain
+
+    def _judge_lane(self, answer: Answer) -> bool:
+        said = answer.headers.get("etag") or answer.headers.get("last-modified") or "unversioned"
+        return said == self._entry.version
 
     def recheck(self) -> None:
         if not self._entry.version.startswith('"') and probe(self._web, self._ref, self._timeout) != (

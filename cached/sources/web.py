@@ -75,7 +75,7 @@ class Web:
                     return
                 if hop:
                     hop(response)
-                target = _next(target, response.headers["Location"])
+                target = next_url(target, response.headers["Location"])
             finally:
                 response.close()
         raise SourceUnavailable("A source redirects in a loop; try again later.")
@@ -177,7 +177,8 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
     return response._content
 
 
-def _next(url: str, location: str) -> str:
+def next_url(url: str, location: str) -> str:
+    """Where a redirect leads. SourceUnavailable when it gives up encryption."""
     target = urljoin(url, location)
     if url.startswith("https:") and not target.startswith("https:"):
         raise SourceUnavailable(

@@ -1,0 +1,179 @@
+"""Ranged reads of one file of the Hub, at a commit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import httpx2
+
+from cached.model import Entry, Listing
+from cached.sources.addresses import check_url
+from cached.sources.hub_errors import check
+from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
+from cached.sources.transfer import Span, changed, spoken, unavailable
+from cached.sources.web import Judge, Web, next_url, origin, web_errors
+
+_EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
+
+
+class HubReader:
+    """Reads `/resolve/<commit>/<path>` and keeps the signed link that it leads to until that runs out."""
+
+    def __init__(
+        self,
+        web: Web,
+        lanes: Lanes,
+        url: str,
+        listing: Listing,
+        entry: Entry,
+        private: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        self._lanes = lanes
+        self._web, self._ref, self._entry, self._timeout = web, listing.ref, entry, timeout
+        self._url = url
+        self._private = private
+        self._link: str | None = None
+        self._finding = threading.Lock()
+        self._name = f"{entry.path} of {spoken(listing.ref)}"
+
+    def __repr__(self) -> str:
+        return f"HubReader({self._name})"
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        span = Span(self._name, offset, length, self._entry.size)
+        with ExitStack() as turn:
+            if self._link is None:
+                # One caller finds the link; the others wait for it rather than ask the Hub once each.
+                if not self._finding.acquire(timeout=self._timeout):
+                    raise unavailable(self._ref, "it did not answer in time")
+                turn.callback(self._finding.release)
+            link = self._link
+            if link is not None:
+                turn.close()
+                try:
+                    return self._get(span, link, self._judge_link)
+                except _LinkExpired:
+                    if self._link == link:
+                        self._link = None
+                return self.read(offset, length)
+            return self._get(span, self._url, self._found(turn))
+
+    def stream(self, offset: int, length: int, sink: Sink) -> bool:
+        """Small files come from the Hub itself, large ones by a link that is found first and kept."""
+        if not length:
+            return False
+        span = Span(self._name, offset, length, self._entry.size)
+        link = self._link or (self._find_link() if self._entry.digest else self._url)
+        if link == self._url:
+            request = Request(link, self._private)
+        else:
+            check_url(link)
+            request = Request(link, {}, check_peer=True)
+        with lane_errors(self._ref):
+            done = self._lanes.stream(request, span, self._timeout, self._judge_lane(link), sink)
+        if not done and self._link == link:
+            self._link = None  # It has run out; `read` finds a fresh one.
+        return done
+
+    def _find_link(self) -> str:
+        """Where the Hub sends those who may read the file; its own URL where it sends nobody anywhere."""
+        if not self._finding.acquire(timeout=self._timeout):
+            raise unavailable(self._ref, "it did not answer in time")
+        try:
+            if self._link is None:
+                with (
+                    web_errors(self._ref),
+                    self._web.request(
+                        "HEAD", self._url, timeout=self._timeout, private=self._private, hop=self._leave
+                    ) as answer,
+                ):
+                    self._judge(answer)
+                    return self._url
+            return self._link
+        except _LinkFound as found:
+            self._link = found.url
+            return found.url
+        finally:
+            self._finding.release()
+
+    def _leave(self, response: httpx2.Response) -> None:
+        """Judges a redirect, and ends the walk where it leaves the Hub."""
+        self._judge(response)
+        target = next_url(str(response.url), response.headers["Location"])
+        if origin(target) != origin(self._url):
+            raise _LinkFound(target)
+
+    def _judge_lane(self, link: str) -> Callable[[Answer], bool]:
+        def judge(answer: Answer) -> bool:
+            if link == self._url:
+                self._judge_version(httpx2.Headers(dict(answer.headers)))
+            return True
+
+        return judge
+
+    def recheck(self) -> None:
+        """Nothing to do: the commit pins the file."""
+
+    def close(self) -> None: ...
+
+    def _get(self, span: Span, url: str, judge: Judge) -> bytes:
+        home = url == self._url
+        private = self._private if home else None
+        data, _ = self._web.read(
+            self._ref, span, url, timeout=self._timeout, judge=judge, private=private, trusted=home, hop=self._judge
+        )
+        return data
+
+    def _found(self, turn: ExitStack) -> Judge:
+        """Judges the answer to a request to the Hub, keeps the link that it led to, and lets the others go on."""
+
+        def judge(response: httpx2.Response) -> None:
+            self._judge(response)
+            if origin(str(response.url)) != origin(self._url):
+                self._link = str(response.url)
+            turn.close()
+
+        return judge
+
+    def _judge_link(self, response: httpx2.Response) -> None:
+        if response.status_code in _EXPIRED:
+            raise _LinkExpired
+        self._judge(response)
+
+    def _judge(self, response: httpx2.Response) -> None:
+        """Raise on failures and on the Hub's own word that this is another version."""
+        if response.status_code == 416:
+            raise changed(self._name, "it is shorter now")
+        if origin(str(response.url)) != origin(self._url):
+            if response.status_code >= 400:
+                # The Hub granted it, and a fresh link was refused: the storage behind the Hub, not the caller.
+                raise unavailable(self._ref, f"its content network answered HTTP {response.status_code}")
+            return
+        check(self._ref, response, self._name)
+        self._judge_version(response.headers)
+
+    def _judge_version(self, headers: httpx2.Headers) -> None:
+        entry = self._entry
+        commit = headers.get("X-Repo-Commit", entry.version)
+        size = headers.get("X-Linked-Size", str(entry.size))
+        tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        expected = entry.digest.hex if entry.digest else next((c.value for c in entry.checksums), tag)
+        if commit != entry.version or size != str(entry.size):
+            raise changed(self._name, "the Hub serves another commit or size")
+        if len(tag) == len(expected) and tag != expected:
+            raise changed(self._name, "the Hub serves other content")
+
+
+class _LinkExpired(Exception):
+    pass
+
+
+class _LinkFound(Exception):
+    def __init__(self, url: str) -> None:
+        super().__init__()  # The URL is signed: it belongs in no message.
+        self.url = url
