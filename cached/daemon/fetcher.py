@@ -152,7 +152,7 @@ class Fetcher:
     def _parts(self, reader: Reader, ingest: Ingest, download: Download) -> list[Part]:
         """What is missing, the first piece last."""
         missing = ingest.missing()
-        if isinstance(reader, WholeFileReader) and len(missing) == ingest.count:
+        if isinstance(reader, WholeFileReader) and reader.whole and len(missing) == ingest.count:
             return [Part(lambda: self._download(reader, ingest, missing, download))]
         return [Part(functools.partial(self._read, reader, ingest, piece, download)) for piece in reversed(missing)]
 
@@ -185,12 +185,16 @@ class Fetcher:
 
     def _download(self, reader: WholeFileReader, ingest: Ingest, missing: list[Piece], download: Download) -> None:
         """The whole file by the reader's own engine, then piece by piece through the same checks as everything."""
-        if not reader.download(ingest.part, functools.partial(self._count, download)):
+        try:
+            done = reader.download(ingest.part, functools.partial(self._count, download))
+        except BaseException:
+            download.done = 0
+            raise
+        if done:
+            ingest.adopt()
+        else:
             for piece in missing:
-                if piece in ingest.missing():
-                    self._read(reader, ingest, piece, download)
-            return
-        ingest.adopt()
+                self._read(reader, ingest, piece, download)
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:

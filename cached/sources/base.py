@@ -34,12 +34,16 @@ class FastReader(Reader, Protocol):
 
 @runtime_checkable
 class WholeFileReader(Reader, Protocol):
-    """A reader with an engine of its own for whole files."""
+    """A reader that may have an engine of its own for whole files."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether that engine is wanted for this file."""
 
     def download(self, path: Path, progress: Callable[[int], None]) -> bool:
         """Fetch the whole file over `path`, which has its size already; `progress` is told of bytes as they come.
 
-        False when the engine is off or not for this file: nothing was written.
+        False when that cannot be: nothing was written. What was written need not be right; the caller checks it.
         """
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from cached.config import Config
 from cached.model import Checksum, Credentials, Digest, Entry, Listing, ModelRef
 from cached.sources.base import Reader
+from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
 from cached.sources.hub_reader import HubReader
 from cached.sources.lane import Lanes
@@ -37,6 +38,7 @@ class HubSource:
         self._read_timeout = float(config.read_timeout)
         self._web = web
         self._lanes = Lanes()
+        self._engine = HfTransfer(config)
         self._trees: OrderedDict[tuple[str, str], tuple[Entry, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -57,7 +59,7 @@ class HubSource:
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         url, private = file_url(self.endpoint, listing, entry), _authorization(credentials)
-        return HubReader(self._web, self._lanes, url, listing, entry, private, self._read_timeout)
+        return HubReader(self._web, self._lanes, self._engine, url, listing, entry, private, self._read_timeout)
 
     def close(self) -> None:
         self._trees.clear()

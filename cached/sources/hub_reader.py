@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 
 from cached.model import Entry, Listing
 from cached.sources.addresses import check_url
+from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, spoken, unavailable
@@ -25,13 +27,14 @@ class HubReader:
         self,
         web: Web,
         lanes: Lanes,
+        engine: HfTransfer,
         url: str,
         listing: Listing,
         entry: Entry,
         private: Mapping[str, str],
         timeout: float,
     ) -> None:
-        self._lanes = lanes
+        self._lanes, self._engine = lanes, engine
         self._web, self._ref, self._entry, self._timeout = web, listing.ref, entry, timeout
         self._url = url
         self._private = private
@@ -79,6 +82,20 @@ class HubReader:
         if not done and self._link == link:
             self._link = None  # It has run out; `read` finds a fresh one.
         return done
+
+    @property
+    def whole(self) -> bool:
+        return self._engine.wanted and self._entry.digest is not None
+
+    def download(self, path: Path, progress: Callable[[int], None]) -> bool:
+        """Only by a link that needs no token: the engine would take that along wherever it is sent."""
+        link = self._link or self._find_link()
+        if link == self._url:
+            return False
+        check_url(link)
+        self._link = None  # Should it run out on the way, the next try finds another.
+        self._engine.fetch(self._ref, link, path, progress)
+        return True
 
     def _find_link(self) -> str:
         """Where the Hub sends those who may read the file; its own URL where it sends nobody anywhere."""
