@@ -64,6 +64,8 @@ class Turns:
                 work.active += 1
                 group.active += 1
                 return work, work.parts.pop()
+        for group in self._groups.values():  # Of what was given up, nothing is left to wait for.
+            group.begun = [work for work in group.begun if work.parts or work.active]
         self._groups = {name: group for name, group in self._groups.items() if group.begun or group.fresh}
         return None
 

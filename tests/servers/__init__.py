@@ -5,8 +5,10 @@ with RcloneS3() as s3: …    # s3.access_key, s3.secret_key; auth=False: open t
 with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
+with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
 """
 
+from tests.servers.fault import FaultOrigin
 from tests.servers.files import Files
 from tests.servers.gcs import GcsEmulator
 from tests.servers.hub import HubStub
@@ -14,4 +16,4 @@ from tests.servers.moto import Moto
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
 
-__all__ = ["CountingProxy", "Files", "GcsEmulator", "HubStub", "Moto", "RcloneS3"]
+__all__ = ["CountingProxy", "FaultOrigin", "Files", "GcsEmulator", "HubStub", "Moto", "RcloneS3"]
