@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ SIZES = {"small": 50_000, "large": PIECE_BYTES + 1_000_003}  # One piece and two
 TOKEN, SECRET = "hf_canaryTOKENcanaryTOKENcanary", "SECRETcanarySECRETcanarySECRETcanary"
 PATIENCE = 40.0  # Seconds after which a pull counts as hung.
 
-_BASE = os.urandom(max(SIZES.values()))
+_BASE = os.urandom(3 * PIECE_BYTES)
 _NUMBERS = itertools.count()
 _SNAPSHOT = re.compile(r"[0-9a-f]{64}(\.json)?\Z")
 
@@ -55,8 +56,9 @@ class Rig:
         keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET, "HF_TOKEN": TOKEN}
         self.daemon.environment.update(keys)
         where = {"hub_endpoint": self.origin.endpoint, "s3_endpoint": self.origin.endpoint, "s3_region": "us-east-1"}
-        bounds = {"read_timeout": "2s", "resolve_timeout": "5s", "check_timeout": "2s", "retries": 3, "limit": "1GiB"}
-        self.daemon.start(**{**where, **bounds, "protocols": ["hf", "s3", "http", "https"], **settings})
+        bounds = {"read_timeout": "1500ms", "resolve_timeout": "3s", "check_timeout": "2s", "retries": 4}
+        more = {"limit": "1GiB", "protocols": ["hf", "s3", "http", "https"]}
+        self.daemon.start(**{**where, **bounds, **more, **settings})
         self._client = self.daemon.client()
         return self
 
@@ -70,7 +72,9 @@ class Rig:
 
     @staticmethod
     def bytes(size: int) -> bytes:
-        return os.urandom(16) + _BASE[: size - 16]
+        """No two of them have a byte in common for long, in any piece."""
+        start = random.randrange(len(_BASE) - size)
+        return os.urandom(16) + _BASE[start + 16 : start + size]
 
     def pull(self, target: Target, **options: Any) -> Ready | CachedError:
         """The answer or the error, which must have a name; a hang is a failure."""

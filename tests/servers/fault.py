@@ -44,6 +44,7 @@ class FaultOrigin(LoopServer):
         self._lock = threading.Lock()
         self._ports = [0, 0]
         self._servers: list[asyncio.Server] = []
+        self._open: set[asyncio.StreamWriter] = set()
 
     @property
     def endpoint(self) -> str:
@@ -89,9 +90,7 @@ class FaultOrigin(LoopServer):
 
     def cut_for(self, seconds: float) -> None:
         """Refuse connections for a while; on the loop's own thread, as faults run there."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        self._refuse()
         self.loop.call_later(seconds, lambda: self.loop.create_task(self.open()))
 
     async def open(self) -> None:
@@ -106,12 +105,19 @@ class FaultOrigin(LoopServer):
             self._servers.append(server)
 
     async def shut(self) -> None:
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Kept connections end as well: else they would still be served."""
         while self._servers:
             self._servers.pop().close()
+        for writer in self._open:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: str) -> None:
         """One connection: sound answers keep it, faults that break its rules end it."""
         wire = Wire(reader, writer)
+        self._open.add(writer)
         try:
             while True:
                 raw = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -120,6 +126,7 @@ class FaultOrigin(LoopServer):
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
+            self._open.discard(writer)
             writer.close()
 
     async def _exchange(self, wire: Wire, raw: list[str], server: str) -> bool:
@@ -143,7 +150,7 @@ class FaultOrigin(LoopServer):
         with self._lock:
             self.requests.append(Seen(asked.method, target, server, asked.headers))
             self.stages.append(answer.stage)
-            fault = next((fault for fault in self._faults if fault.strikes(answer.stage)), None)
+            fault = next((fault for fault in self._faults if fault.strikes(answer.stage, server)), None)
         if fault is not None and fault.before is not None:
             fault.before()
             answer = self._sound(asked, server)

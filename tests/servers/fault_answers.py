@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -29,9 +30,11 @@ class Model:
         seed = "".join(f"{name}{_sha256(data)}" for name, data in sorted(self.files.items()))
         return hashlib.sha1(seed.encode()).hexdigest()
 
-    def sizes(self) -> Iterator[tuple[str, int]]:
-        for name in sorted({*self.files, *self.claims}):
-            yield name, self.claims.get(name, len(self.files.get(name, b"")))
+    @functools.cached_property
+    def sizes(self) -> list[tuple[str, int]]:
+        """By path, in order; worked out once, for listings have many pages."""
+        true = {name: len(data) for name, data in self.files.items()}
+        return sorted({**true, **self.claims}.items())
 
 
 @dataclass(frozen=True)
@@ -102,22 +105,29 @@ def s3(asked: Asked, models: Mapping[str, Model], *, match: bool = True) -> Answ
 def _s3_listing(asked: Asked, models: Mapping[str, Model]) -> Answer:
     prefix = asked.query.get("prefix", "")
     name = prefix.partition("/")[0]
-    found = list(models[name].sizes()) if name in models else []
-    keys = [(f"{name}/{path}", size, models[name].files.get(path)) for path, size in found]
-    keys = [item for item in keys if item[0].startswith(prefix)]
+    found = models[name].sizes if name in models else []
+    if prefix != f"{name}/":
+        found = [(path, size) for path, size in found if f"{name}/{path}".startswith(prefix)]
     start = int(asked.query.get("continuation-token", "0"))
     items = "".join(
         f"<Contents><Key>{escape(key)}</Key><LastModified>{MODIFIED_ISO}</LastModified>"
         f"<ETag>{escape(etag(data)) if data is not None else 'claimed'}</ETag><Size>{size}</Size></Contents>"
-        for key, size, data in keys[start : start + PAGE]
+        for key, size, data in _keys(name, found[start : start + PAGE], models)
     )
-    more = start + PAGE < len(keys)
+    more = start + PAGE < len(found)
     token = f"<NextContinuationToken>{start + PAGE}</NextContinuationToken>" if more else ""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{items}</ListBucketResult>"
     )
     return Answer(200, {"Content-Type": "application/xml"}, body.encode(), "list")
+
+
+def _keys(
+    name: str, found: list[tuple[str, int]], models: Mapping[str, Model]
+) -> Iterator[tuple[str, int, bytes | None]]:
+    for path, size in found:
+        yield f"{name}/{path}", size, models[name].files.get(path)
 
 
 def hub_api(asked: Asked, models: Mapping[str, Model], endpoint: str) -> Answer:
@@ -130,7 +140,7 @@ def hub_api(asked: Asked, models: Mapping[str, Model], endpoint: str) -> Answer:
     if rest.startswith("revision/"):
         info = {"_id": "0", "id": f"org/{name}", "sha": model.commit, "private": False, "gated": False, "siblings": []}
         return Answer(200, said, json.dumps(info).encode(), "list")
-    listed = list(model.sizes())
+    listed = model.sizes
     start = int(asked.query.get("cursor", "0"))
     if start + PAGE < len(listed):
         said["Link"] = f'<{endpoint}{asked.path}?recursive=true&cursor={start + PAGE}>; rel="next"'

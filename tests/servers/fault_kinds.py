@@ -33,20 +33,21 @@ class Answer:
 
 @dataclass
 class Fault:
-    """Strikes the requests `at`, `at` + 1, … (`times` of them) of those for one of `stages`."""
+    """Strikes the requests `at`, `at` + 1, … (`times` of them) of those for one of `stages`, at `server` or at both."""
 
     kind: str
     at: int = 1
     times: int = 1
     stages: tuple[str, ...] = ("body",)
+    server: str = ""
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] | None = None
     seen: int = 0
     struck: int = 0
 
-    def strikes(self, stage: str) -> bool:
-        if stage not in self.stages:
+    def strikes(self, stage: str, server: str) -> bool:
+        if stage not in self.stages or self.server not in ("", server):
             return False
         self.seen += 1
         if not self.at <= self.seen < self.at + self.times:
