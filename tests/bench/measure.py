@@ -2,62 +2,88 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.daemon_process import DaemonProcess
 
+PROGRAMS = Path(__file__).with_name("programs")
+TIMEOUT = 300.0  # Seconds for one run of one client.
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds, CPU seconds, bytes resident at the peak."""
+    """Seconds, CPU seconds, bytes resident at the peak; and the monotonic time when it ended."""
 
     seconds: float
     cpu: float
     peak: int
+    ended: float
 
 
-def run(command: Sequence[str], environment: dict[str, str]) -> Cost:
+class Launched(DaemonProcess):
+    """A daemon that another command starts: `prefix` comes before it."""
+
+    prefix: tuple[str, ...] = ()
+
+    def spawn(self, prefix: tuple[str, ...] = (), **settings: object) -> subprocess.Popen[bytes]:
+        return super().spawn(prefix or self.prefix, **settings)
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], timeout: float = TIMEOUT) -> Cost:
     """A program from its start to its end, with what it started itself. RuntimeError when it fails."""
-    before = time.perf_counter()
+    timed = [sys.executable, "-I", "-S", str(PROGRAMS / "timed.py"), *command]
     process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        timed,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
-    assert process.stderr
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - before
-    process.stderr.close()
+    try:
+        cost, said = process.communicate(timeout=timeout)
+    except BaseException:  # A timeout, or the bench was told to stop: the program must not outlive it.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     if process.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{said.decode(errors='replace')[-2000:]}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        raise RuntimeError(f"{' '.join(command)[:300]}\n{said.decode(errors='replace')[-1500:]}")
+    return Cost(**json.loads(cost))
 
 
-def pull(folder: Path, uri: str, environment: dict[str, str], **settings: object) -> Cost:
+def pull(
+    folder: Path, uri: str, size: int, environment: Mapping[str, str], prefix: tuple[str, ...] = (), **settings: object
+) -> Cost:
     """A cold `pull` through a daemon of its own, from the question to the answer: published, durable, ready to load."""
-    daemon = DaemonProcess(folder, **settings)
-    daemon.environment = environment
+    daemon = Launched(folder, **settings)
+    daemon.environment, daemon.prefix = dict(environment), prefix
     try:
         daemon.start()
         assert daemon.process
         pid = daemon.process.pid
         with daemon.client(timeout=60) as client:
-            cpu, before = cpu_seconds(pid), time.perf_counter()
-            client.pull(uri)
-            seconds = time.perf_counter() - before
-        return Cost(seconds, cpu_seconds(pid) - cpu, peak_bytes(pid))
+            cpu, before = cpu_seconds(pid), time.monotonic()
+            ready = client.pull(uri, timeout=TIMEOUT)
+            ended = time.monotonic()
+        if ready.size != size or ready.hit:
+            raise RuntimeError(f"{uri} was to be {size} bytes from the origin: {ready}")
+        return Cost(ended - before, cpu_seconds(pid) - cpu, peak_bytes(pid), ended)
     finally:
         daemon.close()
 
 
 def cpu_seconds(pid: int) -> float:
+    """Of the process and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
@@ -65,3 +91,37 @@ def cpu_seconds(pid: int) -> float:
 def peak_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def in_turn(
+    folder: Path, rounds: int, clients: Mapping[str, Callable[[Path], Cost]], failed: Callable[[str, str], None]
+) -> dict[str, list[Cost]]:
+    """A, B, C, A, B, C …: each fetches into an empty folder, which is removed again.
+
+    A peer that fails is reported and left out from then on; when we do, it is raised.
+    """
+    costs: dict[str, list[Cost]] = {name: [] for name in clients}
+    for _ in range(rounds):
+        for name in list(costs):
+            target = folder / "target"
+            target.mkdir()
+            try:
+                costs[name].append(clients[name](target))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                if name == "cached":
+                    raise
+                failed(name, str(error))
+                del costs[name]
+            finally:
+                shutil.rmtree(target)
+    return costs
+
+
+def program(command: Sequence[str], target: Path, size: int, environment: Mapping[str, str]) -> Cost:
+    """`run`, and RuntimeError unless `size` bytes have arrived: who stops early is not faster."""
+    cost = run(command, environment)
+    paths = (path for path in target.rglob("*") if not path.is_symlink())
+    arrived = sum(path.stat().st_size for path in paths if path.is_file())
+    if arrived < size:
+        raise RuntimeError(f"{' '.join(command)[:300]}\nended well, but of {size} bytes only {arrived} are there")
+    return cost

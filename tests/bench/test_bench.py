@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import transfers
 from tests.bench.__main__ import measure, table
 from tests.bench.callers import percentiles, time_hits
 from tests.daemon_process import DaemonProcess
@@ -34,13 +32,3 @@ def test_a_caller_that_cannot_get_its_model_ends_the_measurement(daemon: DaemonP
         daemon.start(hub_endpoint=hub.endpoint)
         with pytest.raises(AssertionError):
             time_hits(str(daemon.socket), "hf://org/absent", "main", callers=1, hits=1)
-
-
-def test_a_transfer_is_measured_for_every_client_and_shown_in_every_form(tmp_path: Path) -> None:
-    found = {"title": "tiny", **transfers.measure(tmp_path, [300_000, 20], ("boto3", "cp"), rounds=1)}
-    assert list(found["clients"]) == ["cached", "boto3", "cp"]
-    assert all(figures["MB_per_s"] > 0 and figures["peak_bytes"] > 0 for figures in found["clients"].values())
-    assert json.loads(json.dumps(found)) == found
-    assert "boto3" in transfers.table(found)
-    assert ElementTree.fromstring(transfers.picture({"tiny": found})).tag.endswith("svg")
-    assert [path.name for path in tmp_path.iterdir()] == ["origin"], "what was fetched is removed"

@@ -1,7 +1,8 @@
 """`python -m tests.bench.transfers`: a cold model through the daemon beside other clients, in turn, in one run.
 
-The data is random, on tmpfs where there is one; the server is `rclone serve s3` on the same machine. Medians over the
-rounds; CPU seconds and memory are the clients' own. Ours includes sha256, XXH3, fsync and publishing; theirs do not.
+The data is random, on tmpfs where it has room; the servers are on the same machine. Medians over the rounds; CPU
+seconds and memory are the clients' own. Ours includes sha256, XXH3, fsync and publishing; theirs do not. Ours is a
+daemon that runs already; theirs are programs from their start to their end, as they are used.
 """
 
 from __future__ import annotations
@@ -9,146 +10,75 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import shutil
-import statistics
+import platform
+import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-from tests.bench.measure import Cost, pull, run
-from tests.bench.peers import Place, available
+from tests.bench.busy_case import BUSY_CASE
+from tests.bench.case import Case, LeftOut, Options
+from tests.bench.hub_case import HUB_CASE
+from tests.bench.memory_case import MEMORY_CASE
 from tests.bench.picture import picture
-from tests.daemon_process import clean_environment
-from tests.servers import RcloneS3
+from tests.bench.report import Found, as_json, table
+from tests.bench.resume_case import RESUME_CASE
+from tests.bench.s3_cases import S3_CASES
+from tests.bench.verify_case import VERIFY_CASE
 
-MIB = 1 << 20
-BUCKET = "models"
-CASES: dict[str, tuple[str, Callable[[], list[int]], tuple[str, ...]]] = {
-    "large": ("4 files of 512 MiB", lambda: [512 * MIB] * 4, ("s5cmd", "rclone", "boto3", "s3fs", "obstore", "cp")),
-    "one": ("one file of 4 GiB", lambda: [4096 * MIB], ("s5cmd", "cp")),
-    "small": ("2,000 files of 4 to 64 KiB", lambda: _small(2000), ("s5cmd", "rclone", "s3fs", "cp")),
+CASES: dict[str, Case] = {
+    case.name: case for case in (*S3_CASES, HUB_CASE, VERIFY_CASE, MEMORY_CASE, RESUME_CASE, BUSY_CASE)
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """1 when a case failed; the others are measured and shown all the same."""
+    given = _parse(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    options = Options(given.rounds, given.memory_gib, lambda line: print(line, file=sys.stderr, flush=True))
+    names = given.case or [name for name, case in CASES.items() if given.all or not case.long]
+    found: dict[str, Found] = {}
+    failed = False
+    for name in names:
+        try:
+            found[name] = CASES[name].measure(options)
+        except LeftOut as why:
+            options.say(f"{name} left out: {why}")
+        except (OSError, RuntimeError, AttributeError) as error:
+            failed = True
+            options.say(f"{name} failed: {error}")
+        else:
+            if not given.json:
+                print(table(found[name]), flush=True)
+    if given.json:
+        cases = {name: as_json(case) for name, case in found.items()}
+        print(json.dumps({"machine": machine(), "cases": cases}, indent=2))
+    else:
+        print("{cpus} CPUs, Python {python}, Linux {kernel}".format(**machine()))
+    if given.picture:
+        given.picture.write_text(picture(list(found.values())))
+    return int(failed)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.transfers", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this one; may be repeated")
+    parser.add_argument("--all", action="store_true", help="the ones that take minutes as well")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each; medians are shown")
-    parser.add_argument("--picture", type=Path, help="write the bars of MB/s as SVG there")
-    given = parser.parse_args(arguments)
-    found: dict[str, Any] = {}
-    missing = available()[1]
-    if missing:
-        print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)
-    for name in given.case or CASES:
-        title, sizes, peers = CASES[name]
-        with scratch() as folder:
-            found[name] = {"title": title, **measure(folder, sizes(), peers, given.rounds)}
-        if not given.json:
-            print(table(found[name]), flush=True)
-    if given.json:
-        print(json.dumps(found, indent=2))
-    if given.picture:
-        given.picture.write_text(picture(found))
-    return 0
+    parser.add_argument("--memory-gib", type=float, default=20.0, help="size of the larger model of `memory`")
+    parser.add_argument("--picture", type=Path, help="write bars as SVG there")
+    return parser.parse_args(arguments)
 
 
-def _small(count: int) -> list[int]:
-    dice = random.Random(1)
-    return [dice.randint(4 << 10, 64 << 10) for _ in range(count)]
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """An end like any other: what was written is removed, what was started is ended."""
+    sys.exit(128 + number)
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="cached-bench-", dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
-
-
-def measure(folder: Path, sizes: Sequence[int], peers: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Every client by name: MB/s, files/s, CPU seconds per GB and peak bytes; medians, clients taking turns."""
-    origin = folder / "origin"
-    _write(origin / BUCKET / "model", sizes)
-    commands = {name: command for name, command in available()[0].items() if name in peers}
-    costs: dict[str, list[Cost]] = {name: [] for name in ("cached", *commands)}
-    with RcloneS3(origin, etags=False, listing_seconds=3600) as server:
-        place = Place(server.endpoint, BUCKET, "model", origin / BUCKET / "model")
-        environment = clean_environment(AWS_REGION="us-east-1", **server.credentials)
-        for _ in range(rounds):
-            for name, taken in costs.items():
-                target = folder / "target"
-                target.mkdir()
-                try:
-                    if name == "cached":
-                        own = {**server.credentials}
-                        taken.append(pull(target, f"s3://{BUCKET}/model", own, s3_endpoint=server.endpoint))
-                    else:
-                        taken.append(run(commands[name](place, target), environment))
-                finally:
-                    shutil.rmtree(target)
-    total = sum(sizes)
-    return {
-        "bytes": total,
-        "files": len(sizes),
-        "rounds": rounds,
-        "clients": {name: _figures(taken, total, len(sizes)) for name, taken in costs.items()},
-        "to_s5cmd": _ratios(costs),
-    }
-
-
-def _figures(taken: Sequence[Cost], total: int, files: int) -> dict[str, float]:
-    seconds = statistics.median(cost.seconds for cost in taken)
-    return {
-        "MB_per_s": total / 1e6 / seconds,
-        "files_per_s": files / seconds,
-        "cpu_s_per_GB": statistics.median(cost.cpu for cost in taken) / (total / 1e9),
-        "peak_bytes": max(cost.peak for cost in taken),
-        "seconds": seconds,
-    }
-
-
-def _ratios(costs: dict[str, list[Cost]]) -> dict[str, float]:
-    """Medians of the ratios in each round: what a noisy machine says most truly."""
-    if "s5cmd" not in costs:
-        return {}
-    pairs = list(zip(costs["cached"], costs["s5cmd"], strict=True))
-    return {
-        "speed": statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs),
-        "cpu": statistics.median(ours.cpu / theirs.cpu for ours, theirs in pairs),
-    }
-
-
-def _write(folder: Path, sizes: Sequence[int]) -> None:
-    """Different bytes in every file and in every piece of it, made quickly."""
-    folder.mkdir(parents=True)
-    block = os.urandom(MIB)
-    for number, size in enumerate(sizes):
-        with (folder / f"model-{number:05}.safetensors").open("wb") as file:
-            for start in range(0, size, MIB):
-                head = f"{number} {start} ".encode()
-                file.write((head + block[len(head) :])[: min(MIB, size - start)])
-
-
-def table(found: dict[str, Any]) -> str:
-    lines = [f"{found['title']}, medians of {found['rounds']}"]
-    lines.append(f"{'':<12}{'MB/s':>8}{'files/s':>10}{'CPU s/GB':>10}{'peak MB':>9}")
-    for name, figures in found["clients"].items():
-        peak = figures["peak_bytes"] / 1e6
-        lines.append(
-            f"{name:<12}{figures['MB_per_s']:>8.0f}{figures['files_per_s']:>10.0f}"
-            f"{figures['cpu_s_per_GB']:>10.2f}{peak:>9.0f}"
-        )
-    if found["to_s5cmd"]:
-        ratios = found["to_s5cmd"]
-        lines.append(
-            f"cached to s5cmd, in each round: {ratios['speed']:.2f} of its speed, {ratios['cpu']:.2f} of its CPU"
-        )
-    return "\n".join([*lines, ""])
+def machine() -> dict[str, object]:
+    return {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
 
 
 if __name__ == "__main__":
