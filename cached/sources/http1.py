@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Connection:
     def __init__(self, scheme: str, host: str, port: int, timeout: float, tls: ssl.SSLContext) -> None:
         raw = socket.create_connection((host, port), min(timeout, CONNECT_TIMEOUT))
         self.peer = str(raw.getpeername()[0])
-        self._whole = 0
+        self._timeout, self._whole = timeout, 0
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if scheme == "https":
@@ -75,9 +76,10 @@ class Connection:
             raise MalformedAnswer("a header that would break out of its line")
         try:
             self._socket.sendall(request)
-            answer = self._answer()
+            deadline = time.monotonic() + self._timeout  # Of the whole head: bytes that trickle are no answer.
+            answer = self._answer(deadline)
             while answer.status < 200:  # 100 and 103 announce the real one.
-                answer = self._answer()
+                answer = self._answer(deadline)
         except BlockingIOError:
             raise TimeoutError("no answer") from None
         return answer
@@ -102,7 +104,7 @@ class Connection:
         """Whether bytes are left that no answer accounts for, once the body has been read."""
         return len(self._rest) > 0
 
-    def _answer(self) -> Answer:
+    def _answer(self, deadline: float) -> Answer:
         buffer, got = self._head, len(self._rest)
         buffer[:got] = self._rest
         while True:
@@ -111,10 +113,14 @@ class Connection:
                 break
             if got == MAX_HEAD:
                 raise MalformedAnswer("the head is too long")
+            if time.monotonic() > deadline:
+                raise TimeoutError("a head without end")
             count = self._socket.recv_into(memoryview(buffer)[got:])
             if not count:
                 raise ConnectionResetError("closed before the answer")
             got += count
+        if time.monotonic() > deadline:
+            raise TimeoutError("no end of announcements")
         head = bytes(buffer[:end])
         self._rest = memoryview(bytes(buffer[end + 4 : got]))
         return _parse(head)

@@ -125,8 +125,10 @@ class Lanes:
             if not plain or answer.length is None or answer.length > MAX_TEXT:
                 return None
             body = memoryview(bytearray(answer.length))
-            got = 0
+            got, deadline = 0, time.monotonic() + timeout
             while got < len(body):
+                if time.monotonic() > deadline:
+                    raise TooSlow
                 got += connection.readinto(body[got:])
             kept = answer.keeps and not connection.overrun
         finally:
