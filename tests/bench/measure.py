@@ -62,7 +62,13 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
 
 
 def pull(
-    folder: Path, uri: str, size: int, environment: Mapping[str, str], prefix: tuple[str, ...] = (), **settings: object
+    folder: Path,
+    uri: str,
+    size: int,
+    environment: Mapping[str, str],
+    prefix: tuple[str, ...] = (),
+    limit: float = TIMEOUT,
+    **settings: object,
 ) -> Cost:
     """A cold `pull` through a daemon of its own, from the question to the answer: published, durable, ready to load."""
     daemon = Launched(folder, **settings)
@@ -73,7 +79,7 @@ def pull(
         pid = daemon.process.pid
         with daemon.client(timeout=60) as client:
             cpu, before = cpu_seconds(pid), time.monotonic()
-            ready = client.pull(uri, timeout=TIMEOUT)
+            ready = client.pull(uri, timeout=limit)
             ended = time.monotonic()
         if ready.size != size or ready.hit:
             raise RuntimeError(f"{uri} was to be {size} bytes from the origin: {ready}")

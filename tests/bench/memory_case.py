@@ -13,6 +13,7 @@ from tests.bench.report import Found, figures
 from tests.bench.s3_cases import BUCKET, s3_server
 
 FILES = 4
+LIMIT = 1800.0  # Seconds; disks may be slow.
 
 
 def _measure(options: Options) -> Found:
@@ -30,7 +31,9 @@ def peaks(folder: Path, sizes: Sequence[int]) -> Found:
             target = folder / "target"
             target.mkdir()
             uri = f"s3://{BUCKET}/model-{size}"
-            cost = pull(target, uri, size // FILES * FILES, server.credentials, s3_endpoint=server.endpoint)
+            cost = pull(
+                target, uri, size // FILES * FILES, server.credentials, limit=LIMIT, s3_endpoint=server.endpoint
+            )
             rmtree(target)
             found.rows[f"cached, {size / 2**30:g} GiB"] = figures([cost], size)
     return found

@@ -16,7 +16,7 @@ def picture(found: Sequence[Found]) -> str:
     parts: list[str] = []
     top = 10
     for case in found:
-        if case.shown():
+        if case.bars():
             top = _case(parts, case, top) + 14
     body = "\n".join(parts)
     width = LABEL + 2 * PANEL
@@ -29,13 +29,13 @@ def picture(found: Sequence[Found]) -> str:
 def _case(parts: list[str], case: Found, top: int) -> int:
     parts.append(_text(10, top + 14, case.title, 'font-weight="bold"'))
     top += ROW + 2
-    for column, name in enumerate(case.shown()):
+    for column, name in enumerate(case.bars()):
         better = "less is better" if name.startswith("cpu") else "more is better"
         parts.append(_text(LABEL + column * PANEL, top + 12, f"{COLUMNS[name][0]} ({better})", 'fill="#495057"'))
     top += ROW - 2
     for client, row in case.rows.items():
         parts.append(_text(LABEL - 8, top + 13, client, 'text-anchor="end"'))
-        for column, name in enumerate(case.shown()):
+        for column, name in enumerate(case.bars()):
             most = max(other[name] for other in case.rows.values()) or 1.0
             left, length = LABEL + column * PANEL, max(1, round((PANEL - VALUE - 14) * row[name] / most))
             colour = OURS if client.startswith("cached") else THEIRS

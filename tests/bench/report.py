@@ -35,10 +35,11 @@ class Found:
     place: str = "tmpfs"
     failed: dict[str, str] = field(default_factory=dict)
 
-    def shown(self) -> tuple[str, ...]:
-        """The figures that its picture compares."""
-        first = next(iter(self.rows.values()), {})
-        return tuple(name for name in ("files_per_s", "MB_per_s", "cpu_s_per_GB") if name in first)[-2:]
+    def bars(self) -> tuple[str, ...]:
+        """The figures that its picture compares: how fast, and at what cost."""
+        row = next(iter(self.rows.values()), {})
+        speed = "files_per_s" if "files_per_s" in row else "MB_per_s"
+        return (speed, "cpu_s_per_GB") if "cpu_s_per_GB" in row else ()
 
 
 def figures(costs: Sequence[Cost], size: int, files: int = 0) -> dict[str, float]:
@@ -78,7 +79,8 @@ def table(found: Found) -> str:
             + "".join(f"{format(row[name], COLUMNS[name][1]) if name in row else '':>{width}}" for name, width in cells)
         )
     lines += [f"{what}: {figure:.2f}" for what, figure in found.notes.items()]
-    lines += [f"{client} failed and is left out: {why.splitlines()[-1]}" for client, why in found.failed.items()]
+    for client, why in found.failed.items():
+        lines.append(f"{client} failed and is left out: {why.strip().splitlines()[-1]}")
     return "\n".join([*lines, ""])
 
 

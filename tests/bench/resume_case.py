@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import rmtree
 
-from cached import CachedError
 from tests.bench.case import Case, Options
 from tests.bench.data import MIB, on_tmpfs, scratch, write
 from tests.bench.measure import TIMEOUT
@@ -27,12 +26,12 @@ def _measure(options: Options) -> Found:
         return killed_half_way(folder, "S3, 4 files of 512 MiB, the daemon killed half way", sizes, options)
 
 
-def killed_half_way(folder: Path, title: str, sizes: Sequence[int], options: Options) -> Found:
+def killed_half_way(folder: Path, title: str, sizes: Sequence[int], options: Options, **settings: object) -> Found:
     write(model_folder(folder), sizes)
     taken: list[tuple[float, float]] = []
     with s3_server(folder) as server, CountingProxy(server.endpoint) as proxy:
         for _ in range(options.rounds):
-            daemon = DaemonProcess(folder / "target", s3_endpoint=proxy.endpoint)
+            daemon = DaemonProcess(folder / "target", s3_endpoint=proxy.endpoint, **settings)
             daemon.environment = dict(server.credentials)
             try:
                 taken.append(_once(daemon, proxy, sum(sizes)))
@@ -56,6 +55,8 @@ def _once(daemon: DaemonProcess, proxy: CountingProxy, size: int) -> tuple[float
         _wait_for(proxy, size // 2, pulled)
         daemon.kill()
         before = _settled(proxy)
+        if before >= size:
+            raise RuntimeError("the model was here before the daemon was killed")
         proxy.reset()
         daemon.start()  # The caller notices nothing but the time it takes.
         pulled.result()
@@ -66,7 +67,7 @@ def _wait_for(proxy: CountingProxy, count: int, pulled: Future[object]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while proxy.bytes_down < count:
         if pulled.done() or time.monotonic() > deadline:
-            raise CachedError(f"the pull ended, or stood still, after {proxy.bytes_down} bytes")
+            raise RuntimeError(f"the pull ended, or stood still, after {proxy.bytes_down} bytes")
         time.sleep(PATIENCE)
 
 
