@@ -18,19 +18,18 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import gcsfs
 import google.auth.exceptions
-import httpx2
 
 from cached.config import Config
-from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
+from cached.errors import InvalidRequest, ModelNotFound
 from cached.model import Checksum, Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
-from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
-from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
+from cached.sources.gcs_reader import GcsReader, authorization, judge, object_url
+from cached.sources.lane import Lanes
+from cached.sources.transfer import denied, spoken, unavailable
 from cached.sources.web import Web
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
-_ADVICE = "check that its credentials (GOOGLE_APPLICATION_CREDENTIALS) may list and read the bucket"
 _TOKEN_HOSTS = ("https://oauth2.googleapis.com/token", "https://accounts.google.com/o/oauth2/token")
 
 
@@ -80,7 +79,7 @@ class GcsSource:
         entries: list[Entry] = []
         while True:
             url = f"{client.base}b/{quote(bucket, safe='')}/o?{urlencode(query)}"
-            page, _ = self._web.json(ref, url, timeout=timeout, judge=_judge(ref), private=_private(client, ref))
+            page, _ = self._web.json(ref, url, timeout=timeout, judge=judge(ref), private=authorization(client, ref))
             try:
                 for item in page.get("items") or ():
                     if not (int(item.get("size", 0)) == 0 and item["name"].endswith("/")):
@@ -98,7 +97,11 @@ class GcsSource:
         folder, _, name = key.rpartition("/")
         try:
             item, _ = self._web.json(
-                ref, object_url(client, bucket, key), timeout=timeout, judge=_judge(ref), private=_private(client, ref)
+                ref,
+                object_url(client, bucket, key),
+                timeout=timeout,
+                judge=judge(ref),
+                private=authorization(client, ref),
             )
         except ModelNotFound:
             return key, []
@@ -129,104 +132,6 @@ class GcsSource:
                 return gcsfs.GCSFileSystem(**{**options, "token": "anon"})  # Public buckets need none.
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError, KeyError):
             raise denied(ref, "the Google credentials are not usable; check them") from None
-
-
-class GcsReader:
-    def __init__(
-        self,
-        web: Web,
-        lanes: Lanes,
-        client: gcsfs.GCSFileSystem,
-        ref: ModelRef,
-        bucket: str,
-        key: str,
-        entry: Entry,
-        timeout: float,
-    ) -> None:
-        self._lanes = lanes
-        self._web, self._client, self._ref, self._entry, self._timeout = web, client, ref, entry, timeout
-        self._name = f"gs://{bucket}/{key}"
-        self._metadata = object_url(client, bucket, key)
-        download = f"{client.base.replace('/storage/v1/', '/download/storage/v1/')}b/{quote(bucket, safe='')}"
-        self._media = f"{download}/o/{quote(key, safe='')}?alt=media&generation={entry.version}"
-        self._unpinned = False
-
-    def __repr__(self) -> str:
-        return f"GcsReader({self._name}, generation={self._entry.version})"
-
-    def read(self, offset: int, length: int) -> bytes:
-        if not length:
-            return b""
-        data, _ = self._web.read(
-            self._ref,
-            Span(self._name, offset, length, self._entry.size),
-            self._media,
-            timeout=self._timeout,
-            judge=self._judge_answer,
-            # Objects stored compressed come as they are stored, which is what size and checksums count.
-            headers={"Accept-Encoding": "gzip"},
-            stored_encoding=True,
-            private=_private(self._client, self._ref),
-        )
-        return data
-
-    def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        """Objects that are stored compressed are left to `read`."""
-        if not length:
-            return False
-        span = Span(self._name, offset, length, self._entry.size)
-        request = Request(self._media, {**_private(self._client, self._ref), "Accept-Encoding": "gzip"})
-        with lane_errors(self._ref):
-            return self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
-
-    def _judge_lane(self, answer: Answer) -> bool:
-        generation = answer.headers.get("x-goog-generation")
-        if generation is None:
-            self._unpinned = True
-        return generation in (None, self._entry.version)
-
-    def recheck(self) -> None:
-        """For servers that do not say which generation they sent (emulators ignore the one that was asked for)."""
-        if self._unpinned:
-            item, _ = self._web.json(
-                self._ref,
-                self._metadata,
-                timeout=self._timeout,
-                judge=_judge(self._ref, self._name),
-                private=_private(self._client, self._ref),
-            )
-            self._compare(str(item.get("generation")))
-
-    def close(self) -> None: ...
-
-    def _judge_answer(self, response: httpx2.Response) -> None:
-        _judge(self._ref, self._name)(response)
-        generation = response.headers.get("X-Goog-Generation")
-        if generation is None:
-            self._unpinned = True
-        else:
-            self._compare(generation)
-
-    def _compare(self, generation: str) -> None:
-        if generation != self._entry.version:
-            raise changed(self._name, "its generation is another one")
-
-
-def object_url(client: gcsfs.GCSFileSystem, bucket: str, key: str) -> str:
-    return f"{client.base}b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
-
-
-def _private(client: gcsfs.GCSFileSystem, ref: ModelRef) -> Mapping[str, str]:
-    """The authorization header, refreshed when it is about to run out."""
-    headers: dict[str, str] = {}
-    try:
-        client.credentials.apply(headers)
-    except google.auth.exceptions.TransportError:
-        raise unavailable(ref, "Google's token service did not answer") from None
-    except Exception:
-        # gcsfs wraps refresh errors in several classes of its own; all of them mean that there is no token.
-        raise denied(ref, "the Google credentials are not usable; check them") from None
-    return headers
 
 
 def _entry(path: str, item: Mapping[str, Any]) -> Entry:
@@ -265,22 +170,3 @@ def _service_account(text: str) -> Mapping[str, Any]:
     if account.get("token_uri", _TOKEN_HOSTS[0]) not in _TOKEN_HOSTS:
         raise InvalidRequest("GOOGLE_APPLICATION_CREDENTIALS_JSON names a token_uri that is not Google's.")
     return account
-
-
-def _judge(ref: ModelRef, file: str = "") -> Any:
-    def judge(response: httpx2.Response) -> None:
-        if response.status_code >= 300:
-            raise _translated(ref, file, response)
-
-    return judge
-
-
-def _translated(ref: ModelRef, file: str, response: httpx2.Response) -> CachedError:
-    status = response.status_code
-    if file and status in (404, 412, 416):
-        return changed(file, "its generation is gone")
-    if status == 404:
-        return ModelNotFound(f"There are no model files at {spoken(ref)}: the place does not exist; check the URI.")
-    if status == 400:
-        return SourceError(f"Google Cloud Storage does not understand the request for {spoken(ref)}; check the URI.")
-    return from_status(ref, status, _ADVICE, response.headers.get("Retry-After"))

@@ -1,12 +1,18 @@
-"""Whole files by the hf_transfer package (https://github.com/huggingface/hf_transfer), for those who ask for it."""
+"""Whole files by the hf_transfer package (https://github.com/huggingface/hf_transfer), for those who ask for it.
+
+The package keeps Python's lock for as long as a download takes, so each download is a process of its own: in the
+daemon's, no other request would be served meanwhile.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import select
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import hf_transfer
 
 from cached.config import Config
 from cached.model import ModelRef
@@ -14,6 +20,9 @@ from cached.sources.transfer import unavailable
 
 CHUNK = 10 << 20
 RETRIES = 5
+PATIENCE = 10  # Read time-outs without the end of any chunk; the package itself has no time-out.
+
+_WORKER = Path(__file__).with_name("hf_transfer_worker.py")
 
 
 class HfTransfer:
@@ -22,21 +31,55 @@ class HfTransfer:
     def __init__(self, config: Config) -> None:
         asked = os.environ.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in ("1", "ON", "YES", "TRUE")
         self.wanted = asked or config.engine == "hf_transfer"
-        self._connections = config.connections
+        self._connections = max(2, config.connections)  # With one alone the package cannot repeat what failed.
+        self._patience = PATIENCE * float(config.read_timeout)
 
     def fetch(self, ref: ModelRef, url: str, path: Path, progress: Callable[[int], None]) -> None:
         """All of `url`, which must need no token, over `path`. SourceUnavailable when that fails, whatever the cause:
         the package says it in texts that quote the URL, which is signed."""
+        # Isolated, so that neither the working directory nor PYTHONPATH chooses what is run.
+        command = [sys.executable, "-I", str(_WORKER)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0) as worker:
+            try:
+                self._start(worker, url, path)
+                self._follow(ref, worker, progress)
+            finally:
+                worker.kill()  # Does nothing to one that has ended.
+        if worker.returncode:
+            raise unavailable(ref, "hf_transfer could not fetch it")
+
+    def _start(self, worker: subprocess.Popen[bytes], url: str, path: Path) -> None:
+        asked = {
+            "parent": os.getpid(),
+            "url": url,
+            "filename": str(path),
+            "max_files": self._connections,
+            "chunk_size": CHUNK,
+            "parallel_failures": min(3, self._connections - 1),
+            "max_retries": RETRIES,
+            "headers": {},
+        }
+        assert worker.stdin is not None
         try:
-            hf_transfer.download(
-                url=url,
-                filename=str(path),
-                max_files=self._connections,
-                chunk_size=CHUNK,
-                parallel_failures=min(3, self._connections - 1),
-                max_retries=RETRIES,
-                headers={},
-                callback=progress,
-            )
-        except Exception:
-            raise unavailable(ref, "hf_transfer could not fetch it") from None
+            with worker.stdin as stdin:
+                stdin.write(json.dumps(asked).encode())
+        except BrokenPipeError:
+            pass  # It could not even start; its exit code says so.
+
+    def _follow(self, ref: ModelRef, worker: subprocess.Popen[bytes], progress: Callable[[int], None]) -> None:
+        """Pass on what the worker counts, until it ends."""
+        assert worker.stdout is not None
+        heard = select.poll()  # select() itself ends at descriptor 1023.
+        heard.register(worker.stdout, select.POLLIN)
+        rest = b""
+        while True:
+            if not heard.poll(self._patience * 1000):
+                raise unavailable(ref, "it sends too slowly")
+            data = os.read(worker.stdout.fileno(), 1 << 16)
+            if not data:
+                break
+            *counts, rest = (rest + data).split(b"\n")
+            if counts:
+                progress(sum(map(int, counts)))
+        worker.wait()

@@ -13,7 +13,9 @@ from cached.sources.addresses import check_url
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, spoken, unavailable
-from cached.sources.web import Web, web_errors
+from cached.sources.web import Web, web_errors, wire_url
+
+TRIES = 2  # Answers in a row that were not for the fast lane, after which the file is left to `read`.
 
 _ADVICE = "the server wants a login, which http(s) models cannot have; use another source"
 
@@ -25,7 +27,7 @@ class HttpSource:
         self._read_timeout = float(config.read_timeout)
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        parts = urlsplit(ref.uri)
+        parts = urlsplit(wire_url(ref.uri))
         name = unquote(parts.path.rpartition("/")[2])
         if parts.username is not None or parts.password is not None:
             raise InvalidRequest("Passwords do not belong into a URI; use a source that takes credentials.")
@@ -43,38 +45,49 @@ class HttpSource:
 
 
 class HttpReader:
+    """Each range carries `If-Match` where the ETag is a strong one, and each answer's ETag or date is compared."""
+
     def __init__(self, web: Web, lanes: Lanes, ref: ModelRef, entry: Entry, timeout: float) -> None:
-        self._lanes = lanes
-        self._plain = True  # Until an answer was not for the fast lane: a redirect, say, would be one each time.
-        self._web, self._ref, self._entry, self._timeout = web, ref, entry, timeout
+        self._web, self._lanes, self._ref, self._entry, self._timeout = web, lanes, ref, entry, timeout
+        self._link: str | None = wire_url(ref.uri)  # For the fast lane: where the last redirect led to.
+        self._tries = TRIES
 
     def read(self, offset: int, length: int) -> bytes:
         if not length:
             return b""
-        # Weak ETags never match, by the standard; they are compared below all the same.
-        strong = self._entry.version.startswith('"')
-        data, _ = self._web.read(
+        data, link = self._web.read(
             self._ref,
             Span(spoken(self._ref), offset, length, self._entry.size),
             self._ref.uri,
             timeout=self._timeout,
             judge=self._judge,
-            headers={"If-Match": self._entry.version} if strong else None,
+            headers=self._pin(),
             trusted=False,
         )
+        if self._link is None and self._tries:
+            self._link = link
         return data
 
     def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        if not length or not self._plain:
+        """A redirect is walked by `read`, whose every hop is checked; then its end is asked until it runs out."""
+        link = self._link
+        if not length or link is None:
             return False
-        check_url(self._ref.uri)
+        check_url(link)
         span = Span(spoken(self._ref), offset, length, self._entry.size)
-        strong = self._entry.version.startswith('"')
-        pin = {"If-Match": self._entry.version} if strong else {}
-        request = Request(self._ref.uri, pin, check_peer=True)
         with lane_errors(self._ref):
-            self._plain = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
-        return self._plain
+            request = Request(link, self._pin(), check_peer=True)
+            done = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
+        if done:
+            self._tries = TRIES
+        elif self._link == link:
+            self._link = None
+            self._tries -= 1
+        return done
+
+    def _pin(self) -> dict[str, str]:
+        """Weak ETags never match, by the standard; they are compared with the answer's all the same."""
+        return {"If-Match": self._entry.version} if self._entry.version.startswith('"') else {}
 
     def _judge_lane(self, answer: Answer) -> bool:
         said = answer.headers.get("etag") or answer.headers.get("last-modified") or "unversioned"

@@ -19,7 +19,7 @@ from cached.model import Checksum, Credentials, Digest, Entry, Listing, ModelRef
 from cached.sources.base import Reader
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
-from cached.sources.hub_reader import HubReader
+from cached.sources.hub_reader import HubReader, Transport
 from cached.sources.lane import Lanes
 from cached.sources.transfer import unavailable
 from cached.sources.web import Web, origin, web_errors
@@ -28,17 +28,15 @@ REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name 
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
-_EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
 
 
 class HubSource:
     def __init__(self, config: Config, web: Web) -> None:
         endpoint = config.hub_endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
         self.endpoint = endpoint.rstrip("/")
-        self._read_timeout = float(config.read_timeout)
         self._web = web
         self._lanes = Lanes()
-        self._engine = HfTransfer(config)
+        self._transport = Transport(web, self._lanes, HfTransfer(config), float(config.read_timeout))
         self._trees: OrderedDict[tuple[str, str], tuple[Entry, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -59,7 +57,7 @@ class HubSource:
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         url, private = file_url(self.endpoint, listing, entry), _authorization(credentials)
-        return HubReader(self._web, self._lanes, self._engine, url, listing, entry, private, self._read_timeout)
+        return HubReader(self._transport, url, listing, entry, private)
 
     def close(self) -> None:
         self._trees.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -20,25 +21,28 @@ from cached.sources.web import Judge, Web, next_url, origin, web_errors
 _EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
 
 
+@dataclass
+class Transport:
+    """What the readers of one Hub share."""
+
+    web: Web
+    lanes: Lanes
+    engine: HfTransfer
+    timeout: float
+    detours: bool = False  # It redirects those who ask for small files too: the fast lane is no use for these.
+
+
 class HubReader:
     """Reads `/resolve/<commit>/<path>` and keeps the signed link that it leads to until that runs out."""
 
     def __init__(
-        self,
-        web: Web,
-        lanes: Lanes,
-        engine: HfTransfer,
-        url: str,
-        listing: Listing,
-        entry: Entry,
-        private: Mapping[str, str],
-        timeout: float,
+        self, transport: Transport, url: str, listing: Listing, entry: Entry, private: Mapping[str, str]
     ) -> None:
-        self._lanes, self._engine = lanes, engine
-        self._web, self._ref, self._entry, self._timeout = web, listing.ref, entry, timeout
+        self._transport, self._timeout = transport, transport.timeout
+        self._ref, self._entry = listing.ref, entry
         self._url = url
         self._private = private
-        self._link: str | None = None
+        self._link: str | None = None  # Where the bytes are; on the Hub itself where it sends nobody elsewhere.
         self._finding = threading.Lock()
         self._name = f"{entry.path} of {spoken(listing.ref)}"
 
@@ -67,50 +71,61 @@ class HubReader:
             return self._get(span, self._url, self._found(turn))
 
     def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        """Small files come from the Hub itself, large ones by a link that is found first and kept."""
-        if not length:
+        """Small files come from the Hub itself, large ones by a link that is found first and kept.
+
+        A link that has run out is found out by `read`, which gets a fresh one for both.
+        """
+        large = self._entry.digest is not None
+        if not length or (self._transport.detours and not large):
             return False
         span = Span(self._name, offset, length, self._entry.size)
-        link = self._link or (self._find_link() if self._entry.digest else self._url)
-        if link == self._url:
-            request = Request(link, self._private)
-        else:
+        link = self._link or (self._find_link() if large else self._url)
+        home = self._is_home(link)
+        if not home:
             check_url(link)
-            request = Request(link, {}, check_peer=True)
+        request = Request(link, self._private if home else {}, check_peer=not home)
         with lane_errors(self._ref):
-            done = self._lanes.stream(request, span, self._timeout, self._judge_lane(link), sink)
-        if not done and self._link == link:
-            self._link = None  # It has run out; `read` finds a fresh one.
-        return done
+            judge = self._judge_lane if home else _accept
+            return self._transport.lanes.stream(request, span, self._timeout, judge, sink)
 
     @property
     def whole(self) -> bool:
-        return self._engine.wanted and self._entry.digest is not None
+        return self._transport.engine.wanted and self._entry.digest is not None
 
     def download(self, path: Path, progress: Callable[[int], None]) -> bool:
         """Only by a link that needs no token: the engine would take that along wherever it is sent."""
         link = self._link or self._find_link()
-        if link == self._url:
-            return False
-        check_url(link)
+        if self._is_home(link):
+            if self._private:
+                return False
+        else:
+            check_url(link)
         self._link = None  # Should it run out on the way, the next try finds another.
-        self._engine.fetch(self._ref, link, path, progress)
+        self._transport.engine.fetch(self._ref, link, path, progress)
         return True
 
+    def recheck(self) -> None:
+        """Nothing to do: the commit pins the file."""
+
+    def close(self) -> None: ...
+
+    def _is_home(self, url: str) -> bool:
+        return origin(url) == origin(self._url)
+
     def _find_link(self) -> str:
-        """Where the Hub sends those who may read the file; its own URL where it sends nobody anywhere."""
+        """Where the Hub sends those who may read the file; on the Hub itself where it sends nobody elsewhere.
+
+        Asked for with a GET, as the reads are: some links are signed for the method that they were asked with.
+        """
         if not self._finding.acquire(timeout=self._timeout):
             raise unavailable(self._ref, "it did not answer in time")
         try:
             if self._link is None:
-                with (
-                    web_errors(self._ref),
-                    self._web.request(
-                        "HEAD", self._url, timeout=self._timeout, private=self._private, hop=self._leave
-                    ) as answer,
-                ):
+                first, web = {"Range": "bytes=0-0"}, self._transport.web
+                sent = {"timeout": self._timeout, "headers": first, "private": self._private, "hop": self._leave}
+                with web_errors(self._ref), web.request("GET", self._url, **sent) as answer:  # type: ignore[arg-type]
                     self._judge(answer)
-                    return self._url
+                    self._link = str(answer.url)
             return self._link
         except _LinkFound as found:
             self._link = found.url
@@ -122,27 +137,14 @@ class HubReader:
         """Judges a redirect, and ends the walk where it leaves the Hub."""
         self._judge(response)
         target = next_url(str(response.url), response.headers["Location"])
-        if origin(target) != origin(self._url):
+        if not self._is_home(target):
             raise _LinkFound(target)
 
-    def _judge_lane(self, link: str) -> Callable[[Answer], bool]:
-        def judge(answer: Answer) -> bool:
-            if link == self._url:
-                self._judge_version(httpx2.Headers(dict(answer.headers)))
-            return True
-
-        return judge
-
-    def recheck(self) -> None:
-        """Nothing to do: the commit pins the file."""
-
-    def close(self) -> None: ...
-
     def _get(self, span: Span, url: str, judge: Judge) -> bytes:
-        home = url == self._url
+        home = self._is_home(url)
         private = self._private if home else None
-        data, _ = self._web.read(
-            self._ref, span, url, timeout=self._timeout, judge=judge, private=private, trusted=home, hop=self._judge
+        data, _ = self._transport.web.read(
+            self._ref, span, url, timeout=self._timeout, judge=judge, private=private, trusted=home, hop=self._judge_hop
         )
         return data
 
@@ -151,8 +153,7 @@ class HubReader:
 
         def judge(response: httpx2.Response) -> None:
             self._judge(response)
-            if origin(str(response.url)) != origin(self._url):
-                self._link = str(response.url)
+            self._keep(response)
             turn.close()
 
         return judge
@@ -161,12 +162,27 @@ class HubReader:
         if response.status_code in _EXPIRED:
             raise _LinkExpired
         self._judge(response)
+        self._keep(response)  # It may have led further, and the fast lane follows nothing.
+
+    def _keep(self, response: httpx2.Response) -> None:
+        """Not on the Hub: the way may have led away and back, and then the token must not be sent again."""
+        if not self._is_home(str(response.url)):
+            self._link = str(response.url)
+
+    def _judge_hop(self, response: httpx2.Response) -> None:
+        self._judge(response)
+        if self._entry.digest is None:
+            self._transport.detours = True
+
+    def _judge_lane(self, answer: Answer) -> bool:
+        self._judge_version(httpx2.Headers(dict(answer.headers)))
+        return True
 
     def _judge(self, response: httpx2.Response) -> None:
         """Raise on failures and on the Hub's own word that this is another version."""
         if response.status_code == 416:
             raise changed(self._name, "it is shorter now")
-        if origin(str(response.url)) != origin(self._url):
+        if not self._is_home(str(response.url)):
             if response.status_code >= 400:
                 # The Hub granted it, and a fresh link was refused: the storage behind the Hub, not the caller.
                 raise unavailable(self._ref, f"its content network answered HTTP {response.status_code}")
@@ -184,6 +200,11 @@ class HubReader:
             raise changed(self._name, "the Hub serves another commit or size")
         if len(tag) == len(expected) and tag != expected:
             raise changed(self._name, "the Hub serves other content")
+
+
+def _accept(answer: Answer) -> bool:
+    """The signed link names the content."""
+    return True
 
 
 class _LinkExpired(Exception):

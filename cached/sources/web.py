@@ -26,8 +26,20 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
+    """Scheme, host and port. InvalidRequest when the URL is malformed."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        raise InvalidRequest("A source leads to a malformed URL; nothing was fetched from there.") from None
+
+
+def wire_url(url: str) -> str:
+    """The URL as it is sent: ASCII, with nothing in it that would have to be quoted. InvalidRequest if malformed."""
+    try:
+        return str(httpx2.URL(url))
+    except httpx2.InvalidURL:
+        raise InvalidRequest("A source leads to a malformed URL; nothing was fetched from there.") from None
 
 
 class Web:
@@ -178,9 +190,12 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
 
 
 def next_url(url: str, location: str) -> str:
-    """Where a redirect leads. SourceUnavailable when it gives up encryption."""
-    target = urljoin(url, location)
-    if url.startswith("https:") and not target.startswith("https:"):
+    """Where a redirect leads. SourceUnavailable when it gives up encryption, InvalidRequest when it leads nowhere."""
+    try:
+        target = wire_url(urljoin(url, location))
+    except ValueError:
+        raise InvalidRequest("A source leads to a malformed URL; nothing was fetched from there.") from None
+    if origin(url)[0] == "https" and origin(target)[0] != "https":
         raise SourceUnavailable(
             "A source redirects from https to an unencrypted address; nothing was fetched from there."
         )
