@@ -40,9 +40,13 @@ class Target:
     uri: str
 
     @property
+    def pieces(self) -> int:
+        return 2 if len(self.data) > PIECE_BYTES else 1
+
+    @property
     def middle(self) -> int:
         """Which body to strike so that something of the file has been asked for before, where it has two pieces."""
-        return 2 if len(self.data) > PIECE_BYTES else 1
+        return self.pieces
 
 
 class Rig:

@@ -30,13 +30,10 @@ def alone(tmp_path: Path) -> Iterator[Rig]:
             rig.close()
 
 
-@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("after", ["0", *JUNK])
-def test_a_retry_after_that_asks_for_no_wait_or_makes_no_sense_is_got_over(
-    rig: Rig, protocol: str, status: int, after: str
-) -> None:
+def test_a_retry_after_that_asks_for_no_wait_or_makes_no_sense_is_got_over(rig: Rig, protocol: str, after: str) -> None:
     target = rig.make(protocol)
-    fault = rig.origin.fail("status", status=status, headers={"Retry-After": after} if after else {})
+    fault = rig.origin.fail("status", status=429, headers={"Retry-After": after} if after else {})
     rig.recovers(target)
     assert fault.struck == 1
 
@@ -49,17 +46,16 @@ def test_one_second_is_waited_for(rig: Rig, protocol: str, status: int) -> None:
     assert fault.struck == 1
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 500, 503])
 def test_an_origin_that_is_always_busy_is_unavailable(rig: Rig, protocol: str, status: int) -> None:
     target = rig.make(protocol)
     rig.origin.fail("status", status=status, headers={"Retry-After": "0"}, times=EVER)
     assert rig.refuses(target, SourceUnavailable).retryable
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_listing_is_unavailable(rig: Rig, protocol: str, status: int) -> None:
+def test_a_busy_listing_is_unavailable(rig: Rig, protocol: str) -> None:
     target = rig.make(protocol)
-    rig.origin.fail("status", status=status, headers={"Retry-After": "9"}, times=EVER, stages=("list", "probe"))
+    rig.origin.fail("status", status=503, headers={"Retry-After": "9"}, times=EVER, stages=("list", "probe"))
     assert rig.refuses(target, SourceUnavailable).retryable
 
 

@@ -141,6 +141,21 @@ async def _drip(wire: Wire, answer: Answer) -> None:
         await asyncio.sleep(0.05)  # The fault itself.
 
 
+async def _drip_head(wire: Wire, answer: Answer) -> None:
+    """A head that goes on and on, as does each of its lines."""
+    await wire.send(b"HTTP/1.1 200 -\r\nX-Padding: ")
+    while not wire.left:
+        await wire.send(b"x")
+        await asyncio.sleep(0.05)  # The fault itself.
+
+
+async def _announced(wire: Wire, answer: Answer) -> None:
+    """The answer is always about to come."""
+    while not wire.left:
+        await wire.send(b"HTTP/1.1 103 -\r\nLink: </x>\r\n\r\n")
+        await asyncio.sleep(0.05)  # The fault itself.
+
+
 async def _no_length(wire: Wire, answer: Answer) -> None:
     await wire.head(answer.saying(Connection="close"))
     await wire.send(answer.body)
@@ -187,6 +202,8 @@ BREAK: dict[str, Callable[[Wire, Answer], Awaitable[None]]] = {
     "stall": _stall,
     "silent": _silent,
     "drip": _drip,
+    "drip-head": _drip_head,
+    "announced": _announced,
     "no-length": _no_length,
     "no-length-cut": _no_length_cut,
     "length-above": _length_above,
