@@ -67,6 +67,7 @@ class Config:
     read_timeout: Duration = Duration(60)  # How long a connection may give next to nothing.
     connections: int = 16  # The most ranged reads in flight, over all fills …
     min_connections: int = 4  # … and where each origin starts; more as long as that makes it faster.
+    workers: int = 0  # Processes that fetch; 0 means one for each core, but no more than 4.
     bandwidth: Size = Size(0)  # Bytes per second that all fills together may take; 0 is no bound.
     engine: str = "auto"  # What fetches large files of the Hub: auto (our own) or hf_transfer.
     retries: int = 5  # Tries of one ranged read before the fill fails.
@@ -165,6 +166,8 @@ def _problem(config: Config) -> str | None:
         return f"The setting 'socket_mode' must be octal permissions such as '0660', not {config.socket_mode!r}."
     if config.connections < 1 or config.min_connections < 1 or config.retries < 1:
         return "The settings 'connections', 'min_connections' and 'retries' must be at least 1."
+    if not 0 <= config.workers <= 64:
+        return "The setting 'workers' must be between 0 and 64."
     if config.engine not in ("auto", "hf_transfer"):
         return f"The setting 'engine' must be auto or hf_transfer, not {config.engine!r}."
     if config.weights not in ("allow", "warn", "refuse"):

@@ -131,6 +131,12 @@ class StoreDegraded(CachedError):
     code, status = "store_degraded", 503
 
 
+class WorkerLost(CachedError):
+    """The process that fetched ended unexpectedly. What had landed is kept for the next try."""
+
+    code, status, retryable = "worker_lost", 503, True
+
+
 class DaemonUnavailable(CachedError):
     """Client side: there is no socket, or nobody answers on it."""
 

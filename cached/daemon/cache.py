@@ -10,13 +10,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from cached.config import Config
-from cached.daemon.download import Batch, Remote
+from cached.daemon.download import Batch
 from cached.daemon.evict import Evictor, Freed
 from cached.daemon.fetcher import Fetcher
 from cached.daemon.fill import Fill
 from cached.daemon.policy import check_loadable, check_weights
 from cached.daemon.threads import Threads
 from cached.daemon.usage import Uses
+from cached.daemon.workers import Workers
 from cached.errors import (
     AllHeld,
     DaemonUnavailable,
@@ -27,13 +28,12 @@ from cached.errors import (
     TooLarge,
 )
 from cached.model import Credentials, Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
-from cached.sources.base import Source
-from cached.sources.registry import Registry
 from cached.store.blobs import ingest_key
 from cached.store.index import Known
 from cached.store.snapshots import Origin
 from cached.store.store import Store
 from cached.wire import Ready
+from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
 
@@ -57,14 +57,14 @@ class Counters:
 
 
 class Cache:
-    def __init__(self, config: Config, store: Store, registry: Registry, threads: Threads) -> None:
+    def __init__(self, config: Config, store: Store, workers: Workers, threads: Threads) -> None:
         self.config = config
         self.store = store
         self.uses = Uses(store)
-        self.fetcher = Fetcher(config, store, threads)
+        self.fetcher = Fetcher(config, store, workers, threads)
         self.counters = Counters()
         self.fills: dict[str, Fill] = {}
-        self._registry = registry
+        self._workers = workers
         self._threads = threads
         self._evictor = Evictor(store)
         self._evicting = asyncio.Lock()
@@ -123,10 +123,9 @@ class Cache:
             log.warning("fill.failed", extra={"ref": ref, "why": str(error)})
 
     async def _run(self, fill: Fill, ask: Ask, credentials: Credentials, known: Known | None) -> Ready:
-        source = await self._threads.net(self._registry.source_for, ask.ref)
         for attempt in (1, 2):
             try:
-                return await self._once(fill, ask, source, credentials, known)
+                return await self._once(fill, ask, credentials, known)
             except (SourceChanged, DigestMismatch) as error:
                 if attempt == 2:
                     raise
@@ -134,13 +133,13 @@ class Cache:
                 fill.batch = Batch()
         raise AssertionError("unreachable")
 
-    async def _once(self, fill: Fill, ask: Ask, source: Source, credentials: Credentials, known: Known | None) -> Ready:
+    async def _once(self, fill: Fill, ask: Ask, credentials: Credentials, known: Known | None) -> Ready:
         """Resolve, and fetch what that names unless it is here."""
         fill.phase = "resolving"
         timeout = self.config.check_timeout if known else self.config.resolve_timeout
         try:
             async with asyncio.timeout(timeout * 2 if known else None):
-                listing = await self._threads.net(source.resolve, ask.ref, credentials, float(timeout))
+                listing = await self._workers.resolve(ask.ref, credentials, float(timeout))
         except (SourceUnavailable, TimeoutError) as error:
             if known is None:
                 raise
@@ -154,9 +153,10 @@ class Cache:
                 self.store.index.resolved, ask.ref.key, str(ask.ref), listing.revision, known.snapshot
             )
             return self._hit(known, ask, stale=False)
-        return await self._fetch(fill, listing, source, credentials)
+        return await self._fetch(fill, Remote(listing, credentials))
 
-    async def _fetch(self, fill: Fill, listing: Listing, source: Source, credentials: Credentials) -> Ready:
+    async def _fetch(self, fill: Fill, remote: Remote) -> Ready:
+        listing = remote.listing
         self.counters.misses += 1
         fill.phase = "waiting"
         fill_id, digests, wants = await self._reserve(listing)
@@ -167,7 +167,7 @@ class Cache:
         try:
             # Biggest first: the last to end is then a small one.
             order = sorted(wants, key=lambda item: -item[1].size)
-            found = await self.fetcher.fetch(Remote(source, listing, credentials), order, fill.batch)
+            found = await self.fetcher.fetch(remote, order, fill.batch)
             fill.phase = "publishing"
             files = [
                 ManifestFile(e.path, e.size, digests.get(e.path) or found[_key(listing, e)]) for e in listing.entries

@@ -1,12 +1,11 @@
-"""What is on its way: a model's remote, its downloads, and how far they are."""
+"""What is on its way: downloads, and how far they are."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
 
-from cached.model import Credentials, Digest, Entry, Listing
-from cached.sources.base import Source
+from cached.model import Digest, Entry
 
 
 @dataclass(eq=False, slots=True)
@@ -23,24 +22,6 @@ class Download:
     @property
     def size(self) -> int:
         return sum(entry.size for entry in self.wants.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a model's files come from."""
-
-    source: Source
-    listing: Listing
-    credentials: Credentials
-
-    @property
-    def origin(self) -> str:
-        """Scheme and host: what shares a pace."""
-        return "/".join(self.listing.place.split("/", 3)[:3])
-
-    @property
-    def group(self) -> str:
-        return f"{self.listing.place}@{self.listing.revision}"
 
 
 @dataclass(eq=False, slots=True)

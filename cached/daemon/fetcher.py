@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cached.config import Config
-from cached.daemon.bundle import Bundle
-from cached.daemon.download import Batch, Download, Remote
-from cached.daemon.pace import Bandwidth
+from cached.daemon.download import Batch, Download
 from cached.daemon.streams import Streams
 from cached.daemon.threads import Threads
 from cached.daemon.turns import Part, Work
-from cached.errors import CachedError, SourceChanged
-from cached.model import PIECE_BYTES, Digest, Entry
-from cached.sources.base import FastReader, Reader, WholeFileReader
-from cached.store.ingest import Ingest, Piece
+from cached.daemon.workers import Workers
+from cached.errors import CachedError, SourceChanged, WorkerLost
+from cached.model import Digest, Entry
+from cached.store.ingest import Verified
 from cached.store.store import Arrival, Store
+from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.fetch")
 
@@ -30,16 +28,15 @@ BUNDLE = 64  # Files at most in one such turn.
 
 
 class Fetcher:
-    def __init__(self, config: Config, store: Store, threads: Threads) -> None:
+    def __init__(self, config: Config, store: Store, workers: Workers, threads: Threads) -> None:
         self._config = config
         self._store = store
+        self._workers = workers
         self._threads = threads
         self._running: dict[str, Download] = {}
-        self._streams = Streams(config.min_connections, config.connections, config.retries, threads)
-        self._bandwidth = Bandwidth(int(config.bandwidth))
+        self._streams = Streams(config.min_connections, config.connections, config.retries)
         # Large files open at once: enough to keep the connections busy.
         self._files = asyncio.Semaphore(2 * config.connections)
-        self._counting = threading.Lock()
         self.fetched_bytes = 0
 
     def paused(self, batch: Batch) -> bool:
@@ -112,14 +109,18 @@ class Fetcher:
     async def _run(self, download: Download, remote: Remote) -> dict[str, Digest]:
         started = time.monotonic()
         entries = list(download.wants.values())
-        if entries[0].size <= PIECE_BYTES:
-            bundle = Bundle(self._store, self._read, remote, download)
-            work = Work(entries[0].path, download.origin, remote.group, [Part(bundle.run)])
-            await self._streams.run(work)
-            digests = bundle.digests
+        digests: dict[str, Digest] = {}
+        if entries[0].size <= SMALL:
+            part = Part(functools.partial(self._gather, download, remote, digests))
+            await self._streams.run(Work(entries[0].path, download.origin, remote.group, [part]))
         else:
             async with self._files:
-                digests = await self._large(download, remote, entries[0])
+                try:
+                    await self._large(download, remote, digests)
+                except WorkerLost as error:
+                    log.warning("file.again", extra={"file": entries[0].path, "why": error.message})
+                    download.done = 0
+                    await self._large(download, remote, digests)
         extra = {"source": str(remote.listing.ref), "file": entries[0].path, "files": len(entries)}
         log.info(
             "blobs.fetched",
@@ -127,74 +128,50 @@ class Fetcher:
         )
         return digests
 
-    async def _large(self, download: Download, remote: Remote, entry: Entry) -> dict[str, Digest]:
-        (key,) = download.wants
-        ingest = await self._threads.disk(self._store.blobs.ingest, key, entry)
+    async def _gather(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
+        """One try at small files; what it got before it failed is published, and is not fetched again."""
+        left = {key: entry for key, entry in download.wants.items() if key not in digests}
+        count = functools.partial(self._count, download)
         try:
-            reader = await self._threads.net(remote.source.open, remote.listing, entry, remote.credentials)
+            gathered = await self._workers.gather(left, remote, count)
+        except WorkerLost as error:
+            log.warning("files.again", extra={"files": len(left), "why": error.message})
+            download.done = download.size - sum(entry.size for entry in left.values())
+            gathered = await self._workers.gather(left, remote, count)
+        await self._publish(gathered.verified, download, remote, digests)
+        if gathered.error is not None:
+            raise gathered.error
+
+    async def _large(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
+        ((key, entry),) = download.wants.items()
+        count = functools.partial(self._count, download)
+        async with self._workers.transfer(key, entry, remote, count) as transfer:
+            download.done = transfer.landed
+            if transfer.whole:
+                parts = [Part(transfer.read_whole)]
+            else:  # The first piece last: it is taken from the end.
+                parts = [Part(functools.partial(transfer.read, piece)) for piece in reversed(transfer.missing)]
             try:
-                download.done = ingest.landed_bytes
-                parts = self._parts(reader, ingest, download)
                 await self._streams.run(Work(entry.path, download.origin, remote.group, parts))
-                await self._threads.net(reader.recheck)
-            finally:
-                reader.close()
-            verified = await self._threads.disk(ingest.verify)
-            arrival = Arrival(ingest, verified, remote.listing.identity(entry), key)
-            await self._threads.disk(self._store.publish, [arrival])
-        except SourceChanged:
-            ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
-            raise
-        finally:
-            ingest.close()
-        return {key: verified.digest}
+            except SourceChanged:
+                transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
+                raise
+            await self._publish({key: await transfer.finish()}, download, remote, digests)
 
-    def _parts(self, reader: Reader, ingest: Ingest, download: Download) -> list[Part]:
-        """What is missing, the first piece last."""
-        missing = ingest.missing()
-        if isinstance(reader, WholeFileReader) and reader.whole and len(missing) == ingest.count:
-            return [Part(lambda: self._download(reader, ingest, missing, download))]
-        return [Part(functools.partial(self._read, reader, ingest, piece, download)) for piece in reversed(missing)]
+    async def _publish(
+        self, verified: Mapping[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
+    ) -> None:
+        wants, identity = download.wants, remote.listing.identity
+        arrivals = [Arrival(key, found, identity(wants[key])) for key, found in verified.items()]
+        if arrivals:
+            await self._threads.disk(self._store.publish, arrivals)
+            digests.update({key: found.digest for key, found in verified.items()})
 
-    def _read(self, reader: Reader, ingest: Ingest, piece: Piece, download: Download) -> None:
-        """One piece, through the reader's fast lane where it has one and the answer is plain."""
-        came = 0
-        try:
-            with ingest.landing(piece) as landing:
-
-                def sink(data: memoryview) -> None:
-                    nonlocal came
-                    landing.write(data)
-                    came += len(data)
-                    self._count(download, len(data))
-
-                if not (isinstance(reader, FastReader) and reader.stream(piece.offset, piece.length, sink)):
-                    sink(memoryview(reader.read(piece.offset, piece.length)))
-        except BaseException:
-            with self._counting:
-                download.done -= came
-            raise
-
-    def _count(self, download: Download, count: int) -> None:
-        with self._counting:
-            download.done += count
-            download.fetched += count
-            self.fetched_bytes += count
-            self._streams.came(download.origin, count)
-        self._bandwidth.take(count)
-
-    def _download(self, reader: WholeFileReader, ingest: Ingest, missing: list[Piece], download: Download) -> None:
-        """The whole file by the reader's own engine, then piece by piece through the same checks as everything."""
-        try:
-            done = reader.download(ingest.part, functools.partial(self._count, download))
-        except BaseException:
-            download.done = 0
-            raise
-        if done:
-            ingest.adopt()
-        else:
-            for piece in missing:
-                self._read(reader, ingest, piece, download)
+    def _count(self, download: Download, done: int, came: int) -> None:
+        download.done += done
+        download.fetched += came
+        self.fetched_bytes += came
+        self._streams.came(download.origin, came)
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:

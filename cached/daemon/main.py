@@ -11,7 +11,6 @@ import resource
 import signal
 import socket
 import stat
-import sys
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +21,18 @@ from cached.config import Config
 from cached.daemon.api import Api
 from cached.daemon.cache import Cache
 from cached.daemon.inventory import Inventory
-from cached.daemon.logs import configure
 from cached.daemon.notify import notify, watchdog
 from cached.daemon.tamper import Tamper
 from cached.daemon.threads import Threads, prefer_this_thread
+from cached.daemon.workers import Workers
 from cached.errors import CachedError, ConfigError, StoreDegraded
-from cached.sources.registry import Registry
+from cached.logs import configure
 from cached.store.store import Store
 
 log = logging.getLogger("cached.daemon")
 
 FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
+WORKERS_SECONDS = 0.0
 FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
@@ -42,10 +42,7 @@ def run(config: Config) -> int:
     configure(config.log_level)
     load_credentials()
     asyncio.run(_serve(config))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Reads that hang in the network would keep the interpreter alive until their time-out; all that matters is synced.
-    os._exit(0)
+    return 0
 
 
 def load_credentials() -> None:
@@ -68,16 +65,17 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, stopping.set)
     _allow_many_files()
     prefer_this_thread()
-    threads = Threads(config.connections)
+    threads = Threads()
     store = await threads.disk(Store, config)
     try:
-        cache = Cache(config, store, Registry(config), threads)
+        workers = Workers(config)
+        cache = Cache(config, store, workers, threads)
         api = Api(cache, Inventory(cache, version("model-cached")), threads)
         tamper = Tamper(store, threads)
         await tamper.begin()
         async with _listening(config, api):
             background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache, threads))]
-            background.append(asyncio.create_task(tamper.run()))
+            background += [asyncio.create_task(tamper.run()), asyncio.create_task(_start_early(workers))]
             notify(f"READY=1\nSTATUS=serving {config.root}")
             log.info("daemon.ready", extra={"root": str(config.root), "socket": str(config.socket)})
             await stopping.wait()
@@ -86,9 +84,16 @@ async def _serve(config: Config) -> None:
             await cache.close(FINISH_SECONDS)
             for task in background:
                 task.cancel()
+            workers.kill()
     finally:
         store.close()
     log.info("daemon.stopped")
+
+
+async def _start_early(workers: Workers) -> None:
+    """So that the first miss need not wait for imports; a little later, for the hits that replicas wait for."""
+    await asyncio.sleep(WORKERS_SECONDS)
+    await workers.start()
 
 
 def _allow_many_files() -> None:

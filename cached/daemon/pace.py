@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 WINDOW = 1.0  # Seconds over which speed is measured.
 GAIN = 1.05  # A further connection must bring at least this much.
 SETTLED = 15.0  # Seconds before another one is tried after one brought nothing …
@@ -62,22 +59,3 @@ class Pace:
             self.limit = max(1, self.limit // 2)
         self.paused_until = max(self.paused_until, now + seconds)
         self._base, self._window, self._hold_until = None, None, now + CHASTENED
-
-
-class Bandwidth:
-    """A bound on bytes per second that threads share. 0 is none."""
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def take(self, count: int) -> None:
-        """Account for bytes that came; sleeps for as long as they should have taken."""
-        if not self._per_second:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + count / self._per_second
-            pause = self._free_at - now
-        time.sleep(pause)

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 
 from cached.daemon.pace import Pace
-from cached.daemon.threads import Threads
 from cached.daemon.turns import Part, Turns, Work
 from cached.errors import CachedError, SizeMismatch, SourceUnavailable
 
@@ -30,8 +29,8 @@ class _Origin:
 class Streams:
     """At most `most` parts are read at once over all origins, and of each origin as many as its Pace allows."""
 
-    def __init__(self, start: int, most: int, retries: int, threads: Threads) -> None:
-        self._start, self._most, self._retries, self._threads = start, most, retries, threads
+    def __init__(self, start: int, most: int, retries: int) -> None:
+        self._start, self._most, self._retries = start, most, retries
         self._origins: dict[str, _Origin] = {}
         self._ended: dict[Work, asyncio.Future[None]] = {}
         self._failed: dict[Work, BaseException] = {}
@@ -65,7 +64,7 @@ class Streams:
         return known is not None and time.monotonic() < known.pace.paused_until
 
     def came(self, origin: str, count: int) -> None:
-        """Bytes have come. Called by the threads that read, one at a time."""
+        """Bytes have come."""
         self._origins[origin].came += count
 
     def _origin(self, name: str) -> _Origin:
@@ -92,7 +91,7 @@ class Streams:
 
     async def _read(self, origin: _Origin, work: Work, part: Part) -> None:
         try:
-            await self._threads.net(part.call)
+            await part.call()
         except (SourceUnavailable, SizeMismatch) as error:
             part.tries += 1
             if part.tries >= self._retries:

@@ -33,21 +33,14 @@ def _ordinary() -> None:
 
 
 class Threads:
-    """Two pools: `disk` for short work on the store, `net` for reads that may hang until their time-out."""
+    """For short work on the store."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self) -> None:
         self._disk = ThreadPoolExecutor(4, "disk", _ordinary)
-        self._net = ThreadPoolExecutor(connections + 4, "net", _ordinary)  # Resolves must not wait for reads.
 
     async def disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._disk, call, *args, **kwargs)
-
-    async def net(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._net, call, *args, **kwargs)
-
-    async def _run(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A cancelled caller comes back only when its call has ended: no thread touches a file that was given up."""
-        future = asyncio.get_running_loop().run_in_executor(pool, lambda: call(*args, **kwargs))
+        future = asyncio.get_running_loop().run_in_executor(self._disk, lambda: call(*args, **kwargs))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -55,6 +48,5 @@ class Threads:
             raise
 
     def close(self) -> None:
-        """Start nothing more. Calls that hang in the network are left to the end of the process."""
-        self._net.shutdown(wait=False, cancel_futures=True)
+        """Start nothing more."""
         self._disk.shutdown(wait=True)

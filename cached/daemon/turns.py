@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 class Part:
     """A call that reads one part of a file, and how often it was tried."""
 
-    call: Callable[[], None]
+    call: Callable[[], Awaitable[None]]
     tries: int = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,8 @@ from cached.sources.local import LocalSource
 
 if TYPE_CHECKING:
     from cached.sources.web import Web
+
+PRELOADED = {"hf": "cached.sources.hub", "s3": "cached.sources.s3"}
 
 
 class _Closable(Source, Protocol):
@@ -44,6 +47,12 @@ class Registry:
         if isinstance(source, LocalSource):
             source.check(ref)
         return source
+
+    def preload(self) -> None:
+        """Import now what the first model will need; the rest (GCS alone is 30 MB) when somebody asks for it."""
+        for scheme, module in PRELOADED.items():
+            if scheme in self._config.protocols:
+                importlib.import_module(module)
 
     def close(self) -> None:
         with self._lock:

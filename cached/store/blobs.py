@@ -16,6 +16,7 @@ from cached.errors import InvalidRequest
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.ingest import Ingest, Verified
 from cached.store.layout import Layout, disk_errors
+from cached.store.small import SmallIngest
 
 
 def ingest_key(identity: str, digest: Digest | None) -> str:
@@ -39,22 +40,30 @@ class Blobs:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def ingest(self, key: str, entry: Entry) -> Ingest:
-        return Ingest(self._layout.ingest / f"{key}.part", entry)
+        return Ingest(self._part(key), entry)
 
-    def publish(self, ingest: Ingest, verified: Verified) -> Path:
+    def small_ingest(self, key: str, entry: Entry, data: memoryview) -> SmallIngest:
+        return SmallIngest(self._part(key), entry, data)
+
+    def publish(self, key: str, verified: Verified) -> Path:
         """Give verified bytes their name; it is durable once the caller has synced its directory.
 
-        The caller excludes a concurrent removal of the same digest.
+        Nobody may have the ingest open: a file that is written to under its published name is an alarm. The caller
+        excludes a concurrent removal of the same digest.
         """
         path = self.path(verified.digest)
-        with disk_errors(f"publishing {ingest.entry.path}"):
+        with disk_errors(f"publishing {path.name[:12]}"):
             if self.size(verified.digest) == verified.size:
-                ingest.discard()  # The same content came under another name; its links share the older inode.
+                self.discard_part(key)  # The same content came under another name; its links share the older inode.
                 return path
-            ingest.close()  # Before the rename: a file that is written to under its published name is an alarm.
-            os.rename(ingest.part, path)
-        ingest.forget_state()
+            os.rename(self._part(key), path)
+            if verified.size > PIECE_BYTES:  # The piece state has done its work.
+                with contextlib.suppress(FileNotFoundError):
+                    self._part(key).with_suffix(".pieces").unlink()
         return path
+
+    def _part(self, key: str) -> Path:
+        return self._layout.ingest / f"{key}.part"
 
     def remove(self, digest: Digest) -> Path | None:
         """Take the blob out of sight; returns what to unlink afterwards."""

@@ -53,7 +53,7 @@ class Ingest:
         self._closed = False
         self._checks = Checks(entry.size, entry.digest, entry.checksums)
         with disk_errors(f"preparing {entry.path}"):
-            self._fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = open_part(part, os.O_RDWR)
             try:
                 self._prepare()
             except BaseException:
@@ -162,13 +162,6 @@ class Ingest:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
-    def forget_state(self) -> None:
-        """After publishing: the part now has another name, and its piece state has done its work."""
-        self.close()
-        if self._state_fd is not None:
-            with contextlib.suppress(FileNotFoundError):
-                self._state.unlink()
-
     def _leave(self) -> None:
         with self._lock:
             self._users -= 1
@@ -220,6 +213,15 @@ class Ingest:
                 self._checks.update(data)
             with self._lock:
                 self._next += 1
+
+
+def open_part(path: Path, flags: int) -> int:
+    """Open an ingest's file, or make it. One that was ready to be published, and never was, is read-only already."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        path.chmod(0o600)
+        return os.open(path, flags | os.O_CLOEXEC)
 
 
 def _recorded(state: Path) -> dict[int, bytes]:

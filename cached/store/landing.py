@@ -37,7 +37,7 @@ class Landing:
         if self._checks is not None:
             self._checks.update(data)
         with disk_errors(f"writing {self._name}"):
-            _write_all(self._fd, data, self._offset + self._done)
+            write_all(self._fd, data, self._offset + self._done)
         self._done += len(data)
 
     def finish(self) -> bytes:
@@ -71,7 +71,7 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
+def write_all(fd: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written

@@ -13,7 +13,7 @@ from pathlib import Path
 from cached.config import Config
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
-from cached.store.ingest import Ingest, Verified
+from cached.store.ingest import Verified
 from cached.store.layout import Layout, RootLock, disk_errors, fsync_directory
 from cached.store.leases import exclusive
 from cached.store.reconcile import open_index, reconcile
@@ -34,12 +34,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A verified blob that waits for its name and its row. `key` is what its download is called."""
+    """A verified blob that waits for its name and its row. `key` is what its ingest is called."""
 
-    ingest: Ingest
+    key: str
     verified: Verified
     identity: str
-    key: str
 
 
 class Store:
@@ -79,7 +78,7 @@ class Store:
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""
         with self._publishing, disk_errors("publishing"):
-            folders = {self.blobs.publish(arrival.ingest, arrival.verified).parent for arrival in arrivals}
+            folders = {self.blobs.publish(arrival.key, arrival.verified).parent for arrival in arrivals}
             for folder in folders:
                 fsync_directory(folder)
             self.index.add_blobs((each.verified, each.identity, each.key) for each in arrivals)

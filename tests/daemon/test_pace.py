@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from cached.daemon import pace as module
-from cached.daemon.pace import CHASTENED, SETTLED, Bandwidth, Pace
+from cached.daemon.pace import CHASTENED, SETTLED, Pace
 from cached.daemon.turns import Part, Turns, Work
 
 MB = 1_000_000
@@ -123,24 +120,3 @@ def test_a_file_that_was_given_up_takes_no_turn() -> None:
     assert turns.take(0.0) is None
     turns.add(work("y", parts=1))
     assert take(turns, 2) == ["y"]
-
-
-def test_a_bound_on_bandwidth_holds_bytes_back_for_as_long_as_they_should_have_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(round(seconds, 6))
-        now[0] += seconds
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module.time, "sleep", sleep)
-    bound = Bandwidth(1000)
-    bound.take(500)
-    bound.take(250)
-    now[0] += 60  # What was not used meanwhile is not saved up.
-    bound.take(1000)
-    assert slept == [0.5, 0.25, 1.0]
-    Bandwidth(0).take(10**12)
-    assert len(slept) == 3

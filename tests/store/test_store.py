@@ -50,7 +50,8 @@ def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
         for piece in ingest.missing():
             ingest.land(piece, files[entry.path][piece.offset : piece.offset + piece.length])
         verified = ingest.verify()
-        store.publish([Arrival(ingest, verified, listing.identity(entry), keys[entry.path])])
+        ingest.close()
+        store.publish([Arrival(keys[entry.path], verified, listing.identity(entry))])
         found.append(ManifestFile(entry.path, entry.size, verified.digest))
     manifest = Manifest(tuple(found))
     refs = {ref.key: (str(ref), "revision")}

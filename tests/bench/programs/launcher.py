@@ -11,8 +11,12 @@ import time
 from typing import Any
 
 from cached.cli.main import main
+from cached.daemon import workers
 from cached.model import Digest
 from cached.store import checksums, ingest, landing
+from cached.worker.process import main as worker
+
+WORKER = "worker"  # The first argument of a process that the daemon starts to fetch.
 
 
 class _NoHash:
@@ -52,7 +56,10 @@ def with_stamp(path: str) -> None:
 
 if __name__ == "__main__":
     _, stamp, kind, *sys.argv = sys.argv
-    with_stamp(stamp)
-    if kind == "unchecked":
-        without_checks()
+    if sys.argv[0] == WORKER:
+        with_stamp(stamp)
+        if kind == "unchecked":
+            without_checks()
+        sys.exit(worker(sys.argv[1:]))
+    workers.COMMAND = (sys.executable, __file__, stamp, kind, WORKER)
     sys.exit(main())

@@ -1,0 +1,51 @@
+"""A file of one piece on its way in: whole and checked in memory before the first byte is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import xxhash
+
+from cached.model import Entry
+from cached.store.checksums import Checks
+from cached.store.ingest import Verified, open_part
+from cached.store.landing import write_all
+from cached.store.layout import disk_errors
+
+
+class SmallIngest:
+    """Written, and not yet durable. There is nothing to resume: what does not get its name is removed."""
+
+    def __init__(self, part: Path, entry: Entry, data: memoryview) -> None:
+        """DigestMismatch when `data` is not what the source promised; nothing was written then."""
+        checks = Checks(entry.size, entry.digest, entry.checksums)
+        checks.update(data)
+        pieces = xxhash.xxh3_128_digest(data) if entry.size else b""
+        self._part, self._name = part, entry.path
+        self._verified = Verified(checks.finish(entry.path), entry.size, pieces)
+        with disk_errors(f"writing {entry.path}"):
+            self._fd = open_part(part, os.O_WRONLY | os.O_TRUNC)
+            try:
+                write_all(self._fd, data, 0)
+            except BaseException:
+                self._discard()
+                raise
+
+    def sync(self) -> Verified:
+        """Make it durable. A failed fsync is StoreDegraded, and the file is gone."""
+        try:
+            with disk_errors(f"making {self._name} durable"):
+                os.fchmod(self._fd, 0o444)
+                os.fsync(self._fd)
+        except BaseException:
+            self._discard()
+            raise
+        os.close(self._fd)
+        return self._verified
+
+    def _discard(self) -> None:
+        os.close(self._fd)
+        with contextlib.suppress(FileNotFoundError):
+            self._part.unlink()

@@ -1,0 +1,71 @@
+"""One large file on its way in: an ingest that is filled piece by piece from a reader of one source."""
+
+from __future__ import annotations
+
+from cached.errors import SourceChanged
+from cached.sources.base import FastReader, Reader, Source, WholeFileReader
+from cached.store.blobs import Blobs
+from cached.store.ingest import Piece, Verified
+from cached.worker.messages import Open, Opened
+from cached.worker.tally import Bandwidth, Count
+
+
+class LargeFile:
+    """`read` may be called from several threads; the rest from one at a time, when no read runs."""
+
+    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Open) -> None:
+        self._bandwidth = bandwidth
+        self._ingest = blobs.ingest(asked.key, asked.entry)
+        try:
+            self._reader: Reader = source.open(asked.remote.listing, asked.entry, asked.remote.credentials)
+        except BaseException:
+            self._ingest.close()
+            raise
+        self._fast = self._reader if isinstance(self._reader, FastReader) else None
+
+    @property
+    def opened(self) -> Opened:
+        missing = self._ingest.missing()
+        untouched = len(missing) == self._ingest.count
+        whole = untouched and isinstance(self._reader, WholeFileReader) and self._reader.whole
+        return Opened(self._ingest.landed_bytes, tuple(missing), whole)
+
+    def read(self, piece: Piece, count: Count) -> None:
+        """One piece, through the reader's fast lane where it has one and the answer is plain."""
+        bandwidth = self._bandwidth
+        with self._ingest.landing(piece) as landing:
+
+            def sink(data: memoryview) -> None:
+                landing.write(data)
+                count.add(len(data))
+                bandwidth.take(len(data))
+
+            if not (self._fast and self._fast.stream(piece.offset, piece.length, sink)):
+                sink(memoryview(self._reader.read(piece.offset, piece.length)))
+
+    def read_whole(self, count: Count) -> None:
+        """By the reader's own engine, then piece by piece through the same checks as everything."""
+        assert isinstance(self._reader, WholeFileReader)  # `opened` said so.
+        if self._reader.download(self._ingest.part, count.add):
+            self._ingest.adopt()
+        else:
+            for piece in self._ingest.missing():
+                self.read(piece, count)
+
+    def finish(self) -> Verified:
+        """Checked, durable and closed. SourceChanged, DigestMismatch and a failed fsync leave nothing behind."""
+        try:
+            self._reader.recheck()
+            return self._ingest.verify()
+        except SourceChanged:
+            self._ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
+            raise
+        finally:
+            self.close()
+
+    def close(self, discard: bool = False) -> None:
+        self._reader.close()
+        if discard:
+            self._ingest.discard()
+        else:
+            self._ingest.close()

@@ -1,0 +1,161 @@
+"""What crosses between the daemon and its workers, as frames of pickles.
+
+Pickles, because both ends are one program with one set of rights: a worker can already do to the store whatever the
+daemon can. Nothing that a remote sent is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from cached.config import Config
+from cached.errors import CachedError
+from cached.model import Credentials, Entry, Listing, ModelRef
+from cached.store.ingest import Piece, Verified
+
+HEADER = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first thing that a worker hears."""
+
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Config) -> Hello:
+        values = {item.name: getattr(config, item.name) for item in fields(config)}
+        return cls({**values, "source_options": {name: dict(table) for name, table in config.source_options.items()}})
+
+    @property
+    def config(self) -> Config:
+        return Config(**self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Answered with a Listing."""
+
+    ref: ModelRef
+    credentials: Credentials = field(repr=False)
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where files come from. The listing may be cut down to the entries that the request is about."""
+
+    listing: Listing
+    credentials: Credentials = field(repr=False)
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host: what shares a pace."""
+        return "/".join(self.listing.place.split("/", 3)[:3])
+
+    @property
+    def group(self) -> str:
+        """The model, for taking turns."""
+        return f"{self.listing.place}@{self.listing.revision}"
+
+    def only(self, *entries: Entry) -> Remote:
+        listing = self.listing
+        return Remote(Listing(listing.ref, listing.place, listing.revision, entries), self.credentials)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Begin or resume a large file; `transfer` is what it is called from then on. Answered with Opened."""
+
+    transfer: int
+    key: str
+    entry: Entry
+    remote: Remote
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`landed` in bytes; `whole` says that the source has an engine of its own for this file, and wants to use it."""
+
+    landed: int
+    missing: tuple[Piece, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Fetch one piece. Answered with None."""
+
+    transfer: int
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWhole:
+    """Fetch everything by the source's own engine, or piece by piece where that cannot be. Answered with None."""
+
+    transfer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Check and fsync what has landed, and let go of it. Answered with Verified."""
+
+    transfer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Let go of it: parked, or discarded. Answered with None, also when it is closed already."""
+
+    transfer: int
+    discard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Fetch small files by key, check and fsync them. Answered with Gathered."""
+
+    transfer: int
+    wants: Mapping[str, Entry]
+    remote: Remote
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What can be published, and what ended it early."""
+
+    verified: Mapping[str, Verified]
+    error: CachedError | None
+
+
+Question = Resolve | Open | Read | ReadWhole | Finish | Close | Gather
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    number: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    number: int
+    value: Any
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """Bytes since the last one, by transfer: what counts as done (it shrinks when a piece breaks off), what came."""
+
+    counts: Mapping[int, tuple[int, int]]
+
+
+def frame(message: object) -> bytes:
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return HEADER.pack(len(data)) + data

@@ -1,0 +1,161 @@
+"""The process: hear requests, answer each in a thread, end with the daemon.
+
+`python -I -m cached.worker PARENT FD…` becomes as many processes as it is given sockets, forked once everything is
+imported, so that they share that memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, assert_never
+
+from cached.config import Config
+from cached.errors import CachedError
+from cached.logs import configure
+from cached.sources.registry import Registry
+from cached.store.blobs import Blobs
+from cached.store.layout import Layout
+from cached.worker.channel import Channel
+from cached.worker.large import LargeFile
+from cached.worker.messages import (
+    Close,
+    Finish,
+    Gather,
+    Hello,
+    Open,
+    Question,
+    Read,
+    ReadWhole,
+    Reply,
+    Request,
+    Resolve,
+)
+from cached.worker.small import SmallFiles
+from cached.worker.tally import Bandwidth, Tally
+
+log = logging.getLogger("cached.worker")
+
+TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
+RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    parent, *fds = map(int, arguments)
+    # What ends a worker is the end of the daemon, which parks its transfers first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with(parent)
+    with contextlib.suppress(PermissionError):  # Where a thread of the daemon had a right to more, this has not.
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
+    first = Channel(fds[0])
+    hello = first.receive()
+    if not isinstance(hello, Hello):
+        return 1
+    config = hello.config
+    configure(config.log_level)
+    registry = Registry(config)
+    registry.preload()
+    gc.collect()
+    gc.freeze()  # Else the first collection in each process would copy the pages that they share.
+    channel = _forked(first, fds[1:])
+    Worker(config, registry, channel).run()
+    os._exit(0)  # Reads that hang in the network would keep the interpreter alive until their time-out.
+
+
+def _forked(first: Channel, others: Sequence[int]) -> Channel:
+    """The channel of this process, of which there is one more for each of the others."""
+    here = os.getpid()
+    for number, fd in enumerate(others):
+        if os.fork() == 0:
+            _die_with(here)
+            first.close()
+            for later in others[number + 1 :]:
+                os.close(later)
+            return Channel(fd)
+        os.close(fd)
+    return first
+
+
+def _die_with(parent: int) -> None:
+    """No worker outlives the daemon, however that ends: the next one must find nobody writing to its ingests."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Worker:
+    def __init__(self, config: Config, registry: Registry, channel: Channel) -> None:
+        self._registry, self._channel = registry, channel
+        self._blobs = Blobs(Layout(config.root))
+        self._bandwidth = Bandwidth(int(config.bandwidth))
+        self._tally = Tally()
+        self._files: dict[int, LargeFile] = {}
+        self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
+        # Reads, and the opening and finishing of other files meanwhile.
+        self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")
+
+    def run(self) -> None:
+        """Until the daemon has gone."""
+        threading.Thread(target=self._tell, daemon=True).start()
+        while (request := self._channel.receive()) is not None:
+            pool = self._resolving if isinstance(request.question, Resolve) else self._reading
+            pool.submit(self._serve, request)
+
+    def _tell(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(TOLD_EVERY)
+            if news := self._tally.news():
+                self._channel.send(news)
+
+    def _serve(self, request: Request) -> None:
+        reply = Reply(request.number, None, None)
+        try:
+            reply = Reply(request.number, self._answer(request.question), None)
+        except CachedError as error:
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            reply = Reply(request.number, None, error)
+        except Exception:
+            log.exception("worker.bug")
+            failure = CachedError("A transfer failed in a way nobody foresaw; see the daemon's log.")
+            reply = Reply(request.number, None, failure)
+        news = self._tally.news()  # Before the reply: who hears of the end has heard of the bytes.
+        with contextlib.suppress(OSError):  # The daemon has gone, and takes this process along.
+            self._channel.send(*([news, reply] if news else [reply]))
+
+    def _answer(self, question: Question) -> Any:
+        match question:
+            case Resolve(ref, credentials, timeout):
+                return self._registry.source_for(ref).resolve(ref, credentials, timeout)
+            case Open():
+                source = self._registry.source_for(question.remote.listing.ref)
+                file = LargeFile(source, self._blobs, self._bandwidth, question)
+                self._files[question.transfer] = file
+                return file.opened
+            case Read(transfer, piece):
+                with self._tally.count(transfer) as count:
+                    self._files[transfer].read(piece, count)
+            case ReadWhole(transfer):
+                with self._tally.count(transfer) as count:
+                    self._files[transfer].read_whole(count)
+            case Finish(transfer):
+                return self._files.pop(transfer).finish()
+            case Close(transfer, discard):
+                if transfer in self._files:
+                    self._files.pop(transfer).close(discard)
+            case Gather(transfer):
+                source = self._registry.source_for(question.remote.listing.ref)
+                with self._tally.count(transfer) as count:
+                    return SmallFiles(source, self._blobs, self._bandwidth, question).gather(count)
+            case _:
+                assert_never(question)
+        return None

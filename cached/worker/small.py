@@ -1,0 +1,78 @@
+"""Small files of one model, fetched one after the other on one connection and synced together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from cached.errors import CachedError, SizeMismatch
+from cached.model import Entry
+from cached.sources.base import Source
+from cached.store.blobs import Blobs
+from cached.store.ingest import Verified
+from cached.store.small import SmallIngest
+from cached.worker.messages import Gather, Gathered
+from cached.worker.tally import Bandwidth, Count
+
+
+class SmallFiles:
+    """A file of one piece has nothing to resume: it is in memory until it is whole and right."""
+
+    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Gather) -> None:
+        self._source, self._blobs, self._bandwidth, self._asked = source, blobs, bandwidth, asked
+        self._buffer = memoryview(bytearray(max((entry.size for entry in asked.wants.values()), default=0)))
+
+    def gather(self, count: Count) -> Gathered:
+        """The first failure ends it; what came before is good all the same."""
+        error: CachedError | None = None
+        landed: dict[str, SmallIngest] = {}
+        try:
+            for key, entry in self._asked.wants.items():
+                landed[key] = self._one(key, entry, count)
+        except CachedError as failure:
+            error = failure
+        verified: dict[str, Verified] = {}
+        for key, ingest in landed.items():
+            try:
+                verified[key] = ingest.sync()
+            except CachedError as failure:
+                error = error or failure
+        return Gathered(verified, error)
+
+    def _one(self, key: str, entry: Entry, count: Count) -> SmallIngest:
+        with self._counted(count):
+            data = self._fetch(entry, count)
+            return self._blobs.small_ingest(key, entry, data)
+
+    def _fetch(self, entry: Entry, count: Count) -> memoryview:
+        remote, buffer, came = self._asked.remote, self._buffer, 0
+
+        def sink(data: memoryview) -> None:
+            nonlocal came
+            if came + len(data) > entry.size:
+                raise SizeMismatch(f"{entry.path} sent more than the {entry.size} bytes that were asked for.")
+            buffer[came : came + len(data)] = data
+            came += len(data)
+            count.add(len(data))
+            self._bandwidth.take(len(data))
+
+        reader = self._source.open(remote.listing, entry, remote.credentials)
+        try:
+            if entry.size and not (hasattr(reader, "stream") and reader.stream(0, entry.size, sink)):
+                sink(memoryview(reader.read(0, entry.size)))
+            reader.recheck()
+        finally:
+            reader.close()
+        if came != entry.size:
+            raise SizeMismatch(f"{entry.path} sent {came} bytes where {entry.size} were asked for.")
+        return buffer[:came]
+
+    @contextlib.contextmanager
+    def _counted(self, count: Count) -> Iterator[None]:
+        """What one file brought counts as done only when it is whole."""
+        before = count.done
+        try:
+            yield
+        except BaseException:
+            count.done = before
+            raise
