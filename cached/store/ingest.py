@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import threading
@@ -81,25 +82,20 @@ class Ingest:
     def landing(self, piece: Piece) -> Iterator[Landing]:
         """Write one piece slice by slice; leaving the block lands it. SizeMismatch unless it is whole by then.
 
-        A piece that is next in order is checked slice by slice as well, while the bytes are in the core's cache.
+        From when the piece is the next in order it is checked slice by slice as well, while the bytes are in the
+        core's cache; else every file that comes in several pieces at once would be read back again.
         """
         with self._lock:
             if self._closed:
                 raise StoreDegraded(f"The ingest of {self.entry.path} is closed.")
             self._users += 1
-        checks = None
+        landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, functools.partial(self._claim, piece))
         try:
-            if self._frontier.acquire(blocking=False):
-                if self._next == piece.index:
-                    checks = self._checks.copy()  # A piece that breaks off must leave no trace.
-                else:
-                    self._frontier.release()
-            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, checks)
             try:
                 yield landing
-                self._landed_now(piece, landing.finish(), checks)
+                self._landed_now(piece, landing.finish(), landing.checks)
             finally:
-                if checks is not None:
+                if landing.checks is not None:
                     self._frontier.release()
             if self._frontier.acquire(blocking=False):  # Whoever holds it takes what has landed along.
                 try:
@@ -109,6 +105,15 @@ class Ingest:
                     self._frontier.release()
         finally:
             self._leave()
+
+    def _claim(self, piece: Piece) -> Checks | None:
+        """The checks up to this piece, and with them the frontier, if it is the next and nobody has that."""
+        if self._next != piece.index or not self._frontier.acquire(blocking=False):
+            return None
+        if self._next != piece.index:
+            self._frontier.release()
+            return None
+        return self._checks.copy()  # A piece that breaks off must leave no trace.
 
     def _landed_now(self, piece: Piece, checksum: bytes, checks: Checks | None) -> None:
         with self._lock, disk_errors(f"writing {self.entry.path}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import xxhash
 
@@ -24,8 +24,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Landing:
     """The bytes from `offset` on of one piece, in order."""
 
-    def __init__(self, fd: int, offset: int, length: int, name: str, checks: Checks | None) -> None:
-        self._fd, self._offset, self._length, self._name, self._checks = fd, offset, length, name, checks
+    def __init__(self, fd: int, offset: int, length: int, name: str, claim: Callable[[], Checks | None]) -> None:
+        self._fd, self._offset, self._length, self._name, self._claim = fd, offset, length, name, claim
+        self.checks: Checks | None = None  # Those of the file, from when it is this piece's turn.
         self._done = 0
         self._xxh3 = xxhash.xxh3_128()
 
@@ -34,11 +35,21 @@ class Landing:
         if self._done + len(data) > self._length:
             raise SizeMismatch(f"{self._name} sent more than the {self._length} bytes that were asked for.")
         self._xxh3.update(data)
-        if self._checks is not None:
-            self._checks.update(data)
+        if self.checks is None:
+            self._take_over()
+        if self.checks is not None:
+            self.checks.update(data)
         with disk_errors(f"writing {self._name}"):
             write_all(self._fd, data, self._offset + self._done)
         self._done += len(data)
+
+    def _take_over(self) -> None:
+        """If it is this piece's turn now, catch up with what was written before it was."""
+        self.checks = self._claim()
+        if self.checks is not None and self._done:
+            with disk_errors(f"reading {self._name} back"):
+                for data in slices(self._fd, self._offset, self._done):
+                    self.checks.update(data)
 
     def finish(self) -> bytes:
         """The XXH3-128 of the piece, whose bytes are on their way to the disk. SizeMismatch when it is not whole."""
