@@ -264,6 +264,17 @@ class Manifest:
         return sum(file.size for file in self.files)
 
     @property
+    def folders(self) -> list[str]:
+        """Every directory that a file is in, outer ones first."""
+        found: set[str] = set()
+        for file in self.files:
+            folder = file.path.rpartition("/")[0]
+            while folder and folder not in found:
+                found.add(folder)
+                folder = folder.rpartition("/")[0]
+        return sorted(found)
+
+    @property
     def blobs(self) -> dict[Digest, int]:
         return {file.digest: file.size for file in self.files}
 

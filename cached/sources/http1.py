@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_HEAD = 64 << 10
+MAX_LINE = 4 << 10
 CONNECT_TIMEOUT = 10.0
 
+_CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}\Z")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?\Z")
 _LINES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*(?:\r\n|\Z))*\Z")
 
@@ -31,6 +33,10 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     keeps: bool  # Whether the connection may carry another request once the body has been read.
+
+    @property
+    def chunked(self) -> bool:
+        return self.headers.get("transfer-encoding", "").lower() == "chunked" and "content-length" not in self.headers
 
     @property
     def length(self) -> int | None:
@@ -98,6 +104,51 @@ class Connection:
         if not count:
             raise ConnectionResetError("the body ended early")
         return count
+
+    def chunks(self, most: int, deadline: float) -> bytes:
+        """A whole body in chunks (RFC 9112, section 7.1), of at most `most` bytes. TimeoutError after the deadline."""
+        body = bytearray()
+        while True:
+            line = self._line(deadline)
+            digits = line.partition(b";")[0].strip()
+            if not _CHUNK.match(digits):
+                raise MalformedAnswer("no chunk")
+            size = int(digits, 16)
+            if not size:
+                break
+            if len(body) + size > most:
+                raise MalformedAnswer("the body is too long")
+            start = len(body)
+            body.extend(bytes(size))
+            view = memoryview(body)
+            while start < len(view):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("a body without end")
+                start += self.readinto(view[start:])
+            view.release()
+            if self._line(deadline):
+                raise MalformedAnswer("a chunk without end")
+        while self._line(deadline):  # Trailers.
+            pass
+        return bytes(body)
+
+    def _line(self, deadline: float) -> bytes:
+        """The next line, without its end."""
+        while (end := bytes(self._rest).find(b"\r\n")) < 0:
+            if len(self._rest) > MAX_LINE:
+                raise MalformedAnswer("a line is too long")
+            if time.monotonic() > deadline:
+                raise TimeoutError("a body without end")
+            try:
+                more = self._socket.recv(MAX_LINE)
+            except BlockingIOError:
+                raise TimeoutError("silence") from None
+            if not more:
+                raise ConnectionResetError("the body ended early")
+            self._rest = memoryview(bytes(self._rest) + more)
+        line = bytes(self._rest[:end])
+        self._rest = self._rest[end + 2 :]
+        return line
 
     @property
     def overrun(self) -> bool:

@@ -121,19 +121,19 @@ class Lanes:
         try:
             if answer.status == 429 or answer.status >= 500:
                 raise Throttled(answer.status, answer.headers.get("retry-after"))
-            plain = answer.status == 200 and answer.headers.get("content-encoding", "identity") == "identity"
-            if not plain or answer.length is None or answer.length > MAX_TEXT:
+            if answer.status != 200 or answer.headers.get("content-encoding", "identity") != "identity":
                 return None
-            body = memoryview(bytearray(answer.length))
-            got, deadline = 0, time.monotonic() + timeout
-            while got < len(body):
-                if time.monotonic() > deadline:
-                    raise TooSlow
-                got += connection.readinto(body[got:])
+            deadline = time.monotonic() + timeout
+            if answer.chunked:
+                body = connection.chunks(MAX_TEXT, deadline)
+            elif answer.length is not None and answer.length <= MAX_TEXT:
+                body = _whole(connection, answer.length, deadline)
+            else:
+                return None
             kept = answer.keeps and not connection.overrun
         finally:
             self._give_back(parts, connection, kept)
-        return bytes(body)
+        return body
 
     def close(self) -> None:
         with self._lock:
@@ -212,6 +212,16 @@ class Lanes:
         if view is None:
             view = self._buffers.view = memoryview(bytearray(SLICE))
         return view
+
+
+def _whole(connection: Connection, length: int, deadline: float) -> bytes:
+    body = memoryview(bytearray(length))
+    got = 0
+    while got < length:
+        if time.monotonic() > deadline:
+            raise TooSlow
+        got += connection.readinto(body[got:])
+    return bytes(body)
 
 
 def _plain(answer: Answer, span: Span) -> bool:

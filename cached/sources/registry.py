@@ -16,8 +16,6 @@ from cached.sources.local import LocalSource
 if TYPE_CHECKING:
     from cached.sources.web import Web
 
-PRELOADED = {"hf": "cached.sources.hub", "s3": "cached.sources.s3"}
-
 
 class _Closable(Source, Protocol):
     def close(self) -> None: ...
@@ -50,9 +48,11 @@ class Registry:
 
     def preload(self) -> None:
         """Import now what the first model will need; the rest (GCS alone is 30 MB) when somebody asks for it."""
-        for scheme, module in PRELOADED.items():
-            if scheme in self._config.protocols:
-                importlib.import_module(module)
+        if "hf" in self._config.protocols:
+            importlib.import_module("cached.sources.hub")
+        if "s3" in self._config.protocols:
+            importlib.import_module("cached.sources.s3")
+            importlib.import_module("cached.sources.s3_session").preload()
 
     def close(self) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_reader import S3Reader, look_up, object_entry
+from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import spoken
 
@@ -77,9 +78,8 @@ class S3Source:
         key = anonymous, tuple(sorted(credentials.variables.items()))
         with self._lock:
             if key not in self._clients:
-                options = self._client_options(anonymous, credentials)
                 with s3_errors(ref):
-                    client = s3fs.S3FileSystem(**options)
+                    client = s3fs.S3FileSystem(**self._client_options(anonymous, credentials))
                 client.retries = 1  # The caller retries, and knows for how long.
                 self._clients[key] = client, S3Signer(client, float(self._config.resolve_timeout))
                 while len(self._clients) > CLIENTS:
@@ -107,14 +107,15 @@ class S3Source:
             },
             **extra,
         }
+        profile: str | None = None
         names = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
         if anonymous:
             options = {name: value for name, value in options.items() if name not in names} | {"anon": True}
         elif credentials.get("AWS_ACCESS_KEY_ID"):
             options |= {name: credentials.get(variable) for name, variable in names.items()} | {"anon": False}
         elif config.s3_profile:
-            options["profile"] = config.s3_profile
-        return options
+            profile = config.s3_profile
+        return {"session": new_session(profile), **options}
 
 
 def _split(ref: ModelRef) -> tuple[str, str, bool]:

@@ -38,6 +38,7 @@ class S3Reader:
         self._object = {"Bucket": bucket, "Key": key}
         self._etag, _, modified = entry.version.partition(" ")
         self._modified = datetime.fromisoformat(modified).astimezone(UTC)
+        self._date = "" if self._etag else format_datetime(self._modified, usegmt=True)
         self._version: str | None = None  # The versionId, once an answer has shown it: old bytes stay readable.
         self._unpinned = False
         self._name = f"s3://{bucket}/{key}"
@@ -68,7 +69,7 @@ class S3Reader:
             return {"versionId": self._version}, {}
         if self._etag:
             return {}, {"If-Match": f'"{self._etag}"'}
-        return {}, {"If-Unmodified-Since": format_datetime(self._modified, usegmt=True)}
+        return {}, {"If-Unmodified-Since": self._date}
 
     def _judge_fast(self, answer: Answer, span: Span) -> bool:
         if answer.headers.get("etag", "").strip('"') != self._etag:
@@ -85,7 +86,7 @@ class S3Reader:
         return True
 
     def _same_date(self, text: str) -> bool:
-        if text == format_datetime(self._modified, usegmt=True):
+        if text == self._date:
             return True
         try:
             return parsedate_to_datetime(text) == self._modified.replace(microsecond=0)

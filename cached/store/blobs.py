@@ -52,7 +52,7 @@ class Blobs:
         excludes a concurrent removal of the same digest.
         """
         path = self.path(verified.digest)
-        with disk_errors(f"publishing {path.name[:12]}"):
+        with disk_errors(f"publishing {verified.digest.hex[:12]}"):
             if self.size(verified.digest) == verified.size:
                 self.discard_part(key)  # The same content came under another name; its links share the older inode.
                 return path

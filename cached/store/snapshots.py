@@ -99,15 +99,18 @@ class Snapshots:
     def _farm(self, path: Path, manifest: Manifest) -> None:
         tree = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.tree"
         tree.mkdir(mode=0o755)
-        folders = {tree}
+        folders = manifest.folders
+        for folder in folders:  # Outer ones first.
+            (tree / folder).mkdir(mode=0o755)
+        # Text, not paths: a model of thousands of files waits for these lines.
+        root, blobs = f"{tree}/", str(self._layout.blobs)
         for file in manifest.files:
-            name = tree / file.path
-            name.parent.mkdir(parents=True, exist_ok=True)
-            folders.update(parent for parent in name.parents if tree in parent.parents)
-            os.link(self._layout.blob(file.digest), name)
+            digest = file.digest.hex
+            os.link(f"{blobs}/{digest[:2]}/{digest}", root + file.path)
         for folder in folders:
-            folder.chmod(0o755 if folder == tree else 0o555)
-            fsync_directory(folder)
+            (tree / folder).chmod(0o555)
+            fsync_directory(tree / folder)
+        fsync_directory(tree)
         os.rename(tree, path)
         path.chmod(0o555)
 

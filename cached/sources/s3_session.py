@@ -1,0 +1,24 @@
+"""Sessions of botocore that read its data files once for a process, instead of once for each client: a tenth of a
+second and 900 directories.
+"""
+
+from __future__ import annotations
+
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from botocore.loaders import Loader, create_loader  # type: ignore[import-untyped]
+
+_loader: Loader = create_loader()
+
+
+def preload() -> None:
+    """Read now what every S3 client will need."""
+    _loader.list_available_services(type_name="service-2")
+    _loader.load_service_model("s3", "service-2")
+    for name in ("endpoints", "partitions", "sdk-default-configuration"):
+        _loader.load_data(name)
+
+
+def new_session(profile: str | None) -> AioSession:
+    session = AioSession(profile=profile)
+    session.register_component("data_loader", _loader)
+    return session
