@@ -37,6 +37,8 @@ from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
 
+Wants = list[tuple[str, Entry]]  # What is missing, by the key of its download.
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -159,7 +161,8 @@ class Cache:
         listing = remote.listing
         self.counters.misses += 1
         fill.phase = "waiting"
-        fill_id, digests, wants = await self._reserve(listing)
+        keys = await self._threads.disk(_keys, listing)
+        fill_id, digests, wants = await self._reserve(listing, keys)
         fill.total_files, fill.total_bytes = len(listing.entries), listing.size
         present = [entry for entry in listing.entries if entry.path in digests]
         fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
@@ -169,10 +172,8 @@ class Cache:
             order = sorted(wants, key=lambda item: -item[1].size)
             found = await self.fetcher.fetch(remote, order, fill.batch)
             fill.phase = "publishing"
-            files = [
-                ManifestFile(e.path, e.size, digests.get(e.path) or found[_key(listing, e)]) for e in listing.entries
-            ]
-            return await self._commit(listing, Manifest(tuple(files)), fill_id)
+            digests.update({path: found[key] for path, key in keys.items() if key in found})
+            return await self._commit(listing, await self._threads.disk(_manifest, listing, digests), fill_id)
         except BaseException:
             parts = await asyncio.shield(self._threads.disk(self.store.blobs.parts))
             await asyncio.shield(self._threads.disk(self.store.index.abandon, fill_id, parts))
@@ -190,16 +191,18 @@ class Cache:
         self._spawn(self._keep_below())
         return self._ready(manifest.digest, listing.revision, ref, manifest.size, hit=False)
 
-    async def _reserve(self, listing: Listing) -> tuple[int, dict[str, Digest], list[tuple[str, Entry]]]:
+    async def _reserve(
+        self, listing: Listing, keys: dict[str, str]
+    ) -> tuple[int, dict[str, Digest], list[tuple[str, Entry]]]:
         """Hold what is here and reserve for what is not: the fill's id, known digests by path, missing entries by key.
 
         Evicts when short. TooLarge when an empty store could not take it, AllHeld when nothing more may go.
         """
         usage = await self._threads.disk(self.store.usage)
+        unique = sum({keys[entry.path]: entry.size for entry in listing.entries}.values())
         for _ in range(4):
-            digests, wants = await self._threads.disk(self._split, listing)
+            digests, wants = await self._threads.disk(self._split, listing, keys)
             missing = {key: entry.size for key, entry in wants}
-            unique = sum({_key(listing, entry): entry.size for entry in listing.entries}.values())
             if unique > usage.limit:
                 raise TooLarge(
                     f"{listing.ref} needs {unique:,} bytes, but the store may take {usage.limit:,}; "
@@ -224,11 +227,11 @@ class Cache:
             "release or unpin something, or raise `limit`."
         )
 
-    def _split(self, listing: Listing) -> tuple[dict[str, Digest], list[tuple[str, Entry]]]:
+    def _split(self, listing: Listing, keys: dict[str, str]) -> tuple[dict[str, Digest], Wants]:
         """Digests by path of what the node has, and what it lacks with the key to download it under."""
         index, blobs = self.store.index, self.store.blobs
-        identities = {entry.path: listing.identity(entry) for entry in listing.entries}
-        remembered = index.identities(identities[entry.path] for entry in listing.entries if entry.digest is None)
+        identities = {entry.path: listing.identity(entry) for entry in listing.entries if entry.digest is None}
+        remembered = index.identities(identities.values())
         digests: dict[str, Digest] = {}
         wants: dict[str, Entry] = {}
         known = {row["digest"] for row in index.query("SELECT digest FROM blob")}
@@ -237,7 +240,7 @@ class Cache:
             if digest is not None and digest.hex in known and blobs.size(digest) == entry.size:
                 digests[entry.path] = digest
             else:
-                wants[_key(listing, entry)] = entry
+                wants[keys[entry.path]] = entry
         return digests, list(wants.items())
 
     async def make_room(self, need: int, dry_run: bool = False) -> Freed:
@@ -275,5 +278,10 @@ class Cache:
         await self._threads.disk(self.uses.flush)
 
 
-def _key(listing: Listing, entry: Entry) -> str:
-    return ingest_key(listing.identity(entry), entry.digest)
+def _keys(listing: Listing) -> dict[str, str]:
+    """What each file's download is called, by path."""
+    return {entry.path: ingest_key(listing.identity(entry), entry.digest) for entry in listing.entries}
+
+
+def _manifest(listing: Listing, digests: dict[str, Digest]) -> Manifest:
+    return Manifest(tuple(ManifestFile(entry.path, entry.size, digests[entry.path]) for entry in listing.entries))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -36,6 +37,7 @@ class S3Source:
         self._options = dict(config.source_options.get("s3", {}))
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         self._endpoint = config.s3_endpoint or environment or ""
+        self._where = f"s3://{self._endpoint.partition('://')[2].rstrip('/') or 'amazonaws.com'}/"
         self._clients: OrderedDict[tuple[bool, tuple[tuple[str, str], ...]], tuple[Any, S3Signer]] = OrderedDict()
         self._lock = threading.Lock()
         self._lanes = Lanes()
@@ -48,11 +50,11 @@ class S3Source:
             if not found and prefix:
                 prefix, found = self._single(client, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
-        place = f"{self._where()}{bucket}/{prefix}"
+        place = f"{self._where}{bucket}/{prefix}"
         return Listing(ref, place, listing_revision(entries), entries)
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
+        bucket, _, prefix = listing.place.removeprefix(self._where).partition("/")
         key = f"{prefix}/{entry.path}" if prefix else entry.path
         client, signer = self._client(listing.ref, credentials)
         timeout = float(self._config.read_timeout)
@@ -62,9 +64,6 @@ class S3Source:
         with self._lock:
             self._clients.clear()
         self._lanes.close()
-
-    def _where(self) -> str:
-        return f"s3://{self._endpoint.partition('://')[2].rstrip('/') or 'amazonaws.com'}/"
 
     def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
         """The URI may name one object: then that is the model, in its folder."""
@@ -118,6 +117,7 @@ class S3Source:
         return {"session": new_session(profile), **options}
 
 
+@functools.lru_cache(maxsize=64)
 def _split(ref: ModelRef) -> tuple[str, str, bool]:
     """Bucket, prefix without slashes at its ends, and whether to ask without signing."""
     bucket, _, prefix = ref.place.partition("/")

@@ -24,18 +24,17 @@ class S3Signer:
         self._lock = threading.Lock()
         self._keys: Keys | None = None
         self._until = 0.0
-        self._endpoint = self._region = ""
+        self._scheme = self._host = self._base = self._region = ""
 
     def request(self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Request:
         """A GET of the object, or of the bucket (no key), in the path style, which every S3 server understands."""
         keys = self._present_keys()
-        path = uri_path(f"{urlsplit(self._endpoint).path.rstrip('/')}/{bucket}/{key}" if key else f"/{bucket}")
+        path = uri_path(f"{self._base}/{bucket}/{key}" if key else f"{self._base}/{bucket}")
         asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
-        parts = urlsplit(self._endpoint)
-        url = f"{parts.scheme}://{parts.netloc}{path}{f'?{asked}' if asked else ''}"
+        url = f"{self._scheme}://{self._host}{path}{f'?{asked}' if asked else ''}"
         if keys is None:
             return Request(url, headers)
-        return Request(url, signed_headers(keys, self._region, parts.netloc, path, query, headers, datetime.now(UTC)))
+        return Request(url, signed_headers(keys, self._region, self._host, path, query, headers, datetime.now(UTC)))
 
     def _present_keys(self) -> Keys | None:
         with self._lock:
@@ -47,7 +46,9 @@ class S3Signer:
     async def _fetch_keys(self) -> Keys | None:
         await self._client.set_session()
         meta = self._client._s3.meta
-        self._endpoint, self._region = meta.endpoint_url.rstrip("/"), meta.region_name or "us-east-1"
+        parts = urlsplit(meta.endpoint_url)
+        self._scheme, self._host, self._base = parts.scheme, parts.netloc, parts.path.rstrip("/")
+        self._region = meta.region_name or "us-east-1"
         # The client's own, which may be the caller's keys; the session knows only the daemon's.
         found = self._client._s3._request_signer._credentials if not self._client.anon else None
         if found is None:

@@ -43,13 +43,14 @@ def signed_headers(
     if keys.token:
         signed["X-Amz-Security-Token"] = keys.token
     lines = {name.lower(): value.strip() for name, value in {**signed, "Host": host}.items()}
-    names = ";".join(sorted(lines))
+    ordered = sorted(lines)
+    names = ";".join(ordered)
     asked = "&".join(sorted(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()))
-    listed = "".join(f"{name}:{lines[name]}\n" for name in sorted(lines))
+    listed = "".join([f"{name}:{lines[name]}\n" for name in ordered])
     canonical = f"GET\n{path}\n{asked}\n{listed}\n{names}\n{_UNSIGNED}"
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    signature = hmac.new(_signing_key(keys, stamp[:8], region), text.encode(), hashlib.sha256).hexdigest()
+    signature = hmac.digest(_signing_key(keys, stamp[:8], region), text.encode(), "sha256").hex()
     signed["Authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
@@ -61,5 +62,5 @@ def _signing_key(keys: Keys, day: str, region: str) -> bytes:
     """The same for a whole day."""
     key = f"AWS4{keys.secret}".encode()
     for part in (day, region, "s3", "aws4_request"):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+        key = hmac.digest(key, part.encode(), "sha256")
     return key

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -15,7 +15,7 @@ import xxhash
 from cached.errors import InvalidRequest
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.ingest import Ingest, Verified
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout, disk_errors, fsync_directory
 from cached.store.small import SmallIngest
 
 
@@ -27,6 +27,7 @@ def ingest_key(identity: str, digest: Digest | None) -> str:
 class Blobs:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._root = str(layout.blobs)
 
     def path(self, digest: Digest) -> Path:
         return self._layout.blob(digest)
@@ -34,7 +35,7 @@ class Blobs:
     def size(self, digest: Digest) -> int | None:
         """Bytes of the published file; None when there is none, or something else lies there."""
         try:
-            status = os.lstat(self.path(digest))
+            status = os.lstat(self._name(digest))
         except OSError:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -45,22 +46,30 @@ class Blobs:
     def small_ingest(self, key: str, entry: Entry, data: memoryview) -> SmallIngest:
         return SmallIngest(self._part(key), entry, data)
 
-    def publish(self, key: str, verified: Verified) -> Path:
-        """Give verified bytes their name; it is durable once the caller has synced its directory.
+    def publish(self, key: str, verified: Verified) -> None:
+        """Give verified bytes their name; it is durable after `sync`.
 
         Nobody may have the ingest open: a file that is written to under its published name is an alarm. The caller
         excludes a concurrent removal of the same digest.
         """
-        path = self.path(verified.digest)
-        with disk_errors(f"publishing {verified.digest.hex[:12]}"):
-            if self.size(verified.digest) == verified.size:
+        digest = verified.digest
+        with disk_errors(f"publishing {digest.hex[:12]}"):
+            if self.size(digest) == verified.size:
                 self.discard_part(key)  # The same content came under another name; its links share the older inode.
-                return path
-            os.rename(self._part(key), path)
+                return
+            os.rename(self._part(key), self._name(digest))
             if verified.size > PIECE_BYTES:  # The piece state has done its work.
                 with contextlib.suppress(FileNotFoundError):
                     self._part(key).with_suffix(".pieces").unlink()
-        return path
+
+    def sync(self, digests: Iterable[Digest]) -> None:
+        """Make the names of published blobs durable."""
+        for prefix in {digest.hex[:2] for digest in digests}:
+            fsync_directory(self._layout.blobs / prefix)
+
+    def _name(self, digest: Digest) -> str:
+        """As text: a model of thousands of files asks for thousands."""
+        return f"{self._root}/{digest.hex[:2]}/{digest.hex}"
 
     def _part(self, key: str) -> Path:
         return self._layout.ingest / f"{key}.part"

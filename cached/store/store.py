@@ -14,7 +14,7 @@ from cached.config import Config
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
 from cached.store.ingest import Verified
-from cached.store.layout import Layout, RootLock, disk_errors, fsync_directory
+from cached.store.layout import Layout, RootLock, disk_errors
 from cached.store.leases import exclusive
 from cached.store.reconcile import open_index, reconcile
 from cached.store.snapshots import Origin, Snapshots, delete_tree
@@ -78,9 +78,9 @@ class Store:
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""
         with self._publishing, disk_errors("publishing"):
-            folders = {self.blobs.publish(arrival.key, arrival.verified).parent for arrival in arrivals}
-            for folder in folders:
-                fsync_directory(folder)
+            for arrival in arrivals:
+                self.blobs.publish(arrival.key, arrival.verified)
+            self.blobs.sync(arrival.verified.digest for arrival in arrivals)
             self.index.add_blobs((each.verified, each.identity, each.key) for each in arrivals)
         for arrival in arrivals:
             digest = arrival.verified.digest.hex

@@ -63,8 +63,7 @@ class Remote:
         return f"{self.listing.place}@{self.listing.revision}"
 
     def only(self, *entries: Entry) -> Remote:
-        listing = self.listing
-        return Remote(Listing(listing.ref, listing.place, listing.revision, entries), self.credentials)
+        return Remote(self.listing.part(entries), self.credentials)
 
 
 @dataclass(frozen=True, slots=True)

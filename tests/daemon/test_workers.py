@@ -1,0 +1,156 @@
+"""The processes that fetch: what the daemon makes of their death, and they of its."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cached.config import Config, Size
+from cached.daemon.workers import processes
+from tests.daemon.test_fetch import fetching
+from tests.daemon_process import DaemonProcess
+from tests.servers import CountingProxy, RcloneS3
+from tests.waiting import until
+
+MIB = 1 << 20
+PIECE = 16 * MIB
+SHARD = os.urandom(6 * PIECE + 5)
+SMALL = {f"part-{number:03}.json": os.urandom(3000) for number in range(300)}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[RcloneS3]:
+    with RcloneS3() as server:
+        server.put("bucket", "large/model.safetensors", SHARD)
+        server.put("bucket", "other/config.json", b"{}")
+        for name, data in SMALL.items():
+            server.put("bucket", f"small/{name}", data)
+        yield server
+
+
+@pytest.fixture
+def proxy(s3: RcloneS3) -> Iterator[CountingProxy]:
+    with CountingProxy(s3.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def fetcher(daemon: DaemonProcess, s3: RcloneS3, proxy: CountingProxy) -> DaemonProcess:
+    daemon.environment.update(s3.credentials)
+    return daemon.start(s3_endpoint=proxy.endpoint, s3_region="us-east-1", workers=2, retries=2)
+
+
+def children(pid: int) -> list[int]:
+    """Of all its threads, and theirs."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    own = [int(word) for task in tasks for word in task.read_text().split()]
+    return own + [grandchild for child in own for grandchild in children(child)]
+
+
+def workers(daemon: DaemonProcess) -> list[int]:
+    """Once both have been started."""
+    assert daemon.process
+    pid = daemon.process.pid
+    until(lambda: len(children(pid)) == 2)
+    return children(pid)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_worker_that_is_killed_is_replaced_and_the_fill_goes_on_with_what_had_landed(
+    fetcher: DaemonProcess, proxy: CountingProxy, which: int
+) -> None:
+    first, seen = workers(fetcher), threading.Event()
+    with fetcher.client() as client, ThreadPoolExecutor(1) as pool:
+        pulled = pool.submit(client.pull, "s3://bucket/large", progress=fetching(seen, 3 * PIECE))
+        assert seen.wait(60)
+        os.kill(first[which], signal.SIGKILL)
+        path = Path(pulled.result(120).path)
+    assert (path / "model.safetensors").read_bytes() == SHARD
+    assert proxy.bytes_down < len(SHARD) + 5 * PIECE  # Four connections, each with a piece that broke off.
+    assert not set(workers(fetcher)) & set(first)
+    assert fetcher.files("ingest") == []
+
+
+def test_small_files_are_asked_for_again_when_their_worker_is_killed(
+    fetcher: DaemonProcess, proxy: CountingProxy
+) -> None:
+    first, seen = workers(fetcher), threading.Event()
+    with fetcher.client() as client, ThreadPoolExecutor(1) as pool:
+        pulled = pool.submit(client.pull, "s3://bucket/small", progress=fetching(seen))
+        assert seen.wait(60)
+        os.kill(first[1], signal.SIGKILL)
+        path = Path(pulled.result(120).path)
+    assert {name: (path / name).read_bytes() for name in SMALL} == SMALL
+    assert fetcher.files("ingest") == []
+
+
+def test_a_worker_that_was_killed_while_it_had_nothing_to_do_is_missed_by_nobody(fetcher: DaemonProcess) -> None:
+    for pid in workers(fetcher):
+        os.kill(pid, signal.SIGKILL)
+    with fetcher.client() as client:
+        assert client.pull("s3://bucket/other").size == 2
+
+
+def test_hits_go_on_while_the_workers_are_stopped(fetcher: DaemonProcess) -> None:
+    with fetcher.client() as client:
+        client.pull("s3://bucket/other")
+        for pid in workers(fetcher):
+            os.kill(pid, signal.SIGSTOP)
+        assert client.pull("s3://bucket/other", timeout=5).hit
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_workers_end_with_the_daemon_however_that_ends(fetcher: DaemonProcess, end: str) -> None:
+    first = workers(fetcher)
+    getattr(fetcher, end)()
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and _runs(pid) for pid in first))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_leave_it_to_the_daemon_to_end_them(fetcher: DaemonProcess, number: signal.Signals) -> None:
+    first = workers(fetcher)
+    for pid in first:
+        os.kill(pid, number)
+    with fetcher.client() as client:
+        assert client.pull("s3://bucket/other").size == 2
+    assert workers(fetcher) == first
+
+
+def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_daemon_did_not_have(
+    fetcher: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-1f6a")
+    with fetcher.client() as client:
+        client.pull("s3://bucket/other")
+    for pid in workers(fetcher):
+        for name in ("cmdline", "environ"):
+            assert b"canary-1f6a" not in Path(f"/proc/{pid}/{name}").read_bytes()
+    assert "canary-1f6a" not in fetcher.log.read_text()
+
+
+def test_as_many_as_cores_but_no_more_than_four_and_one_where_bandwidth_is_bound() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert processes(Config()) == min(4, cores)
+    assert processes(Config(workers=7)) == 7
+    assert processes(Config(workers=7, bandwidth=Size(1000))) == 1
+
+
+def test_a_program_that_is_not_asked_by_a_daemon_ends(tmp_path: Path) -> None:
+    """It names another process than its parent, so its parent may be dead already."""
+    command = [sys.executable, "-I", "-m", "cached.worker", "1", "0"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60).returncode == 1
