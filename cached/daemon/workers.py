@@ -9,7 +9,6 @@ import logging
 import os
 import pickle
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -68,7 +67,7 @@ class Workers:
         self._numbers = itertools.count(1)
         self._counting: dict[int, Counting] = {}
         self._crew: list[_Worker] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._changing = asyncio.Lock()
 
@@ -84,9 +83,8 @@ class Workers:
             theirs = [theirs.fileno() for _, theirs in pairs]
             command = [*COMMAND, str(os.getpid()), *map(str, theirs)]
             # From this thread, which lives as long as the process: workers die with the thread that started them.
-            self._process = subprocess.Popen(
-                command, pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
+            null = asyncio.subprocess.DEVNULL
+            self._process = await asyncio.create_subprocess_exec(*command, pass_fds=theirs, stdin=null, stdout=null)
         finally:
             for _, end in pairs:
                 end.close()
@@ -98,7 +96,8 @@ class Workers:
     def kill(self) -> None:
         """End them now. Ingests stay as they are, with all that has landed."""
         if self._process is not None:
-            self._process.kill()  # Not waited for: it may hang in the disk; its sockets say when it is gone.
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # Not waited for: it may hang in the disk; its sockets say when it is gone.
 
     async def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         """Asked once more when the process dies of it, or beside it."""
