@@ -15,6 +15,7 @@ import httpx2
 from cached.errors import InvalidRequest, SourceUnavailable
 from cached.model import ModelRef
 from cached.sources.addresses import check_address, check_url
+from cached.sources.patience import bounded, head_within
 from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
 
 MAX_REDIRECTS = 10
@@ -46,13 +47,15 @@ class Web:
     """Shared by sources and threads. `private` headers (tokens) go to the first URL's origin and nowhere else."""
 
     def __init__(self, connections: int) -> None:
-        self._client = httpx2.Client(
-            follow_redirects=False,
-            timeout=None,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections + 4),
-            headers={"User-Agent": "cached", "Accept-Encoding": "identity"},
-            # One caller's session must never ride on another caller's request.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        self._client = bounded(
+            httpx2.Client(
+                follow_redirects=False,
+                timeout=None,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections + 4),
+                headers={"User-Agent": "cached", "Accept-Encoding": "identity"},
+                # One caller's session must never ride on another caller's request.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            )
         )
 
     @contextmanager
@@ -94,7 +97,10 @@ class Web:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], timeout: float) -> httpx2.Response:
         limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        return self._client.send(self._client.build_request(method, url, headers=headers, timeout=limits), stream=True)
+        with head_within(timeout):
+            return self._client.send(
+                self._client.build_request(method, url, headers=headers, timeout=limits), stream=True
+            )
 
     def json(
         self,
