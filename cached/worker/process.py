@@ -43,6 +43,7 @@ from cached.worker.tally import Bandwidth, Tally
 
 log = logging.getLogger("cached.worker")
 
+NICE = 5
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
 PR_SET_PDEATHSIG = 1
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
-    with contextlib.suppress(PermissionError):  # Where a thread of the daemon had a right to more, this has not.
-        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
+    # Behind the daemon, whose hits it must not delay, and the replicas that are loading. Linux lets anyone be nicer.
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     first = Channel(fds[0])
     hello = first.receive()
     if not isinstance(hello, Hello):
