@@ -107,12 +107,31 @@ class DaemonProcess:
         with self.client() as client:
             return client.call("GET", "/v1/status")
 
+    def workers(self) -> list[int]:
+        """The processes that fetch, once all of them are ready. Every other descendant is theirs."""
+        assert self.process
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            ready: list[int] = self.status()["workers"]
+            if ready and set(ready) == set(_descendants(self.process.pid)):
+                return ready
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the workers did not start:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.01)  # Polling a condition, with a deadline.
+
     def files(self, *folders: str) -> list[str]:
         """Every file below these folders of the root, relative to it."""
         wanted = folders or ("blobs", "snapshots", "ingest", "trash", "quarantine")
         return sorted(
             str(path.relative_to(self.root)) for f in wanted for path in (self.root / f).rglob("*") if path.is_file()
         )
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children of all its threads, and theirs."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    own = [int(word) for task in tasks for word in task.read_text().split()]
+    return own + [grandchild for child in own for grandchild in _descendants(child)]
 
 
 def _toml(value: Any) -> str:

@@ -162,6 +162,7 @@ def _status_fields(answer: Answer) -> list[tuple[str, Cell]]:
         *((name, text(answer[name])) for name in ("snapshots", "blobs", "leases", "hits", "misses")),
         ("fetched", size(answer["fetched_bytes"])),
         ("fills", text(len(answer["fills"]))),
+        ("workers", text(len(answer["workers"]))),
     ]
 
 

@@ -66,7 +66,7 @@ class Cache:
         self.fetcher = Fetcher(config, store, workers, threads)
         self.counters = Counters()
         self.fills: dict[str, Fill] = {}
-        self._workers = workers
+        self.workers = workers
         self._threads = threads
         self._evictor = Evictor(store)
         self._evicting = asyncio.Lock()
@@ -141,7 +141,7 @@ class Cache:
         timeout = self.config.check_timeout if known else self.config.resolve_timeout
         try:
             async with asyncio.timeout(timeout * 2 if known else None):
-                listing = await self._workers.resolve(ask.ref, credentials, float(timeout))
+                listing = await self.workers.resolve(ask.ref, credentials, float(timeout))
         except (SourceUnavailable, TimeoutError) as error:
             if known is None:
                 raise

@@ -139,6 +139,8 @@ class Inventory:
             "stale": counters.stale,
             "failures": counters.failures,
             "fetched_bytes": self._cache.fetcher.fetched_bytes,
+            "workers": self._cache.workers.pids,
+            "workers_lost": self._cache.workers.lost,
             "uptime": round(time.time() - self._started, 3),
         }
 

@@ -18,6 +18,8 @@ _METRICS = {
     "stale": ("counter", "cached_stale_total", "Hits served without the source's word, because it did not answer."),
     "failures": ("counter", "cached_failures_total", "Fills that ended in an error."),
     "fetched_bytes": ("counter", "cached_fetched_bytes_total", "Bytes fetched from sources."),
+    "workers": ("gauge", "cached_workers", "Processes that fetch, and are ready to."),
+    "workers_lost": ("counter", "cached_workers_lost_total", "How often those had to be replaced because one died."),
     "uptime": ("gauge", "cached_uptime_seconds", "Seconds since the daemon started."),
 }
 

@@ -30,6 +30,7 @@ from cached.worker.messages import (
     Question,
     Read,
     ReadWhole,
+    Ready,
     Remote,
     Reply,
     Request,
@@ -52,6 +53,7 @@ class _Worker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.pending: dict[int, asyncio.Future[Any]] = {}
+        self.pid: int | None = None  # Once it is ready.
         self.files = 0  # Large files that it has open; each will be asked for again and again.
 
     @property
@@ -70,6 +72,12 @@ class Workers:
         self._process: asyncio.subprocess.Process | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._changing = asyncio.Lock()
+        self.lost = 0  # How often they had to be replaced.
+
+    @property
+    def pids(self) -> list[int]:
+        """Of those that are ready."""
+        return [worker.pid for worker in self._crew if worker.pid is not None]
 
     async def start(self) -> None:
         """Start the processes unless they run. They import what they need meanwhile; questions wait for that."""
@@ -168,7 +176,10 @@ class Workers:
         worker.writer.close()
         await self._replace(worker)
 
-    def _hear(self, worker: _Worker, message: Came | Reply) -> None:
+    def _hear(self, worker: _Worker, message: Ready | Came | Reply) -> None:
+        if isinstance(message, Ready):
+            worker.pid = message.pid
+            return
         if isinstance(message, Came):
             for transfer, (done, came) in message.counts.items():
                 if counting := self._counting.get(transfer):
@@ -185,6 +196,7 @@ class Workers:
         if worker not in self._crew:
             return
         crew, self._crew = self._crew, []
+        self.lost += 1
         self.kill()
         log.error("workers.lost", extra={"asked": sum(len(each.pending) for each in crew)})
         async with self._changing:

@@ -23,7 +23,7 @@ from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
 __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
 
-SLICE = 256 * 1024  # Small enough to be hashed and written while it is still in the core's cache.
+SLICE = 512 * 1024  # Small enough to be hashed and written while it is still in the core's cache.
 LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
 KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
 KEPT = 64  # Idle connections per origin.

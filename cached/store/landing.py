@@ -13,7 +13,7 @@ from cached.errors import SizeMismatch
 from cached.store.checksums import Checks
 from cached.store.layout import disk_errors
 
-SLICE = 256 * 1024  # Small enough to be hashed while it is still in the core's cache.
+SLICE = 512 * 1024  # Small enough to be hashed while it is still in the core's cache.
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 

@@ -37,6 +37,13 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """The first thing that a worker says: everything is imported."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resolve:
     """Answered with a Listing."""
 

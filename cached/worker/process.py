@@ -34,6 +34,7 @@ from cached.worker.messages import (
     Question,
     Read,
     ReadWhole,
+    Ready,
     Reply,
     Request,
     Resolve,
@@ -106,6 +107,7 @@ class Worker:
 
     def run(self) -> None:
         """Until the daemon has gone."""
+        self._channel.send(Ready(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
         while (request := self._channel.receive()) is not None:
             pool = self._resolving if isinstance(request.question, Resolve) else self._reading

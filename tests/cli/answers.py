@@ -74,6 +74,8 @@ def status(**changes: Any) -> dict[str, Any]:
         "hits": 7,
         "misses": 3,
         "fetched_bytes": 10 * GIB,
+        "workers": [4711, 4712],
+        "workers_lost": 0,
         "uptime": 3700.5,
         **changes,
     }

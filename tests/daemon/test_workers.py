@@ -48,26 +48,11 @@ def fetcher(daemon: DaemonProcess, s3: RcloneS3, proxy: CountingProxy) -> Daemon
     return daemon.start(s3_endpoint=proxy.endpoint, s3_region="us-east-1", workers=2, retries=2)
 
 
-def children(pid: int) -> list[int]:
-    """Of all its threads, and theirs."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    own = [int(word) for task in tasks for word in task.read_text().split()]
-    return own + [grandchild for child in own for grandchild in children(child)]
-
-
-def workers(daemon: DaemonProcess) -> list[int]:
-    """Once both have been started."""
-    assert daemon.process
-    pid = daemon.process.pid
-    until(lambda: len(children(pid)) == 2)
-    return children(pid)
-
-
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_worker_that_is_killed_is_replaced_and_the_fill_goes_on_with_what_had_landed(
     fetcher: DaemonProcess, proxy: CountingProxy, which: int
 ) -> None:
-    first, seen = workers(fetcher), threading.Event()
+    first, seen = fetcher.workers(), threading.Event()
     with fetcher.client() as client, ThreadPoolExecutor(1) as pool:
         pulled = pool.submit(client.pull, "s3://bucket/large", progress=fetching(seen, 3 * PIECE))
         assert seen.wait(60)
@@ -75,14 +60,15 @@ def test_a_worker_that_is_killed_is_replaced_and_the_fill_goes_on_with_what_had_
         path = Path(pulled.result(120).path)
     assert (path / "model.safetensors").read_bytes() == SHARD
     assert proxy.bytes_down < len(SHARD) + 5 * PIECE  # Four connections, each with a piece that broke off.
-    assert not set(workers(fetcher)) & set(first)
+    assert not set(fetcher.workers()) & set(first)
+    assert fetcher.status()["workers_lost"] == 1
     assert fetcher.files("ingest") == []
 
 
 def test_small_files_are_asked_for_again_when_their_worker_is_killed(
     fetcher: DaemonProcess, proxy: CountingProxy
 ) -> None:
-    first, seen = workers(fetcher), threading.Event()
+    first, seen = fetcher.workers(), threading.Event()
     with fetcher.client() as client, ThreadPoolExecutor(1) as pool:
         pulled = pool.submit(client.pull, "s3://bucket/small", progress=fetching(seen))
         assert seen.wait(60)
@@ -93,7 +79,7 @@ def test_small_files_are_asked_for_again_when_their_worker_is_killed(
 
 
 def test_a_worker_that_was_killed_while_it_had_nothing_to_do_is_missed_by_nobody(fetcher: DaemonProcess) -> None:
-    for pid in workers(fetcher):
+    for pid in fetcher.workers():
         os.kill(pid, signal.SIGKILL)
     with fetcher.client() as client:
         assert client.pull("s3://bucket/other").size == 2
@@ -102,14 +88,14 @@ def test_a_worker_that_was_killed_while_it_had_nothing_to_do_is_missed_by_nobody
 def test_hits_go_on_while_the_workers_are_stopped(fetcher: DaemonProcess) -> None:
     with fetcher.client() as client:
         client.pull("s3://bucket/other")
-        for pid in workers(fetcher):
+        for pid in fetcher.workers():
             os.kill(pid, signal.SIGSTOP)
         assert client.pull("s3://bucket/other", timeout=5).hit
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_workers_end_with_the_daemon_however_that_ends(fetcher: DaemonProcess, end: str) -> None:
-    first = workers(fetcher)
+    first = fetcher.workers()
     getattr(fetcher, end)()
     until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and _runs(pid) for pid in first))
 
@@ -123,12 +109,12 @@ def _runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_leave_it_to_the_daemon_to_end_them(fetcher: DaemonProcess, number: signal.Signals) -> None:
-    first = workers(fetcher)
+    first = fetcher.workers()
     for pid in first:
         os.kill(pid, number)
     with fetcher.client() as client:
         assert client.pull("s3://bucket/other").size == 2
-    assert workers(fetcher) == first
+    assert fetcher.workers() == first
 
 
 def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_daemon_did_not_have(
@@ -137,7 +123,7 @@ def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_dae
     monkeypatch.setenv("HF_TOKEN", "canary-1f6a")
     with fetcher.client() as client:
         client.pull("s3://bucket/other")
-    for pid in workers(fetcher):
+    for pid in fetcher.workers():
         for name in ("cmdline", "environ"):
             assert b"canary-1f6a" not in Path(f"/proc/{pid}/{name}").read_bytes()
     assert "canary-1f6a" not in fetcher.log.read_text()
