@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.ballast import steady_memory
+
 MIB = 1 << 20
 SPARE = 2 << 30  # Left free for everything else.
 MEMORY = Path("/dev/shm")
@@ -51,7 +53,8 @@ def scratch(need: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cached-bench-", dir=memory, ignore_cleanup_errors=True) as name:
         if shutil.disk_usage(name).free < need + SPARE:
             raise OSError(f"{need / 1e9:.0f} GB are needed, and neither {MEMORY} nor {Path(name).parent} has them")
-        yield Path(name)
+        with steady_memory(need if memory else 0):
+            yield Path(name)
 
 
 def on_tmpfs(folder: Path) -> bool:

@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.daemon_process import DaemonProcess
 
 PROGRAMS = Path(__file__).with_name("programs")
-TOUCHED = 5 << 30
 TIMEOUT = 300.0  # Seconds for one run of one client.
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -78,7 +77,6 @@ def pull(
         daemon.start()
         assert daemon.process
         pids = [daemon.process.pid, *daemon.workers()]  # It runs already when somebody asks it for a model.
-        touch_memory(folder, size)
         with daemon.client(timeout=60) as client:
             cpu, before = sum(map(cpu_seconds, pids)), time.monotonic()
             ready = client.pull(uri, timeout=limit)
@@ -90,20 +88,6 @@ def pull(
         return Cost(ended - before, sum(map(cpu_seconds, pids)) - cpu, sum(map(peak_bytes, pids)), ended)
     finally:
         daemon.close()
-
-
-def touch_memory(folder: Path, size: int) -> None:
-    """Have the kernel hold that much memory, up to TOUCHED, that was in use a moment ago.
-
-    On a virtual machine pages that were free for a while have gone back to the host, and taking them again costs more
-    than receiving does. Whoever was measured first, or after a pause, paid for that.
-    """
-    block, path = os.urandom(1 << 20), folder / "touched"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("wb", buffering=0) as file:
-        for _ in range(0, min(size, TOUCHED), len(block)):
-            file.write(block)
-    path.unlink()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -143,7 +127,6 @@ def in_turn(
 
 def program(command: Sequence[str], target: Path, size: int, environment: Mapping[str, str]) -> Cost:
     """`run`, and RuntimeError unless `size` bytes have arrived: who stops early is not faster."""
-    touch_memory(target, size)
     cost = run(command, environment)
     paths = (path for path in target.rglob("*") if not path.is_symlink())
     arrived = sum(path.stat().st_size for path in paths if path.is_file())
