@@ -20,6 +20,9 @@ from cached.store.landing import Landing, slices
 from cached.store.layout import disk_errors
 
 
+ALLOCATED = 16 * PIECE_BYTES  # Bytes that are set aside at a time.
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     index: int
@@ -48,6 +51,8 @@ class Ingest:
         self._state_fd: int | None = None
         self._lock = threading.Lock()
         self._frontier = threading.Lock()
+        self._allocating = threading.Lock()
+        self._allocated = 0
         self._landed: dict[int, bytes] = {}
         self._next = 0
         self._users = 0
@@ -89,8 +94,11 @@ class Ingest:
             if self._closed:
                 raise StoreDegraded(f"The ingest of {self.entry.path} is closed.")
             self._users += 1
-        landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, functools.partial(self._claim, piece))
+        claim = functools.partial(self._claim, piece)
         try:
+            if self.count > 1:  # One write of one piece asks for its space by itself.
+                self.allocate(piece.offset + piece.length)
+            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, claim)
             try:
                 yield landing
                 self._landed_now(piece, landing.finish(), landing.checks)
@@ -105,6 +113,17 @@ class Ingest:
                     self._frontier.release()
         finally:
             self._leave()
+
+    def allocate(self, end: int) -> None:
+        """Have the disk set aside the file's first `end` bytes, and some more: NoSpace before they come, not after.
+
+        Not all at once: where allocating is work (tmpfs), the first byte would wait for the last one's room.
+        """
+        with self._allocating, disk_errors(f"making room for {self.entry.path}"):
+            while self._allocated < min(end, self.entry.size):
+                length = min(ALLOCATED, self.entry.size - self._allocated)
+                os.posix_fallocate(self._fd, self._allocated, length)
+                self._allocated += length
 
     def _claim(self, piece: Piece) -> Checks | None:
         """The checks up to this piece, and with them the frontier, if it is the next and nobody has that."""
@@ -186,8 +205,7 @@ class Ingest:
         else:
             if os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, 0)
-            if self.count > 1:  # One write of one piece asks for its space by itself.
-                os.posix_fallocate(self._fd, 0, self.entry.size)
+            os.ftruncate(self._fd, self.entry.size)
         if self.count < 2:
             return  # Published or fetched again: there is nothing to resume.
         lines = "".join(f"{index} {checksum.hex()}\n" for index, checksum in sorted(self._landed.items()))

@@ -46,6 +46,7 @@ class LargeFile:
     def read_whole(self, count: Count) -> None:
         """By the reader's own engine, then piece by piece through the same checks as everything."""
         assert isinstance(self._reader, WholeFileReader)  # `opened` said so.
+        self._ingest.allocate(self._ingest.entry.size)
         if self._reader.download(self._ingest.part, count.add):
             self._ingest.adopt()
         else:
