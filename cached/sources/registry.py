@@ -47,12 +47,16 @@ class Registry:
         return source
 
     def preload(self) -> None:
-        """Import now what the first model will need; the rest (GCS alone is 30 MB) when somebody asks for it."""
-        if "hf" in self._config.protocols:
-            importlib.import_module("cached.sources.hub")
-        if "s3" in self._config.protocols:
-            importlib.import_module("cached.sources.s3")
-            importlib.import_module("cached.sources.s3_session").preload()
+        """Do now what the first model would wait for: imports, certificates, botocore's data files.
+
+        Nothing is connected, so a process may be forked afterwards. GCS is left until it is asked for: 30 MB alone.
+        """
+        with self._lock:
+            for scheme in ("hf", "s3"):
+                if scheme in self._config.protocols and scheme not in self._sources:
+                    self._sources[scheme] = self._make(scheme)
+            if "s3" in self._config.protocols:
+                importlib.import_module("cached.sources.s3_session").preload()
 
     def close(self) -> None:
         with self._lock:

@@ -16,9 +16,9 @@ import xxhash
 from cached.errors import SizeMismatch, StoreDegraded
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.checksums import Checks
-from cached.store.landing import Landing, slices
+from cached.store.landing import Begun, Landing, slices
 from cached.store.layout import disk_errors
-
+from cached.store.pieces import Claim, PieceState, recorded
 
 ALLOCATED = 16 * PIECE_BYTES  # Bytes that are set aside at a time.
 
@@ -47,13 +47,14 @@ class Ingest:
         self.part = part
         self.entry = entry
         self.count = math.ceil(entry.size / PIECE_BYTES)
-        self._state = part.with_suffix(".pieces")
-        self._state_fd: int | None = None
+        self._state_path = part.with_suffix(".pieces")
+        self._state: PieceState | None = None
         self._lock = threading.Lock()
         self._frontier = threading.Lock()
         self._allocating = threading.Lock()
         self._allocated = 0
         self._landed: dict[int, bytes] = {}
+        self._begun: dict[int, Begun] = {}
         self._next = 0
         self._users = 0
         self._closed = False
@@ -72,7 +73,13 @@ class Ingest:
     @property
     def landed_bytes(self) -> int:
         with self._lock:
-            return sum(self._piece(index).length for index in self._landed)
+            whole = sum(self._piece(index).length for index in self._landed)
+            return whole + sum(begun.done for begun in self._begun.values())
+
+    def begun(self, piece: Piece) -> int:
+        """How many bytes of the piece need not be fetched again."""
+        with self._lock:
+            return self._begun[piece.index].done if piece.index in self._begun else 0
 
     def missing(self) -> list[Piece]:
         with self._lock:
@@ -81,11 +88,13 @@ class Ingest:
     def land(self, piece: Piece, data: bytes) -> None:
         """Write one whole piece and remember its XXH3. SizeMismatch unless `data` has exactly its length."""
         with self.landing(piece) as landing:
-            landing.write(memoryview(data))
+            landing.write(memoryview(data)[landing.done :])
 
     @contextlib.contextmanager
     def landing(self, piece: Piece) -> Iterator[Landing]:
         """Write one piece slice by slice; leaving the block lands it. SizeMismatch unless it is whole by then.
+
+        It goes on after `landing.done` bytes, which came with an earlier try.
 
         From when the piece is the next in order it is checked slice by slice as well, while the bytes are in the
         core's cache; else every file that comes in several pieces at once would be read back again.
@@ -98,7 +107,10 @@ class Ingest:
         try:
             if self.count > 1:  # One write of one piece asks for its space by itself.
                 self.allocate(piece.offset + piece.length)
-            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, claim)
+            note = functools.partial(self._note, piece)
+            with self._lock:
+                begun = self._begun.get(piece.index) or Begun(0, xxhash.xxh3_128())
+            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, begun, claim, note)
             try:
                 yield landing
                 self._landed_now(piece, landing.finish(), landing.checks)
@@ -134,13 +146,21 @@ class Ingest:
             return None
         return self._checks.copy()  # A piece that breaks off must leave no trace.
 
+    def _note(self, piece: Piece, begun: Begun) -> None:
+        """So much of the piece is written."""
+        with self._lock:
+            self._begun[piece.index] = begun
+            if self._state is not None:
+                self._state.add(Claim(piece.index, begun.done, begun.running.digest()))
+
     def _landed_now(self, piece: Piece, checksum: bytes, checks: Checks | None) -> None:
         with self._lock, disk_errors(f"writing {self.entry.path}"):
             self._landed[piece.index] = checksum
             if checks is not None:
                 self._checks, self._next = checks, piece.index + 1
-            if self._state_fd is not None:
-                os.write(self._state_fd, f"{piece.index} {checksum.hex()}\n".encode())
+            self._begun.pop(piece.index, None)
+            if self._state is not None:
+                self._state.add(Claim(piece.index, None, checksum))
 
     def adopt(self) -> None:
         """Take every piece as it lies in the file, which somebody else has written. `verify` then judges it."""
@@ -182,7 +202,7 @@ class Ingest:
     def discard(self) -> None:
         """Remove everything that was written."""
         self.close()
-        for path in (self.part, self._state):
+        for path in (self.part, self._state_path):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
@@ -192,8 +212,8 @@ class Ingest:
             last = self._closed and self._users == 0
         if last:
             os.close(self._fd)
-            if self._state_fd is not None:
-                os.close(self._state_fd)
+            if self._state is not None:
+                self._state.close()
 
     def _piece(self, index: int) -> Piece:
         offset = index * PIECE_BYTES
@@ -208,21 +228,28 @@ class Ingest:
             os.ftruncate(self._fd, self.entry.size)
         if self.count < 2:
             return  # Published or fetched again: there is nothing to resume.
-        lines = "".join(f"{index} {checksum.hex()}\n" for index, checksum in sorted(self._landed.items()))
-        self._state_fd = os.open(self._state, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(self._state_fd, lines.encode())
+        claims = [Claim(index, None, checksum) for index, checksum in sorted(self._landed.items())]
+        claims += [Claim(index, begun.done, begun.running.digest()) for index, begun in sorted(self._begun.items())]
+        self._state = PieceState(self._state_path, claims)
 
     def _resume(self) -> None:
-        """Take over the pieces whose bytes have the checksum that was recorded for them."""
-        for index, checksum in _recorded(self._state).items():
-            if not 0 <= index < self.count:
+        """Take over what has the checksum that was claimed for it."""
+        for claim in recorded(self._state_path):
+            if not 0 <= claim.index < self.count:
                 continue
-            piece = self._piece(index)
+            piece = self._piece(claim.index)
+            count = piece.length if claim.count is None else claim.count
+            if count > piece.length:
+                continue
             running = xxhash.xxh3_128()
-            for data in slices(self._fd, piece.offset, piece.length):
+            for data in slices(self._fd, piece.offset, count):
                 running.update(data)
-            if running.digest() == checksum:
-                self._landed[index] = checksum
+            if running.digest() != claim.checksum:
+                continue
+            if count == piece.length:
+                self._landed[claim.index] = claim.checksum
+            else:
+                self._begun[claim.index] = Begun(count, running)
         self._advance()
 
     def _advance(self) -> None:
@@ -245,15 +272,3 @@ def open_part(path: Path, flags: int) -> int:
     except PermissionError:
         path.chmod(0o600)
         return os.open(path, flags | os.O_CLOEXEC)
-
-
-def _recorded(state: Path) -> dict[int, bytes]:
-    """Piece checksums by index. A torn last line is left out."""
-    found: dict[int, bytes] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in state.read_text(errors="replace").splitlines():
-            index, _, checksum = line.partition(" ")
-            if index.isdecimal() and len(checksum) == 32:
-                with contextlib.suppress(ValueError):
-                    found[int(index)] = bytes.fromhex(checksum)
-    return dict(sorted(found.items()))

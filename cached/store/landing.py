@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import xxhash
 
@@ -15,24 +16,46 @@ from cached.store.layout import disk_errors
 
 SLICE = 512 * 1024  # Small enough to be hashed while it is still in the core's cache.
 
+NOTED = 4 << 20  # Bytes after which a piece that breaks off loses nothing of what came before.
+
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 _buffers = threading.local()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Landing:
-    """The bytes from `offset` on of one piece, in order."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first `done` bytes of a piece are written; `running` is their XXH3-128, to be copied before it goes on."""
 
-    def __init__(self, fd: int, offset: int, length: int, name: str, claim: Callable[[], Checks | None]) -> None:
-        self._fd, self._offset, self._length, self._name, self._claim = fd, offset, length, name, claim
-        self.checks: Checks | None = None  # Those of the file, from when it is this piece's turn.
-        self._done = 0
-        self._xxh3 = xxhash.xxh3_128()
+    done: int
+    running: xxhash.xxh3_128
+
+
+class Landing:
+    """The bytes of one piece, in order, from `done` on."""
+
+    def __init__(
+        self,
+        fd: int,
+        offset: int,
+        length: int,
+        name: str,
+        begun: Begun,
+        claim: Callable[[], Checks | None],
+        note: Callable[[Begun], None],
+    ) -> None:
+        """`claim` gives the checks of the file from when it is this piece's turn; `note` is told each NOTED bytes."""
+        self._fd, self._offset, self._length, self._name = fd, offset, length, name
+        self._claim, self._note = claim, note
+        self.checks: Checks | None = None
+        self.done = begun.done
+        self._next_note = begun.done + NOTED
+        self._xxh3 = begun.running.copy()
 
     def write(self, data: memoryview) -> None:
         """The next bytes of the piece. SizeMismatch when they would be too many."""
-        if self._done + len(data) > self._length:
+        if self.done + len(data) > self._length:
             raise SizeMismatch(f"{self._name} sent more than the {self._length} bytes that were asked for.")
         self._xxh3.update(data)
         if self.checks is None:
@@ -40,21 +63,24 @@ class Landing:
         if self.checks is not None:
             self.checks.update(data)
         with disk_errors(f"writing {self._name}"):
-            write_all(self._fd, data, self._offset + self._done)
-        self._done += len(data)
+            write_all(self._fd, data, self._offset + self.done)
+            self.done += len(data)
+            if self._next_note <= self.done < self._length:
+                self._note(Begun(self.done, self._xxh3.copy()))
+                self._next_note = self.done + NOTED
 
     def _take_over(self) -> None:
         """If it is this piece's turn now, catch up with what was written before it was."""
         self.checks = self._claim()
-        if self.checks is not None and self._done:
+        if self.checks is not None and self.done:
             with disk_errors(f"reading {self._name} back"):
-                for data in slices(self._fd, self._offset, self._done):
+                for data in slices(self._fd, self._offset, self.done):
                     self.checks.update(data)
 
     def finish(self) -> bytes:
         """The XXH3-128 of the piece, whose bytes are on their way to the disk. SizeMismatch when it is not whole."""
-        if self._done != self._length:
-            raise SizeMismatch(f"{self._name} sent {self._done} bytes where {self._length} were asked for.")
+        if self.done != self._length:
+            raise SizeMismatch(f"{self._name} sent {self.done} bytes where {self._length} were asked for.")
         if self._length > SLICE:  # What is smaller is synced before it could pile up.
             start_writeback(self._fd, self._offset, self._length)
         return self._xxh3.digest()

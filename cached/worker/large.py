@@ -32,16 +32,21 @@ class LargeFile:
 
     def read(self, piece: Piece, count: Count) -> None:
         """One piece, through the reader's fast lane where it has one and the answer is plain."""
-        bandwidth = self._bandwidth
-        with self._ingest.landing(piece) as landing:
+        bandwidth, begun = self._bandwidth, self._ingest.begun(piece)
+        try:
+            with self._ingest.landing(piece) as landing:
 
-            def sink(data: memoryview) -> None:
-                landing.write(data)
-                count.add(len(data))
-                bandwidth.take(len(data))
+                def sink(data: memoryview) -> None:
+                    landing.write(data)
+                    count.add(len(data))
+                    bandwidth.take(len(data))
 
-            if not (self._fast and self._fast.stream(piece.offset, piece.length, sink)):
-                sink(memoryview(self._reader.read(piece.offset, piece.length)))
+                offset, length = piece.offset + landing.done, piece.length - landing.done
+                if not (self._fast and self._fast.stream(offset, length, sink)):
+                    sink(memoryview(self._reader.read(offset, length)))
+        except BaseException:
+            count.kept = self._ingest.begun(piece) - begun
+            raise
 
     def read_whole(self, count: Count) -> None:
         """By the reader's own engine, then piece by piece through the same checks as everything."""

@@ -13,11 +13,11 @@ from cached.worker.messages import Came
 class Count:
     """One call's bytes, written by its thread alone."""
 
-    __slots__ = ("_told_came", "_told_done", "came", "done", "transfer")
+    __slots__ = ("_told_came", "_told_done", "came", "done", "kept", "transfer")
 
     def __init__(self, transfer: int) -> None:
         self.transfer = transfer
-        self.done = self.came = 0
+        self.done = self.came = self.kept = 0
         self._told_done = self._told_came = 0
 
     def add(self, count: int) -> None:
@@ -48,7 +48,7 @@ class Tally:
         try:
             yield count
         except BaseException:
-            count.done = 0  # What broke off will come again.
+            count.done = count.kept  # The rest of what broke off will come again.
             raise
         finally:
             with self._lock:

@@ -9,6 +9,7 @@ import pytest
 from cached.errors import DigestMismatch, SizeMismatch
 from cached.model import PIECE_BYTES, Checksum, Digest, Entry
 from cached.store.ingest import Ingest
+from cached.store.landing import NOTED, SLICE
 
 DATA = os.urandom(2 * PIECE_BYTES + 12_345)
 
@@ -119,3 +120,62 @@ def test_a_piece_that_breaks_off_leaves_no_trace_in_the_checks(tmp_path: Path) -
     assert ingest.landed_bytes == 0
     land(ingest, DATA)
     assert ingest.verify().digest == Digest.of(DATA)
+
+
+def break_off(ingest: Ingest, index: int, count: int) -> None:
+    """`count` bytes of a piece are written in slices, and then the connection breaks."""
+    piece = ingest.missing()[index]
+    data = memoryview(DATA)[piece.offset : piece.offset + count]
+    with pytest.raises(ConnectionError), ingest.landing(piece) as landing:
+        for start in range(landing.done, count, SLICE):
+            landing.write(data[start : start + SLICE])
+        raise ConnectionError
+
+
+def go_on(ingest: Ingest) -> list[int]:
+    """Land what is missing; from which byte of each piece."""
+    began = []
+    for piece in ingest.missing():
+        with ingest.landing(piece) as landing:
+            began.append(landing.done)
+            landing.write(memoryview(DATA)[piece.offset + landing.done : piece.offset + piece.length])
+    return began
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_piece_that_broke_off_goes_on_where_its_bytes_were_last_noted(tmp_path: Path, restarted: bool) -> None:
+    ingest = Ingest(tmp_path / "a.part", entry())
+    break_off(ingest, 0, NOTED + SLICE)
+    break_off(ingest, 1, 2 * NOTED)
+    if restarted:
+        ingest.close()
+        ingest = Ingest(tmp_path / "a.part", entry())
+    assert ingest.landed_bytes == 3 * NOTED
+    assert go_on(ingest) == [NOTED, 2 * NOTED, 0]
+    assert ingest.verify().digest == Digest.of(DATA)
+    assert ingest.part.read_bytes() == DATA
+
+
+def test_a_resume_believes_a_begun_piece_only_while_its_bytes_have_the_noted_checksum(tmp_path: Path) -> None:
+    first = Ingest(tmp_path / "a.part", entry())
+    break_off(first, 0, NOTED)
+    break_off(first, 1, NOTED)
+    first.close()
+    with (tmp_path / "a.part").open("r+b") as file:
+        file.seek(PIECE_BYTES + 5)
+        file.write(b"damage")
+    second = Ingest(tmp_path / "a.part", entry())
+    assert go_on(second) == [NOTED, 0, 0]
+    assert second.verify().digest == Digest.of(DATA)
+
+
+@pytest.mark.parametrize("line", ["0:99999999999 " + "0" * 32, "7:5 " + "0" * 32, "0: " + "0" * 32, "0:x " + "0" * 32])
+def test_a_claim_that_makes_no_sense_is_left_out(tmp_path: Path, line: str) -> None:
+    first = Ingest(tmp_path / "a.part", entry())
+    break_off(first, 0, NOTED)
+    first.close()
+    with (tmp_path / "a.pieces").open("a") as file:
+        file.write(line + "\n")
+    second = Ingest(tmp_path / "a.part", entry())
+    land(second, DATA)
+    assert second.verify().digest == Digest.of(DATA)
