@@ -27,7 +27,7 @@ def ingest_key(identity: str, digest: Digest | None) -> str:
 class Blobs:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._root = str(layout.blobs)
+        self._root, self._ingests = str(layout.blobs), str(layout.ingest)
 
     def path(self, digest: Digest) -> Path:
         return self._layout.blob(digest)
@@ -44,7 +44,7 @@ class Blobs:
         return Ingest(self._part(key), entry)
 
     def small_ingest(self, key: str, entry: Entry, data: memoryview) -> SmallIngest:
-        return SmallIngest(self._part(key), entry, data)
+        return SmallIngest(f"{self._ingests}/{key}.part", entry, data)
 
     def publish(self, key: str, verified: Verified) -> None:
         """Give verified bytes their name; it is durable after `sync`.

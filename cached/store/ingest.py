@@ -265,10 +265,10 @@ class Ingest:
                 self._next += 1
 
 
-def open_part(path: Path, flags: int) -> int:
+def open_part(path: Path | str, flags: int) -> int:
     """Open an ingest's file, or make it. One that was ready to be published, and never was, is read-only already."""
     try:
         return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError:
-        path.chmod(0o600)
+        os.chmod(path, 0o600)
         return os.open(path, flags | os.O_CLOEXEC)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 import xxhash
 
@@ -18,7 +17,7 @@ from cached.store.layout import disk_errors
 class SmallIngest:
     """Written, and not yet durable. There is nothing to resume: what does not get its name is removed."""
 
-    def __init__(self, part: Path, entry: Entry, data: memoryview) -> None:
+    def __init__(self, part: str, entry: Entry, data: memoryview) -> None:
         """DigestMismatch when `data` is not what the source promised; nothing was written then."""
         checks = Checks(entry.size, entry.digest, entry.checksums)
         checks.update(data)
@@ -48,4 +47,4 @@ class SmallIngest:
     def _discard(self) -> None:
         os.close(self._fd)
         with contextlib.suppress(FileNotFoundError):
-            self._part.unlink()
+            os.unlink(self._part)
