@@ -93,6 +93,12 @@ class Workers:
             # From this thread, which lives as long as the process: workers die with the thread that started them.
             null = asyncio.subprocess.DEVNULL
             self._process = await asyncio.create_subprocess_exec(*command, pass_fds=theirs, stdin=null, stdout=null)
+        except OSError as error:
+            for ours, _ in pairs:
+                ours.close()
+            raise WorkerLost(
+                f"The processes that fetch models cannot be started: {error.strerror}; check the node's limits."
+            ) from error
         finally:
             for _, end in pairs:
                 end.close()
@@ -148,7 +154,10 @@ class Workers:
             del self._counting[number]
 
     async def ask(self, worker: _Worker, question: Question) -> Any:
-        """Its answer, or its error. A cancelled caller comes back only when the worker is done with it."""
+        """Its answer, or its error.
+
+        A cancelled caller comes back only when the worker is done with the question, unless that touches no file.
+        """
         if worker not in self._crew:
             raise _lost()
         number = next(self._numbers)
@@ -157,9 +166,9 @@ class Workers:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
+            future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
+            if not isinstance(question, Resolve):
+                await asyncio.wait([future])
             raise
 
     async def _idlest(self) -> _Worker:

@@ -24,7 +24,7 @@ HEADER = struct.Struct("!I")
 class Hello:
     """The first thing that a worker hears."""
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, config: Config) -> Hello:

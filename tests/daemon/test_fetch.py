@@ -24,6 +24,7 @@ from cached import (
 )
 from tests.daemon_process import DaemonProcess, clean_environment
 from tests.servers import CountingProxy, HubStub, RcloneS3
+from tests.waiting import until
 
 MIB = 1 << 20
 SHARD = os.urandom(40 * MIB + 123)
@@ -225,9 +226,8 @@ def test_a_fill_goes_on_when_its_last_caller_leaves_unless_it_said_to_abandon(
     for repo, abandon in (("org/kept", False), ("org/left", True)):
         with pytest.raises(CachedError, match="not ready in time"):
             Client(hub_daemon.socket).pull(repo, abandon=abandon, timeout=0.3)
-    while sum(fill["waiters"] for fill in hub_daemon.status()["fills"]):
-        pass  # Until the daemon has noticed that both have left; bounded by the test's time-out.
-    assert len(hub_daemon.status()["fills"]) == 2
+    # Until the daemon has noticed that both have left.
+    until(lambda: [(fill["ref"], fill["waiters"]) for fill in hub_daemon.status()["fills"]] == [("hf://org/kept", 0)])
     hub.resume()
     _until_fills(hub_daemon, 0)
     with hub_daemon.client() as client:

@@ -93,6 +93,17 @@ def test_hits_go_on_while_the_workers_are_stopped(fetcher: DaemonProcess) -> Non
         assert client.pull("s3://bucket/other", timeout=5).hit
 
 
+def test_a_moving_name_is_served_stale_when_the_workers_do_not_answer_in_time(fetcher: DaemonProcess) -> None:
+    fetcher.stop()
+    fetcher.start(check_timeout="500ms")
+    with fetcher.client() as client:
+        client.pull("s3://bucket/other")
+        for pid in fetcher.workers():
+            os.kill(pid, signal.SIGSTOP)
+        ready = client.pull("s3://bucket/other", max_age=0, timeout=20)
+    assert (ready.hit, ready.stale) == (True, True)
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_workers_end_with_the_daemon_however_that_ends(fetcher: DaemonProcess, end: str) -> None:
     first = fetcher.workers()
