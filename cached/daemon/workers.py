@@ -40,8 +40,8 @@ from cached.worker.messages import (
 
 log = logging.getLogger("cached.workers")
 
-# Isolated, so that neither the working directory nor PYTHONPATH chooses what is run.
-COMMAND = (sys.executable, "-I", "-m", "cached.worker")
+# What the daemon itself imports, by the same PYTHONPATH if it has one; and nothing from the working directory (-P).
+COMMAND = (sys.executable, "-P", "-m", "cached.worker")
 MANY = 4  # More processes than this did not make a fill faster.
 
 Counting = Callable[[int, int], None]  # Bytes since the last call: what counts as done (may shrink), what came.

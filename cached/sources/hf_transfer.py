@@ -37,8 +37,8 @@ class HfTransfer:
     def fetch(self, ref: ModelRef, url: str, path: Path, progress: Callable[[int], None]) -> None:
         """All of `url`, which must need no token, over `path`. SourceUnavailable when that fails, whatever the cause:
         the package says it in texts that quote the URL, which is signed."""
-        # Isolated, so that neither the working directory nor PYTHONPATH chooses what is run.
-        command = [sys.executable, "-I", str(_WORKER)]
+        # What this process itself imports, and nothing from the working directory (-P).
+        command = [sys.executable, "-P", str(_WORKER)]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0) as worker:
             try:

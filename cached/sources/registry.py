@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,8 @@ from cached.sources.local import LocalSource
 
 if TYPE_CHECKING:
     from cached.sources.web import Web
+
+log = logging.getLogger("cached.sources")
 
 
 class _Closable(Source, Protocol):
@@ -51,12 +54,19 @@ class Registry:
 
         Nothing is connected, so a process may be forked afterwards. GCS is left until it is asked for: 30 MB alone.
         """
+        for scheme in ("hf", "s3"):
+            if scheme in self._config.protocols:
+                try:
+                    self._preload(scheme)
+                except ImportError:  # Other protocols work; who asks for this one will hear of it.
+                    log.exception("source.broken", extra={"scheme": scheme})
+
+    def _preload(self, scheme: str) -> None:
         with self._lock:
-            for scheme in ("hf", "s3"):
-                if scheme in self._config.protocols and scheme not in self._sources:
-                    self._sources[scheme] = self._make(scheme)
-            if "s3" in self._config.protocols:
-                importlib.import_module("cached.sources.s3_session").preload()
+            if scheme not in self._sources:
+                self._sources[scheme] = self._make(scheme)
+        if scheme == "s3":
+            importlib.import_module("cached.sources.s3_session").preload()
 
     def close(self) -> None:
         with self._lock:

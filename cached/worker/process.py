@@ -1,6 +1,6 @@
 """The process: hear requests, answer each in a thread, end with the daemon.
 
-`python -I -m cached.worker PARENT FD…` becomes as many processes as it is given sockets, forked once everything is
+`python -P -m cached.worker PARENT FD…` becomes as many processes as it is given sockets, forked once everything is
 imported, so that they share that memory.
 """
 

@@ -149,5 +149,5 @@ def test_as_many_as_cores_but_no_more_than_four_and_one_where_bandwidth_is_bound
 
 def test_a_program_that_is_not_asked_by_a_daemon_ends(tmp_path: Path) -> None:
     """It names another process than its parent, so its parent may be dead already."""
-    command = [sys.executable, "-I", "-m", "cached.worker", "1", "0"]
+    command = [sys.executable, "-P", "-m", "cached.worker", "1", "0"]
     assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60).returncode == 1

@@ -30,9 +30,11 @@ shift 2
 exec "$@"
 """
 
-# The interpreter of the tests may live in a home directory, which the unit may not see; here it is in /opt.
+# The interpreter of the tests may live in a home directory, which the unit may not see; here it is in /opt, with the
+# library that it was linked to, of which this machine may have another one.
 _PROGRAM = """#!/bin/sh
 export PYTHONPATH=/opt/cached/source:/opt/cached/packages PYTHONDONTWRITEBYTECODE=1
+export LD_LIBRARY_PATH=/opt/python/lib
 exec /opt/python/bin/python3 -P -c 'import sys; from cached.cli.main import main; sys.exit(main())' "$@"
 """
 
