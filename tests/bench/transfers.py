@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from cached import CachedError
 from tests.bench.busy_case import BUSY_CASE
 from tests.bench.case import Case, LeftOut, Options
 from tests.bench.hub_case import HUB_CASE
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[name] = CASES[name].measure(options)
         except LeftOut as why:
             options.say(f"{name} left out: {why}")
-        except (OSError, RuntimeError, AttributeError) as error:
+        except (OSError, RuntimeError, AttributeError, CachedError) as error:
             failed = True
             options.say(f"{name} failed: {error}")
         else:

@@ -23,6 +23,9 @@ WORKER = "worker"  # The first argument of a process that the daemon starts to f
 class _NoHash:
     def update(self, data: object) -> None: ...
 
+    def copy(self) -> "_NoHash":
+        return self
+
     def digest(self) -> bytes:
         return bytes(16)
 
