@@ -24,6 +24,7 @@ from cached.errors import (
     SourceUnavailable,
     StoreDegraded,
     TooLarge,
+    WorkerLost,
 )
 from cached.lease import Lease
 from cached.model import Progress
@@ -56,4 +57,5 @@ __all__ = [
     "SourceUnavailable",
     "StoreDegraded",
     "TooLarge",
+    "WorkerLost",
 ]

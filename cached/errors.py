@@ -132,7 +132,7 @@ class StoreDegraded(CachedError):
 
 
 class WorkerLost(CachedError):
-    """The process that fetched ended unexpectedly. What had landed is kept for the next try."""
+    """The process that fetches ended unexpectedly, or cannot be started. What had landed is kept for the next try."""
 
     code, status, retryable = "worker_lost", 503, True
 

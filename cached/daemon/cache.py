@@ -26,6 +26,7 @@ from cached.errors import (
     SourceChanged,
     SourceUnavailable,
     TooLarge,
+    WorkerLost,
 )
 from cached.model import Credentials, Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.blobs import ingest_key
@@ -110,14 +111,16 @@ class Cache:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
         key = f"{ask.ref.key} {ask.require}"
         fill = self.fills.get(key)
-        if fill is None:
-            fill = self.fills[key] = Fill(ask.ref, paused=self.fetcher.paused)
+        if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
+            started = fill = self.fills[key] = Fill(ask.ref, paused=self.fetcher.paused)
             fill.task = asyncio.create_task(self._run(fill, ask, credentials, known))
-            fill.task.add_done_callback(lambda task: self._ended(key, str(ask.ref), task))
+            fill.task.add_done_callback(lambda task: self._ended(key, started, task))
         return fill
 
-    def _ended(self, key: str, ref: str, task: asyncio.Task[Ready]) -> None:
-        del self.fills[key]
+    def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
+        if self.fills[key] is fill:
+            del self.fills[key]
+        ref = str(fill.ref)
         if task.cancelled():
             log.info("fill.cancelled", extra={"ref": ref})
         elif error := task.exception():
@@ -142,7 +145,7 @@ class Cache:
         try:
             async with asyncio.timeout(timeout * 2 if known else None):
                 listing = await self.workers.resolve(ask.ref, credentials, float(timeout))
-        except (SourceUnavailable, TimeoutError) as error:
+        except (SourceUnavailable, WorkerLost, TimeoutError) as error:
             if known is None:
                 raise
             log.warning("serve.stale", extra={"ref": str(ask.ref), "why": str(error)})

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from cached.config import Config
 from cached.daemon.download import Batch, Download
@@ -47,11 +47,12 @@ class Fetcher:
         """Every wanted blob's digest by key, started in this order. On the first error the others are left, and go on
         only if somebody else waits for them."""
         found: dict[str, Digest] = {}
-        left = iter(self._plan(remote, dict(wants)))
+        wanted = dict(wants)
+        left = iter(self._plan(remote, wanted))
 
         async def take() -> None:
             for download in left:
-                found.update(await self._wait(download, remote, batch))
+                found.update(await self._wait(download, remote, batch, wanted))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -71,12 +72,16 @@ class Fetcher:
         bundles += [small[start : start + step] for start in range(0, len(small), step)]
         return [*joined.values(), *(Download({key: new[key] for key in keys}, remote.origin) for keys in bundles)]
 
-    async def _wait(self, download: Download, remote: Remote, batch: Batch) -> dict[str, Digest]:
+    async def _wait(
+        self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
+    ) -> dict[str, Digest]:
         """Start the download unless it runs. When its last waiter is cancelled, so is the download."""
+        if download.task is not None and download.task.cancelling():  # Its last waiter left; we came too late.
+            await asyncio.wait([download.task])
+            return await self._wait_again(download, remote, batch, wanted)
         if download.task is None:
-            again = [self._running[key] for key in download.wants if key in self._running]
-            if again:  # Somebody else has started one of these since the plan was made.
-                return await self._wait_again(download, remote, batch)
+            if any(key in self._running for key in download.wants):  # Started by somebody else since it was planned.
+                return await self._wait_again(download, remote, batch, wanted)
             self._running.update(dict.fromkeys(download.wants, download))
             download.task = asyncio.create_task(self._run(download, remote))
             download.task.add_done_callback(lambda task: self._ended(download, task))
@@ -84,8 +89,9 @@ class Fetcher:
         batch.running.add(download)
         try:
             digests = await asyncio.shield(download.task)
-            batch.ended_bytes += download.size
-            batch.ended_files += len(digests)
+            ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may have brought others' as well.
+            batch.ended_bytes += sum(wanted[key].size for key in ours)
+            batch.ended_files += len(ours)
             return digests
         finally:
             batch.running.discard(download)
@@ -94,10 +100,12 @@ class Fetcher:
                 download.task.cancel()
                 await asyncio.wait([download.task])
 
-    async def _wait_again(self, download: Download, remote: Remote, batch: Batch) -> dict[str, Digest]:
+    async def _wait_again(
+        self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
+    ) -> dict[str, Digest]:
         found: dict[str, Digest] = {}
-        for other in self._plan(remote, download.wants):
-            found.update(await self._wait(other, remote, batch))
+        for other in self._plan(remote, {key: wanted[key] for key in download.wants if key in wanted}):
+            found.update(await self._wait(other, remote, batch, wanted))
         return found
 
     def _ended(self, download: Download, task: asyncio.Task[dict[str, Digest]]) -> None:
@@ -111,16 +119,12 @@ class Fetcher:
         entries = list(download.wants.values())
         digests: dict[str, Digest] = {}
         if entries[0].size <= SMALL:
-            part = Part(functools.partial(self._gather, download, remote, digests))
+            gather = functools.partial(self._gather, download, remote, digests)
+            part = Part(functools.partial(self._again, download, gather))
             await self._streams.run(Work(entries[0].path, download.origin, remote.group, [part]))
         else:
             async with self._files:
-                try:
-                    await self._large(download, remote, digests)
-                except WorkerLost as error:
-                    log.warning("file.again", extra={"file": entries[0].path, "why": error.message})
-                    download.done = 0
-                    await self._large(download, remote, digests)
+                await self._again(download, functools.partial(self._large, download, remote, digests))
         extra = {"source": str(remote.listing.ref), "file": entries[0].path, "files": len(entries)}
         log.info(
             "blobs.fetched",
@@ -128,16 +132,24 @@ class Fetcher:
         )
         return digests
 
+    async def _again(self, download: Download, call: Callable[[], Awaitable[None]]) -> None:
+        """As often as the settings allow when the worker dies, maybe of somebody else's file; then the error."""
+        for left in reversed(range(self._config.retries)):
+            try:
+                return await call()
+            except WorkerLost as error:
+                if not left:
+                    raise
+                log.warning(
+                    "files.again", extra={"file": next(iter(download.wants.values())).path, "why": error.message}
+                )
+        return None
+
     async def _gather(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
         """One try at small files; what it got before it failed is published, and is not fetched again."""
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
-        count = functools.partial(self._count, download)
-        try:
-            gathered = await self._workers.gather(left, remote, count)
-        except WorkerLost as error:
-            log.warning("files.again", extra={"files": len(left), "why": error.message})
-            download.done = download.size - sum(entry.size for entry in left.values())
-            gathered = await self._workers.gather(left, remote, count)
+        download.done = download.size - sum(entry.size for entry in left.values())
+        gathered = await self._workers.gather(left, remote, functools.partial(self._count, download))
         await self._publish(gathered.verified, download, remote, digests)
         if gathered.error is not None:
             raise gathered.error

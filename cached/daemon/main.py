@@ -32,7 +32,6 @@ from cached.store.store import Store
 log = logging.getLogger("cached.daemon")
 
 FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
-WORKERS_SECONDS = 0.0
 FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
@@ -68,7 +67,7 @@ async def _serve(config: Config) -> None:
     threads = Threads()
     store = await threads.disk(Store, config)
     try:
-        workers = Workers(config)
+        workers = Workers(config, store.claim, threads)
         cache = Cache(config, store, workers, threads)
         api = Api(cache, Inventory(cache, version("model-cached")), threads)
         tamper = Tamper(store, threads)
@@ -84,16 +83,18 @@ async def _serve(config: Config) -> None:
             await cache.close(FINISH_SECONDS)
             for task in background:
                 task.cancel()
-            workers.kill()
+            await workers.close()
     finally:
         store.close()
     log.info("daemon.stopped")
 
 
 async def _start_early(workers: Workers) -> None:
-    """So that the first miss need not wait for imports; a little later, for the hits that replicas wait for."""
-    await asyncio.sleep(WORKERS_SECONDS)
-    await workers.start()
+    """So that the first miss need not wait for imports. Should it fail, whoever misses will hear why."""
+    try:
+        await workers.start()
+    except CachedError as error:
+        log.error("workers.failed", extra={"why": error.message})
 
 
 def _allow_many_files() -> None:

@@ -1,4 +1,4 @@
-"""What every kind of remote must offer. Implementations are synchronous: the daemon calls them in threads."""
+"""What every kind of remote must offer. Implementations are synchronous: workers call them in threads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ class Reader(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. SourceChanged when the remote is no longer that version."""
 
-    def recheck(self) -> None:
-        """After the last read: SourceChanged if the version could not be pinned and has moved meanwhile."""
+    def recheck(self, resumed: bool = False) -> None:
+        """After the last read: SourceChanged if the version could not be pinned and has moved meanwhile.
+
+        `resumed` says that some of the bytes came by an earlier reader, of whose reads this one knows nothing.
+        """
 
     def close(self) -> None: ...
 

@@ -110,7 +110,7 @@ class FilesystemReader:
             raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._path}; try again.")
         return data
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         known = self._entry.version, self._entry.size
         if known not in self._source.call(self._ref, self._timeout, self._looks, self._path):
             raise changed(self._path, "its size or time is another one")

@@ -76,9 +76,9 @@ class GcsReader:
             self._unpinned = True
         return generation in (None, self._entry.version)
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         """For servers that do not say which generation they sent (emulators ignore the one that was asked for)."""
-        if self._unpinned:
+        if self._unpinned or resumed:
             item, _ = self._web.json(
                 self._ref,
                 self._metadata,

@@ -1,7 +1,7 @@
 """Whole files by the hf_transfer package (https://github.com/huggingface/hf_transfer), for those who ask for it.
 
 The package keeps Python's lock for as long as a download takes, so each download is a process of its own: in the
-daemon's, no other request would be served meanwhile.
+worker's, nothing else would be fetched meanwhile.
 """
 
 from __future__ import annotations

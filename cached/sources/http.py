@@ -93,7 +93,7 @@ class HttpReader:
         said = answer.headers.get("etag") or answer.headers.get("last-modified") or "unversioned"
         return said == self._entry.version
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         if not self._entry.version.startswith('"') and probe(self._web, self._ref, self._timeout) != (
             self._entry.size,
             self._entry.version,

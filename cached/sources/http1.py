@@ -1,4 +1,4 @@
-"""Just enough HTTP/1.1 (RFC 9112) for a ranged GET whose body is received into a buffer of the caller's.
+"""Just enough HTTP/1.1 (RFC 9112) for listings, and for ranged GETs whose body goes into a buffer of the caller's.
 
 A head that is anything but plain ends the connection; what the remote meant is then found out by a full client.
 """

@@ -104,7 +104,7 @@ class HubReader:
         self._transport.engine.fetch(self._ref, link, path, progress)
         return True
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         """Nothing to do: the commit pins the file."""
 
     def close(self) -> None: ...

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from cached.model import ModelRef
 from cached.sources.addresses import check_address
-from cached.sources.http1 import Answer, Connection
+from cached.sources.http1 import Answer, Connection, MalformedAnswer
 from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
 __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
@@ -125,7 +125,10 @@ class Lanes:
                 return None
             deadline = time.monotonic() + timeout
             if answer.chunked:
-                body = connection.chunks(MAX_TEXT, deadline)
+                try:
+                    body = connection.chunks(MAX_TEXT, deadline)
+                except MalformedAnswer:  # Nothing has been given out: the full client may ask again.
+                    return None
             elif answer.length is not None and answer.length <= MAX_TEXT:
                 body = _whole(connection, answer.length, deadline)
             else:

@@ -83,8 +83,10 @@ class LocalReader:
             raise changed(self._path, "it is shorter now")
         return data
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         with local_errors(self._ref, self._path):
+            if resumed:
+                self._descriptor()
             if self._fd is not None and _version(os.fstat(self._fd)) != self._entry.version:
                 raise changed(self._path, "it was written to")
 

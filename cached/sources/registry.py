@@ -58,7 +58,7 @@ class Registry:
             if scheme in self._config.protocols:
                 try:
                     self._preload(scheme)
-                except ImportError:  # Other protocols work; who asks for this one will hear of it.
+                except Exception:  # A missing library, a wrong certificate file: other protocols work without it.
                     log.exception("source.broken", extra={"scheme": scheme})
 
     def _preload(self, scheme: str) -> None:

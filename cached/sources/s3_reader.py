@@ -96,9 +96,9 @@ class S3Reader:
         except ValueError:
             return False
 
-    def recheck(self) -> None:
+    def recheck(self, resumed: bool = False) -> None:
         """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""
-        if self._unpinned:
+        if self._unpinned or resumed:
             with s3_errors(self._ref, self._name):
                 item = look_up(self._client, self._object["Bucket"], self._object["Key"], self._timeout)
             if item is None or _version(item) != self._entry.version:

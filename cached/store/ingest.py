@@ -141,10 +141,14 @@ class Ingest:
         """The checks up to this piece, and with them the frontier, if it is the next and nobody has that."""
         if self._next != piece.index or not self._frontier.acquire(blocking=False):
             return None
-        if self._next != piece.index:
-            self._frontier.release()
-            return None
-        return self._checks.copy()  # A piece that breaks off must leave no trace.
+        checks = None
+        try:
+            if self._next == piece.index:
+                checks = self._checks.copy()  # A piece that breaks off must leave no trace.
+        finally:
+            if checks is None:
+                self._frontier.release()
+        return checks
 
     def _note(self, piece: Piece, begun: Begun) -> None:
         """So much of the piece is written."""

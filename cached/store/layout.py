@@ -76,7 +76,7 @@ class RootLock:
     """This process's claim on the root: an exclusive flock on FORMAT, kept until close or death."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     @classmethod
     def take(cls, layout: Layout) -> RootLock:
@@ -99,7 +99,7 @@ class RootLock:
         return cls(fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def _create(layout: Layout) -> None:

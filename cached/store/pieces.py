@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cached.store.landing import write_all
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -30,9 +32,18 @@ class PieceState:
     """The file, begun anew with these claims. One caller at a time."""
 
     def __init__(self, path: Path, claims: Iterable[Claim]) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(self._fd, "".join(claim.line for claim in claims).encode())
+        text = "".join(claim.line for claim in claims).encode()
+        # Beside it first: should there be no room, or should we die here, the earlier claims still stand.
+        fresh = path.with_suffix(".fresh")
+        self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(self._fd, memoryview(text), 0)
+            os.rename(fresh, path)
+        except BaseException:
+            os.close(self._fd)
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()
+            raise
 
     def add(self, claim: Claim) -> None:
         os.write(self._fd, claim.line.encode())

@@ -15,7 +15,7 @@ from cached.store.layout import disk_errors
 
 
 class SmallIngest:
-    """Written, and not yet durable. There is nothing to resume: what does not get its name is removed."""
+    """Written, and not yet durable. There is nothing to resume."""
 
     def __init__(self, part: str, entry: Entry, data: memoryview) -> None:
         """DigestMismatch when `data` is not what the source promised; nothing was written then."""
@@ -33,7 +33,7 @@ class SmallIngest:
                 raise
 
     def sync(self) -> Verified:
-        """Make it durable. A failed fsync is StoreDegraded, and the file is gone."""
+        """Make it durable, and close it. A failed fsync is StoreDegraded, and the file is gone."""
         try:
             with disk_errors(f"making {self._name} durable"):
                 os.fchmod(self._fd, 0o444)
@@ -41,10 +41,16 @@ class SmallIngest:
         except BaseException:
             self._discard()
             raise
-        os.close(self._fd)
+        self.close()
         return self._verified
 
+    def close(self) -> None:
+        """Nothing more is done with it. Once `sync` has returned this changes nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def _discard(self) -> None:
-        os.close(self._fd)
+        self.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._part)

@@ -58,6 +58,11 @@ class Store:
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
         self._publishing = threading.RLock()
 
+    @property
+    def claim(self) -> int:
+        """The descriptor whose lock is the claim on the root; who shares it keeps that up."""
+        return self._root_lock.fd
+
     def close(self) -> None:
         self.index.close()
         self._root_lock.close()

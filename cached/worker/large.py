@@ -21,14 +21,15 @@ class LargeFile:
         except BaseException:
             self._ingest.close()
             raise
+        self._resumed = self._ingest.landed_bytes > 0
         self._fast = self._reader if isinstance(self._reader, FastReader) else None
 
     @property
     def opened(self) -> Opened:
         missing = self._ingest.missing()
-        untouched = len(missing) == self._ingest.count
-        whole = untouched and isinstance(self._reader, WholeFileReader) and self._reader.whole
-        return Opened(self._ingest.landed_bytes, tuple(missing), whole)
+        landed = self._ingest.landed_bytes
+        whole = not landed and isinstance(self._reader, WholeFileReader) and self._reader.whole
+        return Opened(landed, tuple(missing), whole)
 
     def read(self, piece: Piece, count: Count) -> None:
         """One piece, through the reader's fast lane where it has one and the answer is plain."""
@@ -51,17 +52,22 @@ class LargeFile:
     def read_whole(self, count: Count) -> None:
         """By the reader's own engine, then piece by piece through the same checks as everything."""
         assert isinstance(self._reader, WholeFileReader)  # `opened` said so.
-        self._ingest.allocate(self._ingest.entry.size)
-        if self._reader.download(self._ingest.part, count.add):
-            self._ingest.adopt()
-        else:
-            for piece in self._ingest.missing():
-                self.read(piece, count)
+        landed = self._ingest.landed_bytes
+        try:
+            self._ingest.allocate(self._ingest.entry.size)
+            if not landed and self._reader.download(self._ingest.part, count.add):
+                self._ingest.adopt()
+            else:
+                for piece in self._ingest.missing():
+                    self.read(piece, count)
+        except BaseException:
+            count.kept = self._ingest.landed_bytes - landed
+            raise
 
     def finish(self) -> Verified:
         """Checked, durable and closed. SourceChanged, DigestMismatch and a failed fsync leave nothing behind."""
         try:
-            self._reader.recheck()
+            self._reader.recheck(self._resumed)
             return self._ingest.verify()
         except SourceChanged:
             self._ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
@@ -70,8 +76,10 @@ class LargeFile:
             self.close()
 
     def close(self, discard: bool = False) -> None:
-        self._reader.close()
-        if discard:
-            self._ingest.discard()
-        else:
-            self._ingest.close()
+        try:
+            self._reader.close()
+        finally:
+            if discard:
+                self._ingest.discard()
+            else:
+                self._ingest.close()

@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, assert_never
 
 from cached.config import Config
@@ -45,6 +46,7 @@ from cached.worker.tally import Bandwidth, Tally
 log = logging.getLogger("cached.worker")
 
 NICE = 5
+OOM_SCORE = 500
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
 PR_SET_PDEATHSIG = 1
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     _die_with(parent)
     # Behind the daemon, whose hits it must not delay, and the replicas that are loading. Linux lets anyone be nicer.
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+    with contextlib.suppress(OSError):  # When memory runs out: what had landed is kept, and the daemon goes on.
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     first = Channel(fds[0])
     hello = first.receive()
     if not isinstance(hello, Hello):
@@ -69,8 +73,10 @@ def main(arguments: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()  # Else the first collection in each process would copy the pages that they share.
     channel = _forked(first, fds[1:])
-    Worker(config, registry, channel).run()
-    os._exit(0)  # Reads that hang in the network would keep the interpreter alive until their time-out.
+    try:
+        Worker(config, registry, channel).run()
+    finally:
+        os._exit(0)  # Reads that hang in the network would keep the interpreter alive until their time-out.
 
 
 def _forked(first: Channel, others: Sequence[int]) -> Channel:
@@ -89,8 +95,8 @@ def _forked(first: Channel, others: Sequence[int]) -> Channel:
 
 def _die_with(parent: int) -> None:
     """No worker outlives the daemon, however that ends: the next one must find nobody writing to its ingests."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    failed = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if failed or os.getppid() != parent:
         os._exit(1)
 
 
@@ -100,6 +106,7 @@ class Worker:
         self._blobs = Blobs(Layout(config.root))
         self._bandwidth = Bandwidth(int(config.bandwidth))
         self._tally = Tally()
+        self._telling = threading.Lock()
         self._files: dict[int, LargeFile] = {}
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         # Reads, and the opening and finishing of other files meanwhile.
@@ -117,8 +124,9 @@ class Worker:
         pause = threading.Event()
         while True:
             pause.wait(TOLD_EVERY)
-            if news := self._tally.news():
-                self._channel.send(news)
+            with self._telling:
+                if news := self._tally.news():
+                    self._channel.send(news)
 
     def _serve(self, request: Request) -> None:
         reply = Reply(request.number, None, None)
@@ -131,9 +139,15 @@ class Worker:
             log.exception("worker.bug")
             failure = CachedError("A transfer failed in a way nobody foresaw; see the daemon's log.")
             reply = Reply(request.number, None, failure)
-        news = self._tally.news()  # Before the reply: who hears of the end has heard of the bytes.
-        with contextlib.suppress(OSError):  # The daemon has gone, and takes this process along.
-            self._channel.send(*([news, reply] if news else [reply]))
+        try:
+            with self._telling:
+                news = self._tally.news()  # Before the reply: who hears of the end has heard of the bytes.
+                self._channel.send(*([news, reply] if news else [reply]))
+        except OSError:
+            pass  # The daemon has gone, and takes this process along.
+        except Exception:
+            log.exception("worker.speechless")
+            os._exit(1)  # Better another worker than a daemon that waits for an answer for ever.
 
     def _answer(self, question: Question) -> Any:
         match question:

@@ -24,8 +24,15 @@ class SmallFiles:
 
     def gather(self, count: Count) -> Gathered:
         """The first failure ends it; what came before is good all the same."""
-        error: CachedError | None = None
         landed: dict[str, SmallIngest] = {}
+        try:
+            return self._gather(landed, count)
+        finally:
+            for ingest in landed.values():
+                ingest.close()
+
+    def _gather(self, landed: dict[str, SmallIngest], count: Count) -> Gathered:
+        error: CachedError | None = None
         try:
             for key, entry in self._asked.wants.items():
                 landed[key] = self._one(key, entry, count)

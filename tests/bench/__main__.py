@@ -55,7 +55,7 @@ def measure(
             client.pull(uri, revision="main")
         daemon.stop()
         daemon.start()
-        resident = _idle_bytes(daemon, settle)
+        resident, workers = _idle_bytes(daemon, settle), sum(map(_own_bytes, daemon.workers()))
         hub.reset()
         times = {
             "commit, 1 caller": _median(rounds, lambda: time_hits(socket, uri, commit, 1, hits)),
@@ -74,6 +74,7 @@ def measure(
         "origin_requests_of_all_hits": requests,
         "huggingface_hub": _hub(folder, hub, commit, rounds),
         "daemon_resident_bytes": {"idle": resident, "idle_after_the_hits": after},
+        "workers_bytes": workers,
         "import_ms": import_cost(folder / "bytecode", rounds * 4),
     }
 
@@ -108,6 +109,12 @@ def _idle_bytes(daemon: DaemonProcess, settle: float) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
 
+def _own_bytes(pid: int) -> int:
+    """Resident, what several processes share counted in equal parts."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+
+
 def table(found: dict[str, Any]) -> str:
     lines = [f"{'warm model':<56}{'p50 ms':>10}{'p99 ms':>10}"]
     for what, program in (("cached", "Client.acquire + lease"), ("huggingface_hub", "snapshot_download")):
@@ -119,6 +126,7 @@ def table(found: dict[str, Any]) -> str:
         f"requests that the origin saw during all hits of cached   {found['origin_requests_of_all_hits']}",
         f"daemon resident, idle                                    {resident['idle'] / 1e6:.0f} MB",
         f"daemon resident, idle after the hits                     {resident['idle_after_the_hits'] / 1e6:.0f} MB",
+        f"its workers, idle, shared memory counted once            {found['workers_bytes'] / 1e6:.0f} MB",
         f"import cached; cached.Client                             {cost['added']:.0f} ms more than a bare interpreter",
         "",
         "{cpus} CPUs, Python {python}, Linux {kernel}".format(**found["machine"]),

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cached import WorkerLost
 from cached.config import Config, Size
 from cached.daemon.workers import processes
 from tests.daemon.test_fetch import fetching
 from tests.daemon_process import DaemonProcess
 from tests.servers import CountingProxy, RcloneS3
 from tests.waiting import until
+
+MakeModel = Callable[..., Path]
 
 MIB = 1 << 20
 PIECE = 16 * MIB
@@ -138,6 +142,76 @@ def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_dae
         for name in ("cmdline", "environ"):
             assert b"canary-1f6a" not in Path(f"/proc/{pid}/{name}").read_bytes()
     assert "canary-1f6a" not in fetcher.log.read_text()
+
+
+# The daemon with another program in its workers' place.
+BROKEN = """
+import sys
+from cached.cli.main import main
+from cached.daemon import crew
+crew.COMMAND = ("/bin/false",)
+sys.argv = sys.argv[1:]
+sys.exit(main())
+"""
+
+
+def start_broken(daemon: DaemonProcess) -> None:
+    daemon.spawn((sys.executable, "-c", BROKEN))
+    until(lambda: daemon.socket.exists())
+
+
+def test_with_workers_that_cannot_start_what_is_cached_is_served_and_the_rest_fails_soon(
+    fetcher: DaemonProcess,
+) -> None:
+    with fetcher.client() as client:
+        client.pull("s3://bucket/other")
+    fetcher.stop()
+    start_broken(fetcher)
+    with fetcher.client() as client, ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(client.pull, f"s3://bucket/missing-{number}", timeout=20) for number in range(20)]
+        ready = client.pull("s3://bucket/other", max_age=0, timeout=20)
+        assert (ready.hit, ready.stale) == (True, True)
+        assert {type(one.exception(30)) for one in waiting} == {WorkerLost}
+    assert fetcher.stop() == 0
+
+
+def test_a_setting_that_breaks_one_protocol_leaves_the_others(daemon: DaemonProcess, make_model: MakeModel) -> None:
+    daemon.environment["SSL_CERT_FILE"] = "/nonexistent.pem"
+    folder = make_model()
+    daemon.start(protocols=["file", "hf"], file_roots=[str(folder.parent)])
+    with daemon.client() as client:
+        assert client.pull(f"file://{folder}").size > 0
+
+
+def test_a_clean_stop_is_no_loss(fetcher: DaemonProcess) -> None:
+    fetcher.workers()
+    assert fetcher.stop() == 0
+    assert "workers.lost" not in fetcher.log.read_text()
+
+
+def test_the_root_is_claimed_until_the_last_worker_is_gone(fetcher: DaemonProcess) -> None:
+    fetcher.workers()
+    lock = fetcher.root / "FORMAT"
+    fetcher.kill()
+
+    def free() -> bool:
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    until(free)
+
+
+def test_who_asks_again_right_after_giving_up_gets_the_model(fetcher: DaemonProcess) -> None:
+    seen = threading.Event()
+    with fetcher.client() as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.pull, "s3://bucket/large", progress=fetching(seen, PIECE), abandon=True, timeout=0.8)
+        assert first.exception(60) is not None
+        path = Path(client.pull("s3://bucket/large", timeout=60).path)
+    assert (path / "model.safetensors").read_bytes() == SHARD
 
 
 def test_as_many_as_cores_but_no_more_than_four_and_one_where_bandwidth_is_bound() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cached.cli.main import main
-from cached.daemon import workers
+from cached.daemon import crew
 from cached.model import Digest
 from cached.store import checksums, ingest, landing, small
 from cached.worker.process import main as worker
@@ -72,5 +72,5 @@ if __name__ == "__main__":
         if kind == "unchecked":
             without_checks()
         sys.exit(worker(sys.argv[1:]))
-    workers.COMMAND = (sys.executable, __file__, stamp, kind, WORKER)
+    crew.COMMAND = (sys.executable, __file__, stamp, kind, WORKER)
     sys.exit(main())

@@ -1,0 +1,174 @@
+"""Worker processes that were started together: asked over sockets, and ended together when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cached.config import Config
+from cached.daemon.threads import Threads
+from cached.errors import WorkerLost
+from cached.worker.messages import HEADER, Came, Hello, Question, Ready, Reply, Request, Resolve, frame
+
+log = logging.getLogger("cached.workers")
+
+# What the daemon itself imports, by the same PYTHONPATH if it has one; and nothing from the working directory (-P).
+COMMAND = (sys.executable, "-P", "-m", "cached.worker")
+LARGE = 64 << 10  # Bytes of a message that is unpickled in a thread, so that no hit waits for a long listing.
+DEAD_SECONDS = 30.0  # After which a process that does not end (its disk hangs) is no longer waited for.
+
+_numbers = itertools.count(1)
+
+
+class Member:
+    """One process and what it was asked."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.pid: int | None = None  # Once it is ready.
+        self.pending: dict[int, asyncio.Future[Any]] = {}
+        self.files = 0  # Large files that it has open; each will be asked for again and again.
+
+    @property
+    def load(self) -> int:
+        return len(self.pending) + self.files
+
+
+class Crew:
+    """`gone` ends when no member is left and everybody who waited for one has been told."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        members: list[Member],
+        came: Callable[[Came], None],
+        threads: Threads,
+    ) -> None:
+        self.members = members
+        self.alive = True
+        self.was_ready = False
+        self._ending = False
+        self._process, self._came, self._threads = process, came, threads
+        listening = [asyncio.create_task(self._listen(member)) for member in members]
+        self.gone = asyncio.create_task(self._watch(listening))
+
+    @classmethod
+    async def start(
+        cls, config: Config, count: int, claim: int, came: Callable[[Came], None], threads: Threads
+    ) -> Crew:
+        """WorkerLost when the system has no process, descriptor or thread left for it.
+
+        The workers keep `claim`, the locked file of the root, so that no other daemon takes the root before the last
+        of them is gone. They import what they need meanwhile; questions wait for that.
+        """
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        try:
+            pairs += [socket.socketpair() for _ in range(count)]
+            theirs = [end.fileno() for _, end in pairs]
+            command = [*COMMAND, str(os.getpid()), *map(str, theirs)]
+            null = asyncio.subprocess.DEVNULL
+            # From this thread, which lives as long as the process: workers die with the thread that started them.
+            process = await asyncio.create_subprocess_exec(*command, pass_fds=[*theirs, claim], stdin=null, stdout=null)
+            members = [Member(*await asyncio.open_connection(sock=ours)) for ours, _ in pairs]
+        except (OSError, RuntimeError) as error:
+            for ours, _ in pairs:
+                ours.close()
+            raise WorkerLost(
+                f"The processes that fetch models cannot be started ({error}); check the node's limits."
+            ) from error
+        finally:
+            for _, end in pairs:
+                end.close()
+        members[0].writer.write(frame(Hello.of(config)))
+        log.info("workers.started", extra={"pid": process.pid, "processes": count})
+        return cls(process, members, came, threads)
+
+    async def ask(self, member: Member, question: Question) -> Any:
+        """Its answer, or its error.
+
+        A cancelled caller comes back only when the worker is done with the question, unless that touches no file.
+        """
+        if not self.alive:
+            await asyncio.shield(self.gone)
+            raise lost()
+        number = next(_numbers)
+        future = member.pending[number] = asyncio.get_running_loop().create_future()
+        member.writer.write(frame(Request(number, question)))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
+            if not isinstance(question, Resolve):
+                await asyncio.wait([future])
+            raise
+
+    def end(self) -> None:
+        """Kill them. Ingests stay as they are, with all that has landed."""
+        self._ending = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """All of them by name too: should the kernel not end the others with the first, they must end all the same."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        for member in self.members:
+            if member.pid is not None and member.pid != self._process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+
+    async def _listen(self, member: Member) -> None:
+        """Until it has closed its end, which it does by dying; or until it says what is not understood."""
+        try:
+            while True:
+                (length,) = HEADER.unpack(await member.reader.readexactly(HEADER.size))
+                data = await member.reader.readexactly(length)
+                message = pickle.loads(data) if length < LARGE else await self._threads.disk(pickle.loads, data)
+                self._hear(member, message)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except Exception:
+            log.exception("worker.not_understood")
+
+    def _hear(self, member: Member, message: Ready | Came | Reply) -> None:
+        if isinstance(message, Ready):
+            member.pid = message.pid
+            self.was_ready = True
+        elif isinstance(message, Came):
+            self._came(message)
+        else:
+            future = member.pending.pop(message.number)
+            if message.error is not None:
+                future.set_exception(message.error)
+            else:
+                future.set_result(message.value)
+
+    async def _watch(self, listening: list[asyncio.Task[None]]) -> None:
+        """When one has died, end the others; only when nobody writes any more tell those who wait."""
+        await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED)
+        self.alive = False
+        self._kill()
+        if not self._ending:
+            log.error("workers.lost", extra={"asked": sum(len(member.pending) for member in self.members)})
+        _, left = await asyncio.wait(listening, timeout=DEAD_SECONDS)
+        if left:
+            log.error("workers.undead", extra={"processes": len(left)})
+        for task in left:
+            task.cancel()
+        for member in self.members:
+            member.writer.close()
+            for future in member.pending.values():
+                future.set_exception(lost())
+            member.pending.clear()
+
+
+def lost() -> WorkerLost:
+    return WorkerLost("The process that fetches models ended unexpectedly; see the daemon's log, and try again.")
