@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, _descendants
-from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef, check_paths, listing_revision
+from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef, listing_revision
+from cached.paths import check_paths
 
 
 @pytest.mark.parametrize(

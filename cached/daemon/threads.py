@@ -46,7 +46,3 @@ class Threads:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
-
-    def close(self) -> None:
-        """Start nothing more."""
-        self._disk.shutdown(wait=True)

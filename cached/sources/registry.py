@@ -25,7 +25,7 @@ class _Closable(Source, Protocol):
 
 
 class Registry:
-    """Safe to use from several threads. The first use of a protocol imports its libraries, for up to a second."""
+    """Safe to use from several threads. What is not preloaded is imported at its first use, for up to a second."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -89,8 +89,8 @@ class Registry:
         }.get(scheme, lambda: self._filesystem(scheme))
         return factory()
 
-    # Each factory imports its libraries itself: together they take 100 MB and half a second, and a node that serves
-    # from its disk, or uses one kind of source, should not pay for all of them.
+    # Each factory imports its libraries itself: together they take 100 MB and half a second, and who allows, or uses,
+    # one kind of source should not pay for all of them.
 
     def _hub(self) -> _Closable:
         from cached.sources.hub import HubSource

@@ -1,0 +1,72 @@
+"""Names of files that come from a remote: what may become a path below a snapshot."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from cached.errors import InvalidRequest
+
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255  # ext4 and XFS.
+
+_WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z")
+
+
+def safe_path(text: str) -> str:
+    """`text` if it can name a file below a snapshot on any file system that we meet; else InvalidRequest.
+
+    Refused: absolute and Windows forms, `.` and `..`, empty parts, control characters, over-long names.
+    """
+    problem = _path_problem(text)
+    if problem:
+        raise InvalidRequest(f"The source lists a file named {text[:120]!r}, which {problem}; nothing was fetched.")
+    return text
+
+
+def _path_problem(text: str) -> str | None:
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid text"
+    if not text or len(encoded) > MAX_PATH_BYTES:
+        return f"is empty or longer than {MAX_PATH_BYTES} bytes"
+    if text.startswith("/") or "\\" in text or re.match(r"[A-Za-z]:", text):
+        return "is an absolute or Windows path"
+    plain = text.isascii() and text.isprintable()  # Saves a model of thousands of files a look at every letter.
+    if not plain and any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in text):
+        return "holds control characters"
+    for part in text.split("/"):
+        if part in ("", ".", ".."):
+            return "leaves or repeats its directory"
+        if part.endswith((" ", ".")) or _WINDOWS.match(part) or len(part.encode()) > MAX_NAME_BYTES:
+            return "is not portable"
+    return None
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """InvalidRequest unless every path is safe and no two collide (case, Unicode form, file against directory)."""
+    files: dict[str, str] = {}
+    directories: dict[str, str] = {}
+    for path in paths:
+        safe_path(path)
+        folded = _fold(path)
+        if folded in files:
+            raise InvalidRequest(
+                f"The source lists {files[folded]!r} and {path!r}, which collide; nothing was fetched."
+            )
+        files[folded] = path
+        parent = folded
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]
+            directories.setdefault(parent, path)
+    for folded in files.keys() & directories.keys():
+        raise InvalidRequest(
+            f"The source lists {files[folded]!r} both as a file and as a directory ({directories[folded]!r}); "
+            "nothing was fetched."
+        )
+
+
+def _fold(path: str) -> str:
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
