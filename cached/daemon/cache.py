@@ -118,7 +118,7 @@ class Cache:
         return fill
 
     def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
-        if self.fills[key] is fill:
+        if self.fills.get(key) is fill:  # Else another has taken its place, and may have ended before it.
             del self.fills[key]
         ref = str(fill.ref)
         if task.cancelled():

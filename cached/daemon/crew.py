@@ -17,7 +17,7 @@ from typing import Any
 from cached.config import Config
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
-from cached.worker.messages import HEADER, Came, Hello, Question, Ready, Reply, Request, Resolve, frame
+from cached.worker.messages import HEADER, Came, Hello, Question, Reply, Request, Resolve, Started, frame
 
 log = logging.getLogger("cached.workers")
 
@@ -138,8 +138,8 @@ class Crew:
         except Exception:
             log.exception("worker.not_understood")
 
-    def _hear(self, member: Member, message: Ready | Came | Reply) -> None:
-        if isinstance(message, Ready):
+    def _hear(self, member: Member, message: Started | Came | Reply) -> None:
+        if isinstance(message, Started):
             member.pid = message.pid
             self.was_ready = True
         elif isinstance(message, Came):

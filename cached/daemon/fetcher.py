@@ -136,14 +136,14 @@ class Fetcher:
         """As often as the settings allow when the worker dies, maybe of somebody else's file; then the error."""
         for left in reversed(range(self._config.retries)):
             try:
-                return await call()
+                await call()
+                return
             except WorkerLost as error:
                 if not left:
                     raise
                 log.warning(
                     "files.again", extra={"file": next(iter(download.wants.values())).path, "why": error.message}
                 )
-        return None
 
     async def _gather(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
         """One try at small files; what it got before it failed is published, and is not fetched again."""

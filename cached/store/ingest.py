@@ -16,7 +16,7 @@ import xxhash
 from cached.errors import SizeMismatch, StoreDegraded
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.checksums import Checks
-from cached.store.landing import Begun, Landing, slices
+from cached.store.landing import Begun, Landing, make_durable, slices
 from cached.store.layout import disk_errors
 from cached.store.pieces import Claim, PieceState, recorded
 
@@ -186,9 +186,7 @@ class Ingest:
             raise SizeMismatch(f"{self.entry.path} is incomplete: {self._next} of {self.count} pieces are there.")
         try:
             digest = self._checks.finish(self.entry.path)
-            with disk_errors(f"making {self.entry.path} durable"):
-                os.fchmod(self._fd, 0o444)
-                os.fsync(self._fd)
+            make_durable(self._fd, self.entry.path)
         except BaseException:
             self.discard()
             raise

@@ -108,6 +108,13 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
+def make_durable(fd: int, name: str) -> None:
+    """Nobody writes to it any more, and it is on the disk. After a failure nothing is known about its bytes."""
+    with disk_errors(f"making {name} durable"):
+        os.fchmod(fd, 0o444)
+        os.fsync(fd)
+
+
 def write_all(fd: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)

@@ -10,7 +10,7 @@ import xxhash
 from cached.model import Entry
 from cached.store.checksums import Checks
 from cached.store.ingest import Verified, open_part
-from cached.store.landing import write_all
+from cached.store.landing import make_durable, write_all
 from cached.store.layout import disk_errors
 
 
@@ -35,9 +35,7 @@ class SmallIngest:
     def sync(self) -> Verified:
         """Make it durable, and close it. A failed fsync is StoreDegraded, and the file is gone."""
         try:
-            with disk_errors(f"making {self._name} durable"):
-                os.fchmod(self._fd, 0o444)
-                os.fsync(self._fd)
+            make_durable(self._fd, self._name)
         except BaseException:
             self._discard()
             raise

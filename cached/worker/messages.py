@@ -37,7 +37,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Started:
     """The first thing that a worker says: everything is imported."""
 
     pid: int

@@ -35,10 +35,10 @@ from cached.worker.messages import (
     Question,
     Read,
     ReadWhole,
-    Ready,
     Reply,
     Request,
     Resolve,
+    Started,
 )
 from cached.worker.small import SmallFiles
 from cached.worker.tally import Bandwidth, Tally
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     channel = _forked(first, fds[1:])
     try:
         Worker(config, registry, channel).run()
+    except Exception:
+        log.exception("worker.bug")
     finally:
         os._exit(0)  # Reads that hang in the network would keep the interpreter alive until their time-out.
 
@@ -114,7 +116,7 @@ class Worker:
 
     def run(self) -> None:
         """Until the daemon has gone."""
-        self._channel.send(Ready(os.getpid()))
+        self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
         while (request := self._channel.receive()) is not None:
             pool = self._resolving if isinstance(request.question, Resolve) else self._reading

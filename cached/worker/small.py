@@ -65,6 +65,7 @@ class SmallFiles:
 
         reader = self._source.open(remote.listing, entry, remote.credentials)
         try:
+            # Not by isinstance: asked of a protocol for each of thousands of files, that shows.
             if entry.size and not (hasattr(reader, "stream") and reader.stream(0, entry.size, sink)):
                 sink(memoryview(reader.read(0, entry.size)))
             reader.recheck()

@@ -50,12 +50,6 @@ def hub_daemon(daemon: DaemonProcess, hub: HubStub) -> DaemonProcess:
 
 
 @pytest.fixture
-def proxy(s3: RcloneS3) -> Iterator[CountingProxy]:
-    with CountingProxy(s3.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
 def s3_daemon(daemon: DaemonProcess, s3: RcloneS3, proxy: CountingProxy) -> DaemonProcess:
     daemon.environment.update(s3.credentials)
     return daemon.start(s3_endpoint=proxy.endpoint, s3_region="us-east-1", check_timeout="2s", retries=2)

@@ -41,12 +41,6 @@ def s3() -> Iterator[RcloneS3]:
 
 
 @pytest.fixture
-def proxy(s3: RcloneS3) -> Iterator[CountingProxy]:
-    with CountingProxy(s3.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
 def fetcher(daemon: DaemonProcess, s3: RcloneS3, proxy: CountingProxy) -> DaemonProcess:
     daemon.environment.update(s3.credentials)
     return daemon.start(s3_endpoint=proxy.endpoint, s3_region="us-east-1", workers=2, retries=2)
@@ -189,9 +183,10 @@ def test_a_clean_stop_is_no_loss(fetcher: DaemonProcess) -> None:
     assert "workers.lost" not in fetcher.log.read_text()
 
 
-def test_the_root_is_claimed_until_the_last_worker_is_gone(fetcher: DaemonProcess) -> None:
-    fetcher.workers()
+def test_workers_share_the_claim_on_the_root_which_is_free_once_they_are_gone(fetcher: DaemonProcess) -> None:
     lock = fetcher.root / "FORMAT"
+    for pid in fetcher.workers():
+        assert lock in [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
     fetcher.kill()
 
     def free() -> bool:
@@ -203,6 +198,15 @@ def test_the_root_is_claimed_until_the_last_worker_is_gone(fetcher: DaemonProces
         return True
 
     until(free)
+
+
+def test_workers_that_hang_end_with_the_daemon_too(fetcher: DaemonProcess) -> None:
+    """A closed socket tells only those that listen."""
+    first = fetcher.workers()
+    for pid in first:
+        os.kill(pid, signal.SIGSTOP)
+    fetcher.kill()
+    until(lambda: not any(_runs(pid) for pid in first))
 
 
 def test_who_asks_again_right_after_giving_up_gets_the_model(fetcher: DaemonProcess) -> None:
