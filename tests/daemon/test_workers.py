@@ -60,6 +60,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_fill_goes_on_with_what_had_
     assert proxy.bytes_down < len(SHARD) + 5 * PIECE  # Four connections, each with a piece that broke off.
     assert not set(fetcher.workers()) & set(first)
     assert fetcher.status()["workers_lost"] == 1
+    assert "workers.undead" not in fetcher.log.read_text()  # The others were ended, not waited for.
     assert fetcher.files("ingest") == []
 
 
