@@ -1,0 +1,176 @@
+"""The models that go through the store while faults strike, and the whole way in, as the daemon takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from cached.config import Config, Size
+from cached.errors import AllHeld
+from cached.model import PIECE_BYTES, Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.store.blobs import ingest_key
+from cached.store.ingest import Ingest, Verified
+from cached.store.landing import write_all
+from cached.store.layout import disk_errors
+from cached.store.snapshots import Origin
+from cached.store.store import Arrival, Store
+
+LIMIT = 64 << 20  # Of the store; the large model fits twice.
+STEP = 2 << 20  # Bytes that arrive at a time: enough of them that a piece is noted before it is whole.
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a source would list: these files, and for each the bytes that it would send."""
+
+    name: str
+    files: Mapping[str, bytes] = field(repr=False)
+    promised: bool = False  # Whether the source publishes each file's sha256.
+
+    @cached_property
+    def listing(self) -> Listing:
+        ref = ModelRef.parse(f"s3://bucket/{self.name}")
+        promises = {path: Digest.of(data) if self.promised else None for path, data in self.files.items()}
+        entries = tuple(Entry(path, len(data), "v1", promises[path]) for path, data in self.files.items())
+        return Listing(ref, str(ref), "revision", entries)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest(tuple(ManifestFile(path, len(data), Digest.of(data)) for path, data in self.files.items()))
+
+    @cached_property
+    def digest(self) -> Digest:
+        return self.manifest.digest
+
+    @property
+    def ref(self) -> str:
+        return self.listing.ref.key
+
+    def key(self, entry: Entry) -> str:
+        return ingest_key(self.listing.identity(entry), entry.digest)
+
+
+SHARED = b'{"tokens": ["a", "b"]}'
+LARGE = "model.safetensors"
+
+HELD = Model("held", {"config.json": b'{"held": true}', "tokenizer.json": SHARED})
+NEW = Model(
+    "new",
+    {
+        LARGE: random.Random(17).randbytes(PIECE_BYTES + (1 << 20)),
+        "config.json": b'{"new": true}',
+        "tokenizer/tokenizer.json": SHARED,
+    },
+)
+KNOWN = {model.digest: model for model in (HELD, NEW)}
+
+
+def open_store(root: Path) -> Store:
+    return Store(Config(root=root, limit=Size(LIMIT), keep_free=Size(0)))
+
+
+Arrive = Callable[[Ingest, bytes], None]
+
+
+def by_pieces(ingest: Ingest, data: bytes) -> None:
+    """As our own engine brings them."""
+    for piece in ingest.missing():
+        with ingest.landing(piece) as landing:
+            while landing.done < piece.length:
+                start = piece.offset + landing.done
+                landing.write(memoryview(data)[start : min(start + STEP, piece.offset + piece.length)])
+
+
+def by_another_engine(ingest: Ingest, data: bytes) -> None:
+    """Written into the part by somebody else, then adopted."""
+    ingest.allocate(len(data))
+    with disk_errors("writing by another engine"), ingest.part.open("r+b", buffering=0) as file:
+        for start in range(0, len(data), STEP):
+            write_all(file.fileno(), memoryview(data)[start : start + STEP], start)
+    ingest.adopt()
+
+
+def fetch(store: Store, model: Model, arrive: Arrive = by_pieces) -> Digest:
+    """Reserve, ingest, verify, publish, commit; what its snapshot is called. On an error, parked as the daemon does."""
+    listing = model.listing
+    wanted, present = _split(store, model)
+    sizes = {model.key(entry): entry.size for entry in wanted}
+    fill = store.index.begin(str(listing.ref), sizes, set(present.values()), store.usage().limit)
+    if fill is None:
+        raise AllHeld("There is no room.")
+    try:
+        digests = present | _bring(store, model, wanted, arrive)
+        files = tuple(ManifestFile(entry.path, entry.size, digests[entry.path]) for entry in listing.entries)
+        manifest, origin = Manifest(files), Origin(model.ref, str(listing.ref), listing.revision)
+        store.commit(manifest, origin, {model.ref: (str(listing.ref), listing.revision)}, fill)
+        return manifest.digest
+    except BaseException:
+        store.index.abandon(fill, store.blobs.parts())
+        raise
+
+
+def acquire(store: Store, model: Model) -> Digest:
+    """What a caller is given: what is here, else what is fetched."""
+    known = store.index.find(model.ref)
+    return known.snapshot if known else fetch(store, model)
+
+
+def _split(store: Store, model: Model) -> tuple[list[Entry], dict[str, Digest]]:
+    identities = {entry.path: model.listing.identity(entry) for entry in model.listing.entries}
+    remembered = store.index.identities(identities.values())
+    wanted: list[Entry] = []
+    present: dict[str, Digest] = {}
+    for entry in model.listing.entries:
+        digest = entry.digest or remembered.get(identities[entry.path])
+        if digest is not None and is_usable(store, digest) and store.blobs.size(digest) == entry.size:
+            present[entry.path] = digest
+        else:
+            wanted.append(entry)
+    return wanted, present
+
+
+def is_usable(store: Store, digest: Digest) -> bool:
+    rows = store.index.query("SELECT * FROM blob WHERE digest = ?", (digest.hex,))
+    return bool(rows) and not ("damaged" in rows[0].keys() and rows[0]["damaged"])  # noqa: SIM118 (a Row's)
+
+
+def _bring(store: Store, model: Model, wanted: Iterable[Entry], arrive: Arrive) -> dict[str, Digest]:
+    """Large files one by one, small ones together."""
+    small = [entry for entry in wanted if entry.size <= PIECE_BYTES]
+    found: dict[str, Digest] = {}
+    for entry in wanted:
+        if entry.size > PIECE_BYTES:
+            found |= _publish(store, model, {entry: _large(store, model, entry, arrive)})
+    return found | _publish(store, model, _small(store, model, small))
+
+
+def _large(store: Store, model: Model, entry: Entry, arrive: Arrive) -> Verified:
+    with contextlib.closing(store.blobs.ingest(model.key(entry), entry)) as ingest:
+        arrive(ingest, model.files[entry.path])
+        return ingest.verify()
+
+
+def _small(store: Store, model: Model, entries: list[Entry]) -> dict[Entry, Verified]:
+    """All written, then all synced, as the worker does."""
+    with contextlib.ExitStack() as stack:
+        ingests = {}
+        for entry in entries:
+            data = memoryview(model.files[entry.path])
+            ingests[entry] = store.blobs.small_ingest(model.key(entry), entry, data)
+            stack.callback(ingests[entry].close)
+        return {entry: ingest.sync() for entry, ingest in ingests.items()}
+
+
+def _publish(store: Store, model: Model, verified: Mapping[Entry, Verified]) -> dict[str, Digest]:
+    store.publish([Arrival(model.key(e), found, model.listing.identity(e)) for e, found in verified.items()])
+    return {entry.path: found.digest for entry, found in verified.items()}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

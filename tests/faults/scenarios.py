@@ -1,0 +1,140 @@
+"""What the store is doing when the fault strikes: how its root begins, what is done, and what must outlive it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cached.model import Digest
+from cached.store import schema
+from cached.store.layout import Layout
+from cached.store.store import Store
+from tests.faults.models import HELD, LARGE, NEW, Model, by_another_engine, fetch
+
+Say = Callable[[str, str], None]  # A promise, and what it is about: ("ready", digest), ("removed", digest) …
+
+BLOB = Digest.of(NEW.files[LARGE])
+DAMAGED = bytes([NEW.files[LARGE][0] ^ 1]) + NEW.files[LARGE][1:]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`start` makes the root, with the store open, in a process that then vanishes; `run` is what is disturbed."""
+
+    name: str
+    start: Callable[[Store], None]
+    run: Callable[[Store, Say], None] | None  # None: opening the store is itself what is disturbed.
+    finish: Callable[[Path], None] = lambda root: None  # What becomes of the root once nobody has it open.
+    kept: tuple[Model, ...] = (HELD,)  # READY before, and to stay so whatever happens.
+    planted: Mapping[Digest, Digest] = field(default_factory=dict)  # Blobs that are damaged, and what their bytes are.
+    pinned: tuple[Model, ...] = ()  # Held by the operator, and to be so afterwards.
+    aside: tuple[str, ...] = ()  # How what may be in quarantine afterwards begins.
+    wanted: Model = NEW
+
+
+def _held(store: Store) -> None:
+    fetch(store, HELD)
+
+
+def _held_and_new(store: Store) -> None:
+    fetch(store, HELD)
+    fetch(store, NEW)
+
+
+def _pinned(store: Store) -> None:
+    """What a restart finds after a crash, with an operator's hold."""
+    _held_and_new(store)
+    store.index.pin(NEW.digest, None, 0)
+
+
+def _parked(store: Store) -> None:
+    """The second piece is there, and 4 MiB of the first are noted."""
+    fetch(store, HELD)
+    entry = next(entry for entry in NEW.listing.entries if entry.path == LARGE)
+    key, data = NEW.key(entry), memoryview(NEW.files[LARGE])
+    fill = store.index.begin(str(NEW.listing.ref), {key: entry.size}, (), store.usage().limit)
+    assert fill is not None
+    ingest = store.blobs.ingest(key, entry)
+    first, second = ingest.missing()
+    ingest.land(second, bytes(data[second.offset :]))
+    try:
+        with ingest.landing(first) as landing:
+            landing.write(data[: 5 << 20])
+            raise ConnectionError
+    except ConnectionError:
+        pass
+    ingest.close()
+    store.index.abandon(fill, [key])
+
+
+def _damaged(store: Store) -> None:
+    _held_and_new(store)
+    path = store.blobs.path(BLOB)
+    status = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(DAMAGED[:1])
+    path.chmod(0o444)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # A disk that rots tells nobody.
+
+
+def _publish(store: Store, say: Say) -> None:
+    say("ready", fetch(store, NEW).hex)
+
+
+def _import(store: Store, say: Say) -> None:
+    say("ready", fetch(store, NEW, by_another_engine).hex)
+
+
+def _evict(store: Store, say: Say) -> None:
+    """What is leased as well, which must be refused."""
+    if store.evict(HELD.digest, "test"):
+        say("evicted though leased", HELD.digest.hex)
+    if store.evict(NEW.digest, "test"):
+        say("removed", NEW.digest.hex)
+
+
+def _mend(store: Store, say: Say) -> None:
+    if store.condemn(BLOB) is not None:
+        say("condemned", BLOB.hex)
+    say("ready", fetch(store, NEW).hex)
+
+
+def _lose_index(root: Path) -> None:
+    for path in root.glob("index.db*"):
+        path.unlink()
+
+
+def _old_index(root: Path) -> None:
+    """The same rows in the tables of the first migration."""
+    old = root / "index.old"
+    with sqlite3.connect(old, isolation_level=None) as db:
+        later = [migration.name for migration in schema.migrations.pending(schema.Database(db))][1:]
+        schema.migrations.apply(schema.Database(db), stop_before=later)
+        db.execute("ATTACH ? AS new", (str(Layout(root).index),))
+        names = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE '\\_%' ESCAPE '\\'"
+        for (table,) in db.execute(names).fetchall():
+            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
+            db.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+    db.close()
+    _lose_index(root)
+    old.rename(Layout(root).index)
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("publish", _held, _publish),
+        Scenario("import", _held, _import),
+        Scenario("resume", _parked, _publish),
+        Scenario("evict", _held_and_new, _evict),
+        Scenario("mend", _damaged, _mend, planted={BLOB: Digest.of(DAMAGED)}, aside=(BLOB.hex,)),
+        Scenario("start", _pinned, None, kept=(HELD, NEW), pinned=(NEW,)),
+        Scenario("rebuild", _held_and_new, None, _lose_index, kept=(HELD, NEW), aside=("index.db",)),
+        Scenario("migrate", _pinned, None, _old_index, kept=(HELD, NEW), pinned=(NEW,)),
+    )
+    if scenario.name != "migrate" or len(schema.migrations.pending(schema.Database(memory=True))) > 1
+}

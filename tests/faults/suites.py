@@ -1,0 +1,8 @@
+"""Every suite. To add one: a function from a Context to a Tally, and a line here."""
+
+from __future__ import annotations
+
+from tests.faults.suite import Suite
+from tests.faults.sweeps import HALVES, SWEEPS
+
+SUITES: list[Suite] = [*SWEEPS, *HALVES]

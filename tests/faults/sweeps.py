@@ -1,0 +1,103 @@
+"""Every call of every scenario, struck in turn."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from itertools import groupby
+
+from tests.faults.errors import FAULTS, Fault, halves
+from tests.faults.points import RULE, Finding, Point, Tally
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.spread import spread
+from tests.faults.strace import Call, calls
+from tests.faults.suite import Context, Suite
+from tests.faults.sweep import Bench, Ran, lease, run, try_fault
+
+_SYNCED = re.compile(r"\d+<(.*)>\Z")
+_SAME = re.compile(r"\b[0-9a-f]{2}\b")
+_PLENTY = 8  # Calls in a row that differ only in a prefix of blobs/, as `mkdir` of all 256; of more, some are struck.
+
+
+def sweep(scenario: Scenario, fault: Fault, context: Context) -> Tally:
+    bench = context.bench
+    points = context.some(list(_points(scenario, fault, _watched(bench, scenario))), lambda point: point.call)
+    tally = Tally(fault.row, f"{fault.name} {scenario.name}", fault.unit)
+    strike = functools.partial(_strike, bench, scenario, fault)
+    for point, found in zip(points, spread(points, strike, context.workers), strict=True):
+        tally.add(point, found)
+    return tally
+
+
+def halving(scenario: Scenario, context: Context) -> Tally:
+    """Short reads and writes of our own code."""
+    bench = context.bench
+    with bench.copy(scenario) as root, lease(root):
+        made = [about for kind, about in run(bench, scenario, root, None, halves(0)).said if kind == "call"]
+    points = [Point(scenario.name, "HALF", nth, name) for nth, name in enumerate(made, 1)]
+    points = context.some(points, lambda point: point.call)
+    tally = Tally("F5", f"HALF {scenario.name}", "errors")
+
+    def strike(point: Point) -> list[Finding]:
+        return try_fault(bench, scenario, None, halves(point.nth))[1]
+
+    for point, found in zip(points, spread(points, strike, context.workers), strict=True):
+        tally.add(point, found)
+    return tally
+
+
+def _watched(bench: Bench, scenario: Scenario) -> list[Call]:
+    """The calls on the root that an undisturbed run makes."""
+    with bench.copy(scenario) as root, lease(root):
+        ran = run(bench, scenario, root, ())
+        if ran.code or ran.found:
+            raise RuntimeError(f"{scenario.name} fails undisturbed: {ran}")
+        return [call for call in calls(ran.log) if f"{root}" in call.arguments]
+
+
+def _points(scenario: Scenario, fault: Fault, watched: list[Call]) -> Iterator[Point]:
+    struck = [call for call in watched if fault.may_strike(call)]
+    for _, group in groupby(struck, lambda call: (call.name, _SAME.sub("", call.arguments))):
+        alike = list(group)
+        for call in alike if len(alike) <= _PLENTY else [*alike[:2], *alike[2:-1:64], alike[-1]]:
+            yield Point(scenario.name, fault.name, call.nth, call.name)
+
+
+def _strike(bench: Bench, scenario: Scenario, fault: Fault, point: Point) -> list[Finding]:
+    ran, found = try_fault(bench, scenario, fault.tracing(point.call, point.nth))
+    made = calls(ran.log)
+    if not (ran.code == -9 if fault.name == "KILL" else any(call.injected for call in made)):
+        found.append(Finding(RULE, "the fault did not strike: this run made other calls"))
+    return [*found, *_retried(made), *_believed(ran, made)]
+
+
+def _retried(made: list[Call]) -> Iterator[Finding]:
+    """F4: a file whose fsync failed is written anew, under whatever name; it is never synced again and believed."""
+    failed: set[str] = set()
+    for call in made:
+        if call.name in ("unlink", "rename") or (call.name == "openat" and "O_TRUNC" in call.arguments):
+            failed = {path for path in failed if f'"{path}"' not in call.arguments}
+        if call.name not in ("fsync", "fdatasync") or not (match := _SYNCED.match(call.arguments)):
+            continue
+        path = match[1]
+        if call.injected and call.result.startswith("-1 EIO") and "/ingest/" in path:
+            failed.add(path)
+        elif path in failed and call.result.startswith("0"):
+            yield Finding(RULE, f"the failed fsync of {path.rpartition('/')[2][:20]} was tried again and believed")
+
+
+def _believed(ran: Ran, made: list[Call]) -> Iterator[Finding]:
+    """A transaction whose log could not be synced is not reported, unless it was made again."""
+    lost = any(call.injected and call.name in ("fsync", "fdatasync") and "-wal" in call.arguments for call in made)
+    kinds = [kind for kind, _ in ran.said]
+    if lost and "error" not in kinds and {"ready", "removed"} & set(kinds):
+        yield Finding(RULE, "a transaction whose fsync failed was reported as done")
+
+
+SWEEPS = [
+    Suite(fault.row, f"{fault.name} {scenario.name}", functools.partial(sweep, scenario, fault))
+    for fault in FAULTS
+    for scenario in SCENARIOS.values()
+]
+HALVES = [Suite("F5", f"HALF {s.name}", functools.partial(halving, s)) for s in SCENARIOS.values()]
