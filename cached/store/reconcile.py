@@ -2,169 +2,196 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import sqlite3
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from cached.errors import InvalidRequest
-from cached.model import Digest, Manifest
+from cached.model import Digest
+from cached.store import clock
 from cached.store.blobs import Blobs
+from cached.store.census import Census
+from cached.store.following import Following, Found
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
-from cached.store.snapshots import Origin, Snapshots, delete_tree
+from cached.store.making_whole import MakingWhole
+from cached.store.recheck import Recheck
+from cached.store.recovered import Recovered
+from cached.store.snapshots import Snapshots
+from cached.store.strays import Strays
 
 log = logging.getLogger("cached.store")
 
 PARKED_SECONDS = 24 * 3600.0  # Partial downloads that nobody has asked for again since are given up.
 
-
-@dataclass(slots=True)
-class Recovered:
-    """What start-up found and did: counts, for the log."""
-
-    snapshots_restored: int = 0
-    snapshots_removed: int = 0
-    blobs_forgotten: int = 0
-    strays_removed: int = 0
-    parts_kept: int = 0
+_OURS = re.compile(r"FORMAT|index\.db(-wal|-shm|-journal)?|blobs|snapshots|ingest|trash|quarantine|lost\+found")
+_DEBRIS = re.compile(r"FORMAT\.[0-9]+")  # Of a first start that was killed.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest")  # What a crash may leave in ingest/.
 
 
-def open_index(layout: Layout) -> Index:
-    """The index, or a new one where it is lost or damaged; a damaged file is kept in quarantine."""
-    if not layout.index.exists() and any(layout.snapshots.iterdir()):
-        log.warning("index.lost", extra={"path": str(layout.index)})
-    try:
-        return Index(layout.index)
-    except sqlite3.DatabaseError as error:
-        log.error("index.damaged", extra={"reason": str(error)})
-        stamp = time.strftime("%Y%m%dT%H%M%S")
-        with disk_errors("putting the damaged index aside"):
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{layout.index}{suffix}", layout.quarantine / f"index.db.{stamp}{suffix}")
-        return Index(layout.index)
+def reconcile(layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots, state: str = "kept") -> Recovered:
+    """Converge without the network, and without reading contents that nothing has written to.
 
-
-def reconcile(layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots) -> Recovered:
-    """Converge without the network and without reading file contents. Safe to be killed in, and to run again."""
-    done = Recovered()
+    `state` is what became of the index. Safe to be killed in, and to run again: then it finds nothing to do.
+    """
+    began = time.monotonic()
+    done = Recovered(index=state)
+    strays = Strays(layout, done)
     with disk_errors("cleaning up at start-up"):
-        for path in layout.trash.iterdir():
-            delete_tree(path)
-            done.strays_removed += 1
-        _forget_fills(index)
-        on_disk = _snapshots_on_disk(layout, snapshots, done)
-        _finish_removals(index, snapshots, on_disk, done)
-        _forget_lost(index, blobs, on_disk, done)
-        _restore(index, on_disk, done)
-        _remove_strays(layout, index, blobs, done)
-    log.info("store.reconciled", extra={slot: getattr(done, slot) for slot in Recovered.__slots__})
+        _sweep(layout, strays)
+        _forget_runs(index)
+        done.times_corrected = clock.set_back(index, time.time())
+        census = Census(layout, strays)
+        Recheck(index, blobs, census, done).run()
+        _Start(layout, index, blobs, snapshots, census, strays, done).run()
+    done.seconds = round(time.monotonic() - began, 3)
+    log.info("store.reconciled", extra=done.as_dict())
     return done
 
 
-def _forget_fills(index: Index) -> None:
+def _sweep(layout: Layout, strays: Strays) -> None:
+    """Empty the trash; tell of names in the root that are not ours."""
+    for entry in list(os.scandir(layout.trash)):
+        strays.sweep(entry.path)
+    for entry in list(os.scandir(layout.root)):
+        if _DEBRIS.fullmatch(entry.name):
+            strays.sweep(entry.path)
+        elif not _OURS.fullmatch(entry.name):
+            strays.leave(entry.path)
+
+
+def _forget_runs(index: Index) -> None:
+    """What belonged to processes that are gone: fills, and descriptions of leases."""
     with index.transaction() as db:
         db.execute("DELETE FROM fill")
+        pids = [row["pid"] for row in db.execute("SELECT DISTINCT pid FROM lease")]
+        db.executemany("DELETE FROM lease WHERE pid = ?", [(p,) for p in pids if not os.path.exists(f"/proc/{p}")])
+        db.execute("DELETE FROM lease WHERE since < ?", (_booted(),))
 
 
-def _snapshots_on_disk(layout: Layout, snapshots: Snapshots, done: Recovered) -> dict[Digest, tuple[Manifest, Origin]]:
-    """Snapshots whose manifest and directory agree; the rest loses its name, unless somebody holds it."""
-    found: dict[Digest, tuple[Manifest, Origin]] = {}
-    for name in snapshots.names():
-        try:
-            digest = Digest(name.removesuffix(".json"))
-        except InvalidRequest:
-            _trash(layout, name)
-            done.strays_removed += 1
-            continue
-        if digest in found:
-            continue
-        read = snapshots.read(digest)
-        if read is not None and snapshots.intact(read[0]):
-            found[digest] = read
-        else:
-            with exclusive(snapshots.lock(digest)) as free:
-                if free and (gone := snapshots.remove(digest)):
-                    delete_tree(gone)
-                    done.snapshots_removed += 1
-    return found
+def _booted() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 1.0  # The clock may have been set by a little.
 
 
-def _trash(layout: Layout, name: str) -> None:
-    log.warning("store.stray", extra={"stray": name[:80]})
-    target = layout.trash / f"stray.{time.monotonic_ns()}"
-    os.rename(layout.snapshots / name, target)
-    delete_tree(target)
+@dataclass(slots=True)
+class _Start:
+    layout: Layout
+    index: Index
+    blobs: Blobs
+    snapshots: Snapshots
+    census: Census
+    strays: Strays
+    done: Recovered
 
+    def run(self) -> None:
+        self._finish_removals()
+        following = Following(self.index, self.census, self.blobs, self.done)
+        whole = MakingWhole(self.snapshots, self.blobs, self.census, self.done)
+        troubled: list[Digest] = []
+        folders, manifests = self._names()
+        for name in sorted(folders | manifests):
+            digest = Digest(name)
+            read = self.snapshots.read(digest) if name in manifests else None
+            if read is None:
+                origin = following.origin(name)
+                manifest = whole.manifest(digest, origin)
+                read = (manifest, origin) if manifest and origin else None
+            if read is None:
+                self._remove(digest, following)
+            elif name not in folders and self.done.index == "kept" and not following.knows(name):
+                self._remove(digest, following)  # A removal that a crash interrupted after it had dropped the row.
+            elif whole.sound(digest, read[0]):
+                following.follow(Found(name, *read, self._written(digest)))
+                self.done.snapshots += 1
+            else:
+                troubled.append(digest)
+        self._make_whole(troubled, whole, following)
+        following.close()
+        self._remove_strays()
 
-def _finish_removals(
-    index: Index, snapshots: Snapshots, on_disk: dict[Digest, tuple[Manifest, Origin]], done: Recovered
-) -> None:
-    """EVICTING rows: a crash came between the choice and the removal."""
-    for row in index.query("SELECT digest FROM snapshot WHERE state = 'evicting'"):
-        digest = Digest(row["digest"])
-        with exclusive(snapshots.lock(digest)) as free:
-            if not free:  # Its holder came before the crash did; it is whole, so it stays.
-                with index.transaction() as db:
-                    db.execute("UPDATE snapshot SET state = 'ready' WHERE digest = ?", (digest.hex,))
-                continue
-            index.forget(digest)
-            on_disk.pop(digest, None)
-            if gone := snapshots.remove(digest):
-                delete_tree(gone)
-            done.snapshots_removed += 1
+    def _finish_removals(self) -> None:
+        """EVICTING rows: a crash came between the choice and the removal."""
+        for row in self.index.query("SELECT digest FROM snapshot WHERE state = 'evicting'"):
+            digest = Digest(row["digest"])
+            with exclusive(self.snapshots.lock(digest)) as free:
+                if not free:  # Its holder came before the crash did; it is whole, so it stays.
+                    with self.index.transaction() as db:
+                        db.execute("UPDATE snapshot SET state = 'ready' WHERE digest = ?", (digest.hex,))
+                    continue
+                self.index.forget(digest, "evicted", "a removal that a crash interrupted was finished")
+                self._take_away(digest)
 
+    def _names(self) -> tuple[set[str], set[str]]:
+        """Digests that have a directory, and those that have a manifest."""
+        folders: set[str] = set()
+        manifests: set[str] = set()
+        for entry in list(os.scandir(self.layout.snapshots)):
+            name = entry.name.removesuffix(".json")
+            if not _DIGEST.fullmatch(name):
+                self.strays.remove(entry.path)
+            elif name == entry.name and entry.is_dir(follow_symlinks=False):
+                folders.add(name)
+            elif name != entry.name and entry.is_file(follow_symlinks=False):
+                manifests.add(name)
+            else:
+                self.strays.remove(entry.path)
+        return folders, manifests
 
-def _forget_lost(index: Index, blobs: Blobs, on_disk: dict[Digest, tuple[Manifest, Origin]], done: Recovered) -> None:
-    """Rows without their files."""
-    for row in index.query("SELECT digest FROM snapshot"):
-        if Digest(row["digest"]) not in on_disk:
-            index.forget(Digest(row["digest"]))
-    for row in index.query("SELECT digest, size FROM blob"):
-        if blobs.size(Digest(row["digest"])) != row["size"]:
-            index.damaged(Digest(row["digest"]))
-            done.blobs_forgotten += 1
+    def _remove(self, digest: Digest, following: Following) -> None:
+        """Unless somebody holds it."""
+        with exclusive(self.snapshots.lock(digest)) as free:
+            if free:
+                self._take_away(digest)
+            else:
+                following.keep(digest.hex)
 
+    def _take_away(self, digest: Digest) -> None:
+        if gone := self.snapshots.remove(digest):
+            self.strays.sweep(str(gone))
+            self.done.strays_removed -= 1
+        self.done.snapshots_removed += 1
 
-def _restore(index: Index, on_disk: dict[Digest, tuple[Manifest, Origin]], done: Recovered) -> None:
-    """Files without their rows: what a lost index knew."""
-    rows = {row["digest"] for row in index.query("SELECT digest FROM snapshot")}
-    for digest, (manifest, origin) in on_disk.items():
-        if digest.hex in rows:
-            continue
-        with index.transaction() as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO blob VALUES (?, ?, NULL, ?)",
-                [(blob.hex, size, time.time()) for blob, size in manifest.blobs.items()],
-            )
-            index.commit(manifest, origin, {origin.ref: (origin.source, origin.revision)}, None)
-            # Known, but not known to be current: a moving name is asked again before it is believed.
-            db.execute("UPDATE resolution SET checked_at = 0 WHERE snapshot = ?", (digest.hex,))
-        done.snapshots_restored += 1
+    def _make_whole(self, troubled: list[Digest], whole: MakingWhole, following: Following) -> None:
+        """Twice over them all: what one has lost, another may have kept."""
+        reads = [(digest, read) for digest in troubled if (read := self.snapshots.read(digest))]
+        for digest, (manifest, _) in reads:
+            whole.regain(digest, manifest)
+        for digest, (manifest, origin) in reads:
+            healed, missing = whole.mend(digest, manifest)
+            following.follow(Found(digest.hex, manifest, origin, self._written(digest), healed, missing))
+            self.done.snapshots += 1
+            self.done.damaged += not healed
 
+    def _written(self, digest: Digest) -> int:
+        return os.stat(self.snapshots.lock(digest)).st_mtime_ns
 
-def _remove_strays(layout: Layout, index: Index, blobs: Blobs, done: Recovered) -> None:
-    """Files that no row accounts for, and partial downloads without a reservation, or grown old."""
-    index.forget_orphans()
-    known = {row["digest"] for row in index.query("SELECT digest FROM blob")}
-    for digest in list(blobs.digests()):
-        if digest.hex not in known and (gone := blobs.remove(digest)):
-            delete_tree(gone)
-            done.strays_removed += 1
-    fresh = {
-        row["key"]
-        for row in index.query("SELECT key FROM reservation WHERE created_at > ?", (time.time() - PARKED_SECONDS,))
-    }
-    parts = set(blobs.parts())
-    for path in layout.ingest.iterdir():
-        if path.suffix not in (".part", ".pieces") or path.stem not in fresh & parts:
-            delete_tree(path)
-            done.strays_removed += 1
-    done.parts_kept = len(fresh & parts)
-    for row in index.query("SELECT key FROM reservation"):
-        if row["key"] not in fresh & parts:
-            index.forget_parked(row["key"])
+    def _remove_strays(self) -> None:
+        """Files that no row accounts for, and partial downloads without a reservation, or grown old."""
+        self.index.forget_orphans()
+        with self.index.transaction() as db:
+            known = {row[0] for row in db.execute("SELECT digest FROM blob WHERE NOT damaged")}
+        for blob, _ in self.census.items():
+            if blob not in known and (gone := self.blobs.remove(Digest(blob))):
+                self.strays.sweep(str(gone))
+        self._tidy_ingests()
+
+    def _tidy_ingests(self) -> None:
+        since = time.time() - PARKED_SECONDS
+        fresh = {row["key"] for row in self.index.query("SELECT key FROM reservation WHERE created_at > ?", (since,))}
+        entries = list(os.scandir(self.layout.ingest))
+        files = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+        kept = {key for key in fresh if f"{key}.part" in files}
+        for entry in entries:
+            name = Path(entry.name)
+            if name.suffix not in _UNFINISHED:
+                self.strays.remove(entry.path)
+            elif name.suffix not in (".part", ".pieces") or name.stem not in kept or entry.name not in files:
+                self.strays.sweep(entry.path)
+        self.done.parts_kept = len(kept)
+        for row in self.index.query("SELECT key FROM reservation"):
+            if row["key"] not in kept:
+                self.index.forget_parked(row["key"])

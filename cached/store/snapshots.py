@@ -7,14 +7,16 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cached.errors import CachedError, CorruptBlob
 from cached.model import Digest, Manifest, ManifestFile
 from cached.store.layout import Layout, disk_errors, fsync_directory
+from cached.store.leases import exclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,14 @@ class Origin:
     ref: str
     source: str
     revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Of a snapshot's directory: inodes by path, and the modes of its folders, "" for itself."""
+
+    files: dict[str, int]
+    folders: dict[str, int]
 
 
 class Snapshots:
@@ -43,12 +53,9 @@ class Snapshots:
         """
         path = self.path(manifest.digest)
         with disk_errors(f"building the snapshot of {origin.source}"):
-            if path.is_dir() and not path.is_symlink():
-                self._mend(path, manifest)
-            else:
-                self._farm(path, manifest)
+            self.mend(manifest)
             if self.read(manifest.digest) is None:
-                self._write_manifest(manifest, origin)
+                self.rewrite(manifest, origin)
             fsync_directory(self._layout.snapshots)
         return path
 
@@ -72,6 +79,45 @@ class Snapshots:
             )
         except (OSError, CorruptBlob):
             return False
+
+    def contents(self, digest: Digest) -> Contents | None:
+        """What lies in the snapshot's directory; None when that is no directory, or cannot be read."""
+        found = Contents({}, {})
+        try:
+            _look_into(str(self.path(digest)), "", found)
+        except OSError:
+            return None
+        return found
+
+    def recompute(self, digest: Digest, identify: Callable[[str, int], tuple[Digest, int]]) -> Manifest | None:
+        """The manifest, from the directory itself; `identify` says what a file is, by its path and inode.
+
+        It proves itself: only the true one has the digest that the directory is named by.
+        """
+        found, path = self.contents(digest), self.path(digest)
+        if found is None:
+            return None
+        try:
+            known = [(name, *identify(f"{path}/{name}", inode)) for name, inode in found.files.items()]
+            manifest = Manifest(tuple(ManifestFile(name, size, blob) for name, blob, size in known))
+        except (OSError, CachedError):
+            return None
+        return manifest if manifest.digest == digest else None
+
+    def rewrite(self, manifest: Manifest, origin: Origin) -> None:
+        """Write the manifest. Where somebody leases what is there, into the same file: that is the lock."""
+        lock = self.lock(manifest.digest)
+        with exclusive(lock) as free:
+            if free:
+                if lock.is_dir() and not lock.is_symlink():
+                    self._discard(lock)
+                self._write_manifest(manifest, origin)
+            else:
+                lock.chmod(0o644)
+                with lock.open("r+") as file:
+                    file.truncate()
+                    _dump(manifest, origin, file)
+        fsync_directory(self._layout.snapshots)
 
     def remove(self, digest: Digest) -> Path | None:
         """Take the snapshot out of sight; returns what to delete afterwards. The caller excludes leases."""
@@ -114,33 +160,88 @@ class Snapshots:
         os.rename(tree, path)
         path.chmod(0o555)
 
-    def _mend(self, path: Path, manifest: Manifest) -> None:
-        """Give names whose blob was replaced the new one, each by a rename: no moment without a file."""
+    def mend(self, manifest: Manifest) -> None:
+        """Make the directory what the manifest says, durably; every blob must be there.
+
+        Names that are right stay as they are, others get their blob by a rename: whoever reads there never misses a
+        file. What else lies there goes.
+        """
+        path = self.path(manifest.digest)
+        if path.is_symlink() or not path.is_dir():
+            self._discard(path)
+            self._farm(path, manifest)
+            return
+        folders = [path, *(path / folder for folder in manifest.folders)]  # Outer ones first.
+        touched: set[Path] = set()
+        for folder in folders[1:]:
+            if folder.is_symlink() or not folder.is_dir():
+                _open_up(folder.parent, touched)
+                self._discard(folder)
+                folder.mkdir(mode=0o755)
         for file in manifest.files:
             name, blob = path / file.path, self._layout.blob(file.digest)
             if not _same_file(name, blob, file.size):
-                name.parent.chmod(0o755)
+                _open_up(name.parent, touched)
+                if name.is_dir() and not name.is_symlink():  # No rename puts a file in its place.
+                    self._discard(name)
                 temporary = name.with_name(f".{secrets.token_hex(8)}")
                 os.link(blob, temporary)
                 os.rename(temporary, name)
-                fsync_directory(name.parent)
-                name.parent.chmod(0o555)
+        self._discard_foreign(path, manifest, touched)
+        for folder in reversed(folders):
+            folder.chmod(0o555)
+        for folder in touched:
+            fsync_directory(folder)
+
+    def _discard_foreign(self, path: Path, manifest: Manifest, touched: set[Path]) -> None:
+        """What a crash left of an earlier mending, and what somebody put there for loaders to find."""
+        ours = {path / file.path for file in manifest.files} | {path / folder for folder in manifest.folders}
+        for folder in [path, *(path / folder for folder in manifest.folders)]:
+            for name in os.listdir(folder):
+                if folder / name not in ours:
+                    _open_up(folder, touched)
+                    self._discard(folder / name)
+
+    def _discard(self, path: Path) -> None:
+        target = self._layout.trash / f"stray.{secrets.token_hex(8)}"
+        if self._into_trash(path, target):
+            delete_tree(target)
 
     def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
-        files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files]
-        value: dict[str, Any] = {
-            "ref": origin.ref,
-            "source": origin.source,
-            "revision": origin.revision,
-            "files": files,
-        }
         temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
         with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
+            _dump(manifest, origin, file)
         os.rename(temporary, self.lock(manifest.digest))
+
+
+def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
+    """Read-only and durable when this returns."""
+    value: dict[str, Any] = {
+        "ref": origin.ref,
+        "source": origin.source,
+        "revision": origin.revision,
+        "files": [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files],
+    }
+    json.dump(value, file, indent=1)
+    file.flush()
+    os.fchmod(file.fileno(), 0o444)
+    os.fsync(file.fileno())
+
+
+def _look_into(folder: str, path: str, found: Contents) -> None:
+    found.folders[path.rstrip("/")] = stat.S_IMODE(os.lstat(folder).st_mode)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _look_into(entry.path, f"{path}{entry.name}/", found)
+            else:
+                found.files[path + entry.name] = entry.inode()
+
+
+def _open_up(folder: Path, touched: set[Path]) -> None:
+    if folder not in touched:
+        folder.chmod(0o755)
+        touched.add(folder)
 
 
 def _same_file(name: Path, blob: Path, size: int) -> bool:
@@ -160,6 +261,10 @@ def delete_tree(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o700)
+    path.chmod(0o700)
+    for folder, names, _ in os.walk(path):  # Outer ones first: what cannot be entered cannot be walked.
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
     shutil.rmtree(path)

@@ -3,69 +3,22 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cached.config import Config
 from cached.errors import StoreDegraded
-from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
-from cached.store import layout
-from cached.store.blobs import ingest_key
-from cached.store.layout import Layout, RootLock
+from cached.model import Digest
+from cached.store import root
+from cached.store.checkup import Checkup
+from cached.store.layout import Layout
 from cached.store.leases import held, holders
-from cached.store.snapshots import Origin
-from cached.store.store import Arrival, Store
+from cached.store.root import RootLock
+from cached.store.store import Store
 
-
-@pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Opens the store on one root; opening it again is a restart."""
-    opened: list[Store] = []
-
-    def open_() -> Store:
-        while opened:
-            opened.pop().close()
-        opened.append(Store(Config(root=tmp_path / "root", keep_free=Config().keep_free.__class__(0))))
-        return opened[0]
-
-    yield open_
-    while opened:
-        opened.pop().close()
-
-
-def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
-    """Take a model through the whole way: reserve, ingest, publish, commit."""
-    ref = ModelRef.parse(f"s3://bucket/{name}")
-    entries = tuple(Entry(path, len(data), "v1") for path, data in files.items())
-    listing = Listing(ref, str(ref), "revision", entries)
-    keys = {entry.path: ingest_key(listing.identity(entry), None) for entry in entries}
-    wants = {keys[entry.path]: entry.size for entry in entries}
-    fill = store.index.begin(str(ref), wants, [], store.usage().limit)
-    assert fill is not None
-    found = []
-    for entry in entries:
-        ingest = store.blobs.ingest(keys[entry.path], entry)
-        for piece in ingest.missing():
-            ingest.land(piece, files[entry.path][piece.offset : piece.offset + piece.length])
-        verified = ingest.verify()
-        ingest.close()
-        store.publish([Arrival(keys[entry.path], verified, listing.identity(entry))])
-        found.append(ManifestFile(entry.path, entry.size, verified.digest))
-    manifest = Manifest(tuple(found))
-    refs = {ref.key: (str(ref), "revision")}
-    store.commit(manifest, Origin(ref.key, str(ref), "revision"), refs, fill)
-    return manifest
-
-
-def files(store: Store, *folders: str) -> list[Path]:
-    wanted = folders or ("blobs", "snapshots", "ingest", "trash")
-    return sorted(path for name in wanted for path in (store.layout.root / name).rglob("*") if path.is_file())
-
-
-def key(name: str) -> str:
-    return ModelRef.parse(f"s3://bucket/{name}").key
+from .stored import add, files, key
 
 
 def test_a_committed_snapshot_is_made_of_hard_links_that_nobody_may_write(open_store: Callable[[], Store]) -> None:
@@ -150,38 +103,44 @@ def test_an_index_of_a_newer_version_is_refused(open_store: Callable[[], Store])
     path = store.layout.index
     store.close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE _sqlite_migrations SET name = 'from_the_future'")
+        db.execute(
+            "INSERT INTO _sqlite_migrations SELECT 99, migration_set, 'from_the_future', applied_at "
+            "FROM _sqlite_migrations LIMIT 1"
+        )
     with pytest.raises(StoreDegraded, match="newer"):
         Store(Config(root=store.layout.root))
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE _sqlite_migrations SET name = 'first'")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'from_the_future'")
     store.__init__(Config(root=store.layout.root))  # type: ignore[misc]
 
 
 def test_what_no_row_accounts_for_is_gone_after_a_start(open_store: Callable[[], Store]) -> None:
     store = open_store()
     manifest = add(store, "m", {"w": b"weights"})
-    root = store.layout.root
+    place = store.layout.root
     stray = Digest.of(b"stray")
     store.blobs.path(stray).write_bytes(b"stray")
-    (root / "ingest" / "old.part").write_bytes(b"x")
-    (root / "ingest" / "old.tree").mkdir()
-    (root / "trash" / "half").mkdir()
-    (root / "snapshots" / "foreign").write_bytes(b"?")
-    (root / "snapshots" / stray.hex).mkdir()
+    (place / "ingest" / "old.part").write_bytes(b"x")
+    (place / "ingest" / "old.tree").mkdir()
+    (place / "trash" / "half").mkdir()
+    (place / "snapshots" / "foreign").write_bytes(b"?")
+    (place / "snapshots" / stray.hex).mkdir()
     store = open_store()
     expected = {store.blobs.path(Digest.of(b"weights")), store.snapshots.lock(manifest.digest)}
     assert set(files(store)) == expected | {store.snapshots.path(manifest.digest) / "w"}
-    assert not (root / "snapshots" / stray.hex).exists()
+    assert not (place / "snapshots" / stray.hex).exists()
 
 
 def test_a_row_without_its_file_is_never_handed_out(open_store: Callable[[], Store]) -> None:
     store = open_store()
-    add(store, "m", {"w": b"weights"})
+    manifest = add(store, "m", {"w": b"weights"})
     store.blobs.path(Digest.of(b"weights")).unlink()
+    name = store.snapshots.path(manifest.digest) / "w"
+    name.parent.chmod(0o755)
+    name.unlink()
     store = open_store()
     assert store.index.find(key("m")) is None
-    assert files(store) == []
+    assert store.usage().used == 0
 
 
 def test_an_interrupted_removal_is_finished_by_the_next_start(open_store: Callable[[], Store]) -> None:
@@ -227,19 +186,14 @@ def test_a_blob_that_a_fill_holds_is_not_removed(open_store: Callable[[], Store]
     assert store.blobs.size(Digest.of(b"weights")) is None
 
 
-def test_damage_is_found_put_aside_and_not_handed_out(open_store: Callable[[], Store]) -> None:
+def test_a_damaged_blob_is_put_aside_and_not_handed_out(open_store: Callable[[], Store]) -> None:
     store = open_store()
-    add(store, "m", {"w": b"weights"})
-    digest = Digest.of(b"weights")
-    row = store.index.query("SELECT size, pieces FROM blob")[0]
-    assert store.blobs.damage(digest, row["size"], row["pieces"], deep=False) is None
-    os.chmod(store.blobs.path(digest), 0o644)
-    store.blobs.path(digest).write_bytes(b"wEights")
-    assert "piece" in str(store.blobs.damage(digest, row["size"], row["pieces"], deep=False))
-    assert "sha256" in str(store.blobs.damage(digest, row["size"], row["pieces"], deep=True))
-    store.condemn(digest)
+    manifest = add(store, "m", {"w": b"weights"})
+    assert store.condemn(Digest.of(b"weights"), Checkup("wrong sha256")) == [manifest.digest]
     assert store.index.find(key("m")) is None
-    assert len(list(store.layout.quarantine.iterdir())) == 1
+    assert store.usage().used == 0
+    assert [path.name[:64] for path in store.quarantined()] == [Digest.of(b"weights").hex]
+    assert store.condemn(Digest.of(b"weights"), Checkup("wrong sha256")) is None
 
 
 def test_a_second_daemon_on_the_same_root_is_refused(open_store: Callable[[], Store]) -> None:
@@ -256,7 +210,7 @@ def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_system_where_flock_does_not_exclude_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
+    monkeypatch.setattr(root.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
     with pytest.raises(StoreDegraded, match="does not exclude"):
         RootLock.take(Layout(tmp_path / "r"))
 

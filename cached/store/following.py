@@ -1,0 +1,155 @@
+"""The index follows: rows that say something else than the disk are corrected, many at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from cached.model import PIECE_BYTES, Digest, Manifest
+from cached.store.blobs import Blobs
+from cached.store.census import Census
+from cached.store.index import Index
+from cached.store.recovered import Recovered
+from cached.store.snapshots import Origin
+
+_BATCH = 1000  # Snapshots that are corrected in one transaction.
+
+_BLOB = (
+    "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, damaged) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (digest) DO UPDATE SET size = excluded.size, pieces = coalesce(pieces, excluded.pieces), "
+    "mtime_ns = excluded.mtime_ns, damaged = excluded.damaged"
+)
+_SNAPSHOT = (
+    "INSERT INTO snapshot (digest, state, ref, source, revision, size, files, created_at, used_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET state = excluded.state, "
+    "ref = excluded.ref, source = excluded.source, revision = excluded.revision, size = excluded.size, "
+    "files = excluded.files"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A snapshot as it lies on the disk. Those of its blobs that are `missing`, only its source can give back."""
+
+    digest: str
+    manifest: Manifest
+    origin: Origin
+    written_ns: int
+    whole: bool = True
+    missing: Collection[str] = ()
+
+
+class Following:
+    """Compares with what the index said when this was made. `close` writes what is left."""
+
+    def __init__(self, index: Index, census: Census, blobs: Blobs, done: Recovered) -> None:
+        self._index, self._census, self._blobs, self._done = index, census, blobs, done
+        with index.transaction() as db:
+            cursor = db.cursor()
+            cursor.row_factory = None  # Plain tuples: there may be a hundred thousand.
+            self._snapshots = {
+                row[0]: row[1:]
+                for row in cursor.execute("SELECT digest, state, ref, source, revision, size, files FROM snapshot")
+            }
+            self._parts = dict(
+                cursor.execute("SELECT snapshot, group_concat(blob) FROM snapshot_blob GROUP BY snapshot").fetchall()
+            )
+            self._rows = {
+                row[0]: row[1:] for row in cursor.execute("SELECT digest, size, damaged FROM blob").fetchall()
+            }
+            self._refs = {row[0] for row in cursor.execute("SELECT ref FROM resolution")}
+        self._unresolved: dict[str, Found] = {}
+        self._wrong: list[Found] = []
+        self._seen: set[str] = set()
+
+    def knows(self, digest: str) -> bool:
+        return digest in self._snapshots
+
+    def origin(self, digest: str) -> Origin | None:
+        """Where a snapshot came from, as far as the index knows."""
+        row = self._snapshots.get(digest)
+        return Origin(row[1], row[2], row[3]) if row else None
+
+    def keep(self, digest: str) -> None:
+        """It cannot be read, and somebody holds it: no longer to be handed out, and not to be taken away."""
+        self._seen.add(digest)
+        with self._index.transaction() as db:
+            db.execute("UPDATE snapshot SET state = 'damaged' WHERE digest = ? AND state = 'ready'", (digest,))
+
+    def follow(self, found: Found) -> None:
+        """The index is to say this of the snapshot."""
+        self._seen.add(found.digest)
+        if found.origin.ref not in self._refs:
+            other = self._unresolved.get(found.origin.ref)
+            if other is None or other.written_ns < found.written_ns:  # What the ref meant last.
+                self._unresolved[found.origin.ref] = found
+        if not self._agrees(found):
+            self._wrong.append(found)
+            if len(self._wrong) >= _BATCH:
+                self._correct()
+
+    def close(self) -> None:
+        self._correct()
+        lost = self._snapshots.keys() - self._seen
+        with self._index.transaction() as db:
+            for digest in lost:
+                self._index.forget(Digest(digest), "lost", "its files were gone when the daemon started")
+            # Known, but not known to be current: a moving name is asked again before it is believed.
+            db.executemany(
+                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at) VALUES (?, ?, ?, ?, 0)",
+                [(ref, f.origin.source, f.origin.revision, f.digest) for ref, f in self._unresolved.items()],
+            )
+        self._done.snapshots_lost += len(lost)
+
+    def _agrees(self, found: Found) -> bool:
+        sizes = found.manifest.blobs
+        return (
+            self._snapshots.get(found.digest) == _row(found)
+            and self._parts.get(found.digest) == ",".join(sorted(blob.hex for blob in sizes))
+            and all(self._rows.get(blob.hex) == (size, blob.hex in found.missing) for blob, size in sizes.items())
+        )
+
+    def _correct(self) -> None:
+        wrong, self._wrong = self._wrong, []
+        if not wrong:
+            return
+        now = time.time()
+        with self._index.transaction() as db:
+            db.executemany(_BLOB, [row for found in wrong for row in self._blob_rows(found, now)])
+            db.executemany(_SNAPSHOT, [(found.digest, *_row(found), now, now) for found in wrong])
+            db.executemany("DELETE FROM snapshot_blob WHERE snapshot = ?", [(found.digest,) for found in wrong])
+            db.executemany(
+                "INSERT INTO snapshot_blob (snapshot, blob) VALUES (?, ?)",
+                [(found.digest, blob.hex) for found in wrong for blob in found.manifest.blobs],
+            )
+            for found in wrong:
+                self._note(found)
+
+    def _blob_rows(self, found: Found, now: float) -> Iterable[tuple[object, ...]]:
+        for blob, size in found.manifest.blobs.items():
+            missing = blob.hex in found.missing
+            lying = None if missing else self._census.get(blob.hex)
+            if self._rows.get(blob.hex) not in (None, (size, missing)):
+                self._done.blobs_corrected += 1
+            self._rows[blob.hex] = (size, missing)
+            pieces = (
+                self._blobs.known_pieces(blob, lying.size, lying.mtime_ns) if lying and size > PIECE_BYTES else None
+            )
+            yield blob.hex, size, pieces, now, lying.mtime_ns if lying else None, missing
+
+    def _note(self, found: Found) -> None:
+        if found.digest not in self._snapshots:
+            self._done.snapshots_restored += 1
+            what, why = "restored", f"found on the disk when the daemon started; it came from {found.origin.source}"
+        else:
+            self._done.snapshots_corrected += 1
+            what, why = "corrected", "the index said something else of it than its manifest when the daemon started"
+        if not found.whole:
+            what, why = "damaged", f"{len(found.missing)} of its blobs were gone or damaged when the daemon started"
+        self._index.note(Digest(found.digest), what, why)
+
+
+def _row(found: Found) -> tuple[object, ...]:
+    state, origin = "ready" if found.whole else "damaged", found.origin
+    return state, origin.ref, origin.source, origin.revision, found.manifest.size, len(found.manifest.files)

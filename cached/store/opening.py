@@ -1,0 +1,99 @@
+"""The index at a start: opened as it is, or put aside and begun anew, to be filled from the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sqlite3
+import stat
+import time
+
+from cached.errors import StoreDegraded
+from cached.store.index import Index
+from cached.store.layout import Layout, disk_errors
+
+log = logging.getLogger("cached.store")
+
+# What is no fault of the file: it would happen to a new one too. https://www.sqlite.org/rescode.html
+_NOT_DAMAGE = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+)
+
+
+def open_index(layout: Layout) -> tuple[Index, str]:
+    """The index, and what became of it: "new", "kept", "rebuilt: lost" or "rebuilt: damaged (why)".
+
+    A damaged one is kept in quarantine. StoreDegraded when a newer cached wrote it, or the disk fails.
+    """
+    state = _state(layout)
+    if state in ("new", "rebuilt: lost"):
+        _put_aside(layout)  # A write-ahead log, for want of the file that it belongs to.
+        if state != "new":
+            log.warning("index.lost", extra={"path": str(layout.index)})
+        return _open(layout), state
+    if state == "kept":
+        try:
+            return Index(layout.index), state
+        except StoreDegraded:
+            raise
+        except sqlite3.DatabaseError as error:
+            if _code(error) in _NOT_DAMAGE:
+                raise _failed(layout, error) from error
+            state = f"rebuilt: damaged ({error})"
+        except (ValueError, LookupError, TypeError, AssertionError) as error:  # What damaged tables do to sqlite-utils.
+            state = f"rebuilt: damaged ({error or type(error).__name__})"
+    log.error("index.damaged", extra={"reason": state})
+    _put_aside(layout)
+    return _open(layout), state
+
+
+def _state(layout: Layout) -> str:
+    """What the names under the root say."""
+    lost = "rebuilt: lost" if any(layout.snapshots.iterdir()) else "new"
+    try:
+        status = layout.index.lstat()
+    except FileNotFoundError:
+        return lost
+    if not stat.S_ISREG(status.st_mode):
+        return "rebuilt: damaged (it is no regular file)"
+    return "kept" if status.st_size else lost
+
+
+def _put_aside(layout: Layout) -> None:
+    mark = f"{time.strftime('%Y%m%dT%H%M%S')}.{secrets.token_hex(4)}"
+    with disk_errors("putting the damaged index aside"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path = f"{layout.index}{suffix}"
+            if not os.path.lexists(path):
+                continue
+            told = not stat.S_ISREG(os.lstat(path).st_mode) or (suffix != "-shm" and os.path.getsize(path))
+            if told:
+                os.rename(path, f"{layout.quarantine}/index.db.{mark}{suffix}")
+            else:
+                os.unlink(path)
+
+
+def _open(layout: Layout) -> Index:
+    try:
+        return Index(layout.index)
+    except sqlite3.DatabaseError as error:
+        raise _failed(layout, error) from error
+
+
+def _failed(layout: Layout, error: sqlite3.DatabaseError) -> StoreDegraded:
+    failure = StoreDegraded(
+        f"The index {layout.index} cannot be opened: {error}. Free some space or check the disk, then restart cached."
+    )
+    failure.lasting = True
+    return failure
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # The primary code.
