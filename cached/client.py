@@ -108,6 +108,16 @@ class Client:
         """Where the model is; NotCached when it is not here. Never uses the network."""
         return self.pull(uri, revision=revision, include=include, exclude=exclude, offline=True)
 
+    def damaged(self, lease: Lease) -> bool:
+        """Whether a file of it was found damaged since the lease was taken.
+
+        Damaged files are fetched again and replaced under the same path; who has one open, or mapped, still has the
+        old one, and must open it again.
+        """
+        with_history = self.call("GET", f"/v1/snapshots/{lease.digest}")
+        events = [event for event in with_history["history"] if event["what"] == "damaged"]
+        return any(_seconds(event["at"]) >= int(lease.since) for event in events)
+
     def call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One raw verb of the API (`GET`, `/v1/status`), and its answer."""
         try:
@@ -246,6 +256,13 @@ class _Call:
         self.cancelled = True
         if self._connection is not None:
             self._connection.abort()
+
+
+def _seconds(stamp: str) -> float:
+    """Since the epoch, of RFC 3339 in UTC."""
+    import calendar  # Here, because importing it costs more than all the rest of this module.
+
+    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -50,15 +50,22 @@ class Config:
     """Every setting, with its default. The comment above each is what the README and the example file explain."""
 
     root: Path = Path("/var/lib/cached")  # Where blobs and snapshots live; one local file system.
+    roots: tuple[str, ...] = ()  # Several such places, one for each disk, instead of `root`.
     socket: Path = Path(DEFAULT_SOCKET)  # The unix socket that clients use.
     socket_mode: str = "0660"  # Permissions of the socket, in octal.
     socket_group: str = ""  # Group of the socket; empty leaves the daemon's own.
     listen: str = ""  # HOST:PORT of /metrics and /healthz over TCP; empty is off.
     admin_group: str = "cached-admin"  # Members may use admin verbs, beside root and the daemon's own user.
-    limit: Size = Size(0)  # Bytes that blobs and reservations may take; 0 means 90 % of the file system.
-    keep_free: Size = Size(1 << 30)  # Bytes of the file system that are never reserved.
+    limit: Size = Size(0)  # Bytes that blobs and reservations may take on each root; 0 means 90 % of the file system.
+    keep_free: Size = Size(1 << 30)  # Bytes of each file system that are never reserved.
     high_watermark: float = 0.95  # Share of the limit above which eviction starts …
     low_watermark: float = 0.85  # … and down to which it goes.
+    min_residency: Duration = Duration(600)  # What was fetched since goes only when a fill finds no room otherwise.
+    budgets: Mapping[str, Size] = field(default_factory=dict)  # Bytes that models of a URI prefix may take on a root.
+    scrub_interval: Duration = Duration(7 * 86400)  # How often every blob's pieces are checked; 0 is never.
+    scrub_deep_interval: Duration = Duration(30 * 86400)  # How often its whole sha256 is; 0 is never.
+    scrub_rate: Size = Size(200_000_000)  # Bytes per second that this may read of each root.
+    self_heal: bool = True  # Fetch damaged files again as soon as they are found.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
     check_timeout: Duration = Duration(
         5
@@ -93,8 +100,8 @@ class Config:
         raw: dict[str, object] = _read(file)
         for name in _NAMES:
             variable = f"CACHED_{name.upper()}"
-            if variable in environ and name != "source_options":
-                raw[name] = _split(environ[variable]) if name in ("protocols", "file_roots") else environ[variable]
+            if variable in environ and name not in _TABLES:
+                raw[name] = _split(environ[variable]) if name in _LISTS else environ[variable]
         raw.update({name: value for name, value in flags.items() if value is not None})
         unknown = sorted(raw.keys() - set(_NAMES))
         if unknown:
@@ -102,8 +109,15 @@ class Config:
             raise ConfigError(f"Unknown setting {unknown[0]!r}{where}; the settings are {', '.join(_NAMES)}.")
         return replace(cls(), **{name: _coerce(name, value) for name, value in raw.items()})  # type: ignore[arg-type]
 
+    @property
+    def all_roots(self) -> tuple[Path, ...]:
+        """Every place where blobs and snapshots live; there is at least one."""
+        return tuple(map(Path, self.roots)) or (self.root,)
+
 
 _NAMES = [item.name for item in fields(Config)]
+_LISTS = ("roots", "protocols", "file_roots")
+_TABLES = ("budgets", "source_options")
 _TYPES = typing.get_type_hints(Config)
 
 
@@ -131,6 +145,12 @@ def _coerce(name: str, value: object) -> object:
             return kind.parse(value)
         except ConfigError:
             raise wrong from None
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):  # From a variable.
+            return str(value).lower() == "true"
+        raise wrong
     if kind in (int, float):
         if isinstance(value, bool):
             raise wrong
@@ -144,6 +164,11 @@ def _coerce(name: str, value: object) -> object:
         return value
     if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
+    if name == "budgets" and isinstance(value, dict):
+        try:
+            return types.MappingProxyType({prefix: Size.parse(size) for prefix, size in value.items()})
+        except ConfigError:
+            raise wrong from None
     if name == "source_options" and isinstance(value, dict) and all(isinstance(o, dict) for o in value.values()):
         return types.MappingProxyType(value)
     raise wrong
@@ -153,7 +178,9 @@ _SPOKEN = {
     **{name: "a size such as '20GiB'" for name in _NAMES if _TYPES[name] is Size},
     **{name: "a duration such as '5m'" for name in _NAMES if _TYPES[name] is Duration},
     **{name: "a number" for name in _NAMES if _TYPES[name] in (int, float)},
-    **dict.fromkeys(("protocols", "file_roots"), "a list of texts"),
+    **{name: "true or false" for name in _NAMES if _TYPES[name] is bool},
+    **dict.fromkeys(_LISTS, "a list of texts"),
+    "budgets": "a table of sizes, one for each URI prefix",
     "source_options": "a table of tables, one for each protocol",
 }
 
@@ -176,6 +203,14 @@ def _problem(config: Config) -> str | None:
         return f"The setting 'log_level' must be debug, info, warning or error, not {config.log_level!r}."
     if config.listen and not re.match(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}\Z", config.listen):
         return f"The setting 'listen' must be HOST:PORT, not {config.listen!r}."
-    if not config.root.is_absolute() or not config.socket.is_absolute():
-        return "The settings 'root' and 'socket' must be absolute paths."
+    if not all(root.is_absolute() for root in config.all_roots) or not config.socket.is_absolute():
+        return "The settings 'root', 'roots' and 'socket' must be absolute paths."
+    if any(a != b and a.is_relative_to(b) for a in config.all_roots for b in config.all_roots):
+        return "No root may lie within another; correct the setting 'roots'."
+    if len(set(config.all_roots)) < len(config.all_roots):
+        return "The setting 'roots' names a place twice."
+    if config.scrub_rate < 1_000_000:
+        return "The setting 'scrub_rate' must be at least 1MB; to switch scrubbing off set 'scrub_interval' to 0."
+    if odd := next((prefix for prefix in config.budgets if "://" not in prefix), None):
+        return f"A budget is for a URI prefix such as 's3://bucket/' or 'hf://org/', not {odd!r}."
     return None

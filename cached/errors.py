@@ -126,9 +126,13 @@ class InUse(CachedError):
 
 
 class StoreDegraded(CachedError):
-    """A failed fsync, a root that cannot be written or locked, an index beyond repair."""
+    """A failed fsync, a root that cannot be written or locked, an index beyond repair.
+
+    `lasting`: the disk itself failed, and nothing more may be written to it before somebody has looked.
+    """
 
     code, status = "store_degraded", 503
+    lasting: bool = False
 
 
 class WorkerLost(CachedError):

@@ -25,6 +25,7 @@ class Lease:
         self.size = ready.size
         self.hit = ready.hit
         self.stale = ready.stale
+        self.since = time.time()  # Seconds since the epoch.
         self._fd: int | None = fd
         self._lock = threading.Lock()
 

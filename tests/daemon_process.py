@@ -36,7 +36,7 @@ class DaemonProcess:
         self.socket = Path(self._sockets.name) / "s"
         self.log = folder / "daemon.log"
         self.environment: dict[str, str] = {}
-        self._settings: dict[str, Any] = {"keep_free": "0B", **settings}
+        self._settings: dict[str, Any] = {"keep_free": "0B", "min_residency": 0, **settings}
         self.process: subprocess.Popen[bytes] | None = None
 
     def config(self, **settings: Any) -> Path:

@@ -18,6 +18,7 @@ from cached.cli.output import (
     text,
     time,
 )
+from cached.errors import NotCached
 
 Answer = Mapping[str, Any]
 
@@ -58,18 +59,26 @@ def holds(snapshot: Answer) -> str:
 
 
 def show(ref: options.Ref, as_json: options.Json = False, socket: options.Socket = None) -> int:
-    """Show one snapshot: origin, files, holders and history."""
+    """Show one snapshot: origin, files, holders and history.
+
+    Exit 3 if it is no longer here; what became of it, and why, is shown as far as it is remembered.
+    """
     with options.connect(socket) as client:
         answer = client.call("GET", f"/v1/snapshots/{ref}")
+    gone = answer["state"] == "gone"
     if as_json:
         print_json(answer)
-        return 0
-    print_fields(_snapshot_fields(answer))
-    for heading, rows in _snapshot_parts(answer):
-        if rows:
-            print()
-            print_table(heading, rows)
-    return 0
+    else:
+        print_fields(_gone_fields(answer) if gone else _snapshot_fields(answer))
+        for heading, rows in _snapshot_parts(answer):
+            if rows:
+                print()
+                print_table(heading, rows)
+    return NotCached.exit_code if gone else 0
+
+
+def _gone_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
+    return [(name, text(snapshot[name])) for name in ("digest", "source", "state")]
 
 
 def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
@@ -83,6 +92,7 @@ def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
         ("revision", text(snapshot.get("revision"))),
         ("state", text(snapshot["state"])),
         ("path", text(snapshot.get("path"))),
+        ("root", text(snapshot.get("root"))),
         ("size", size(snapshot["size"])),
         ("unique", size(snapshot.get("unique_bytes"))),
         ("shared", size(snapshot.get("shared_bytes"))),
@@ -130,9 +140,16 @@ def _lease_row(lease: Answer) -> tuple[Cell, ...]:
         text(lease.get("pid")),
         text(lease.get("uid")),
         time(lease.get("since")),
-        text("yes" if lease.get("held") else "no"),
+        text(_held(lease)),
         text(lease.get("command")),
     )
+
+
+def _held(lease: Answer) -> str:
+    """Whether the kernel says so, and whether its holder should know that files of it were replaced."""
+    if not lease.get("held"):
+        return "no"
+    return "yes, reopen" if lease.get("reopen") else "yes"
 
 
 def status(as_json: options.Json = False, socket: options.Socket = None) -> int:
@@ -143,6 +160,9 @@ def status(as_json: options.Json = False, socket: options.Socket = None) -> int:
         print_json(answer)
         return 0
     print_fields(_status_fields(answer))
+    if len(answer["roots"]) > 1:
+        print()
+        print_table(("ROOT", "LIMIT", "USED", "RESERVED", "FREE", "SNAPSHOTS", "WHY"), map(_root_row, answer["roots"]))
     if answer["fills"]:
         print()
         headings = ("SOURCE", "PHASE", "DONE", "TOTAL", "FILES")
@@ -158,12 +178,18 @@ def _status_fields(answer: Answer) -> list[tuple[str, Cell]]:
         ("healthy", text(health)),
         ("up", Cell(human_seconds(uptime), f"{uptime:.0f}")),
         ("root", text(answer["root"])),
-        *((name, size(answer[name])) for name in ("limit", "used", "reserved", "free")),
-        *((name, text(answer[name])) for name in ("snapshots", "blobs", "leases", "hits", "misses")),
+        *((name, size(answer[name])) for name in ("limit", "used", "reserved", "free", "quarantined")),
+        *((name, text(answer[name])) for name in ("snapshots", "blobs", "damaged", "leases", "hits", "misses")),
         ("fetched", size(answer["fetched_bytes"])),
         ("fills", text(len(answer["fills"]))),
+        ("scrubbed", size(answer["scrubbed_bytes"])),
         ("workers", text(len(answer["workers"]))),
     ]
+
+
+def _root_row(root: Answer) -> tuple[Cell, ...]:
+    sizes = (size(root.get(name)) for name in ("limit", "used", "reserved", "free"))
+    return (text(root["root"]), *sizes, text(root.get("snapshots")), text(root.get("reason") or "well"))
 
 
 def _fill_row(fill: Answer) -> tuple[Cell, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cached.cli import options
-from cached.cli.output import print_json, warn
+from cached.cli.output import digest, human_size, print_json, print_table, size, text, warn
 from cached.cli.progress import display
+from cached.errors import NoSpace
+from cached.request import DEFAULTS, acquire_body
 from cached.wire import Ready
 
 SHOWN = ("path", "digest", "revision", "source", "size", "hit", "stale")
@@ -31,6 +34,9 @@ def pull(
             help="How old the last look at a moving name may be: 0 asks the source now.",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say whether it would fit, and what would go for it; fetch nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: options.Json = False,
     socket: options.Socket = None,
@@ -40,6 +46,9 @@ def pull(
     The path goes to stdout and progress to stderr. Nothing holds the model afterwards: it stays until its space is
     needed. Pin it, or let the process that loads it take a lease, to keep it for longer.
     """
+    if dry_run:
+        options_given = {"revision": revision, "include": tuple(include or ()), "exclude": tuple(exclude or ())}
+        return _plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
     with options.connect(socket) as client, display(uri, quiet) as show:
         ready = client.pull(
             uri,
@@ -74,6 +83,21 @@ def path(
         ready = client.path(uri, revision=revision, include=tuple(include or ()), exclude=tuple(exclude or ()))
     _print_ready(ready, as_json)
     return 0
+
+
+def _plan(body: dict[str, Any], as_json: bool, socket: Path | None) -> int:
+    """Exit 5 when it would not fit."""
+    with options.connect(socket, patient=True) as client:
+        plan = client.call("POST", "/v1/plan", body)
+    if as_json:
+        print_json(plan)
+    else:
+        name = text(plan["source"]).pretty
+        print(f"Would fetch {human_size(plan['fetch_bytes'])} of {human_size(plan['size'])} to {plan['root']}.")
+        rows = [(digest(v["digest"]), text(v["source"]), size(v["size"]), text(v["reason"])) for v in plan["evict"]]
+        print_table(("WOULD GO", "SOURCE", "SIZE", "WHY"), rows)
+        print(f"{name} would fit." if plan["fits"] else f"{name} would not fit: {plan['reason']}")
+    return 0 if plan["fits"] else NoSpace.exit_code
 
 
 def _print_ready(ready: Ready, as_json: bool) -> None:

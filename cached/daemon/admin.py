@@ -6,49 +6,46 @@ import time
 from typing import Any
 
 from cached.daemon.cache import Cache
-from cached.daemon.evict import Victim
+from cached.daemon.disk import Disk
+from cached.daemon.evict import Freed, Victim, Wish
 from cached.daemon.inventory import Inventory
-from cached.daemon.threads import Threads
+from cached.daemon.places import Place
 from cached.errors import InUse
 from cached.model import Digest
+from cached.store.store import Store
 
 
 class Admin:
-    def __init__(self, cache: Cache, inventory: Inventory, threads: Threads) -> None:
+    def __init__(self, cache: Cache, inventory: Inventory) -> None:
         self._cache = cache
         self._inventory = inventory
-        self._threads = threads
 
     async def pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
         """Hold a snapshot for `keep` seconds; None: until unpinned."""
-        return await self._threads.disk(self._pin, ref, keep, uid)
-
-    def _pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
-        digest = self._inventory.find(ref)
-        self._cache.store.index.pin(digest, None if keep is None else time.time() + keep, uid)
-        return self._inventory.snapshot(digest)
+        disk, digest = self._inventory.find(ref)
+        await disk.do(disk.store.index.pin, digest, None if keep is None else time.time() + keep, uid)
+        return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def unpin(self, ref: str) -> dict[str, Any]:
-        return await self._threads.disk(self._unpin, ref)
-
-    def _unpin(self, ref: str) -> dict[str, Any]:
-        digest = self._inventory.find(ref)
-        self._cache.store.index.unpin(digest)
-        return self._inventory.snapshot(digest)
+        disk, digest = self._inventory.find(ref)
+        await disk.do(disk.store.index.unpin, digest)
+        return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def remove(self, ref: str, dry_run: bool) -> dict[str, Any]:
         """Remove one snapshot. InUse when it is leased (and by whom) or pinned."""
-        return await self._threads.disk(self._remove, ref, dry_run)
+        disk, digest = self._inventory.find(ref)
+        disk.require_writable()
+        return await disk.do(self._remove, disk, digest, dry_run)
 
-    def _remove(self, ref: str, dry_run: bool) -> dict[str, Any]:
-        digest = self._inventory.find(ref)
-        details = self._inventory.details(digest)
+    def _remove(self, disk: Disk, digest: Digest, dry_run: bool) -> dict[str, Any]:
+        store = disk.store
+        details = self._inventory.details(disk, digest)
         self._refuse_in_use(details)
-        before = self._cache.store.index.committed()
-        if not dry_run and not self._cache.store.evict(digest, "removed by an operator"):
-            self._refuse_in_use(self._inventory.details(digest))
+        before = store.index.committed()
+        if not dry_run and not store.evict(digest, "removed by an operator"):
+            self._refuse_in_use(self._inventory.details(disk, digest))
             raise InUse(f"{details['source']} is being used or removed at this moment; try again.")
-        freed = details["unique_bytes"] if dry_run else before - self._cache.store.index.committed()
+        freed = details["unique_bytes"] if dry_run else before - store.index.committed()
         return {"removed": [details], "freed": freed}
 
     def _refuse_in_use(self, details: dict[str, Any]) -> None:
@@ -61,20 +58,33 @@ class Admin:
             )
 
     async def gc(self, free: int | None, dry_run: bool) -> dict[str, Any]:
-        """Free `free` bytes; None: what is above the low watermark, parked downloads and orphans."""
-        need = free
-        if need is None:
-            need = await self._threads.disk(self._cache.excess, self._cache.config.low_watermark)
-            if not dry_run:
-                await self._threads.disk(self._drop_unused)
-        freed = await self._cache.make_room(need, dry_run)
-        return {"removed": [_removed(victim) for victim in freed.victims], "freed": freed.freed, "short": freed.short}
+        """Free `free` bytes on each root; None: what is above the low watermark, parked downloads and orphans."""
+        found = [await self._gc(place, free, dry_run) for place in self._cache.places if place.disk.degraded is None]
+        if not found:
+            self._cache.disks.require_writable()
+        return {
+            "removed": [removed(victim) for freed in found for victim in freed.victims],
+            "freed": sum(freed.freed for freed in found),
+            "short": max(freed.short for freed in found),
+        }
 
-    def _drop_unused(self) -> None:
-        for key in self._cache.store.parked():
-            self._cache.store.drop_parked(key)
-        self._cache.store.drop_orphans()
+    async def _gc(self, place: Place, free: int | None, dry_run: bool) -> Freed:
+        if free is not None:
+            return await place.room.make(free, Wish("because an operator wanted room"), dry_run)
+        if not dry_run:
+            await place.disk.do(_drop_unused, place.disk.store)
+        need = await place.disk.do(place.room.excess, self._cache.config.low_watermark)
+        return await place.room.make(need, Wish("to get below the low watermark", spare_young=True), dry_run)
 
 
-def _removed(victim: Victim) -> dict[str, Any]:
+def _drop_unused(store: Store) -> None:
+    for key in store.parked():
+        store.drop_parked(key)
+    store.drop_orphans()
+    for path in store.quarantined():
+        if store.wanted_back(path.name[:64]) is None:
+            store.drop_quarantined(path)
+
+
+def removed(victim: Victim) -> dict[str, Any]:
     return {"digest": str(victim.digest), "source": victim.source, "size": victim.frees, "reason": victim.why}

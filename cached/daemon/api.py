@@ -11,17 +11,18 @@ from typing import Any
 
 from aiohttp import web
 
-from cached.daemon.admin import Admin
+from cached.daemon.admin import Admin, removed
 from cached.daemon.cache import Cache
+from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
 from cached.daemon.inventory import Inventory
 from cached.daemon.metrics import exposition
 from cached.daemon.peer import peer_of, require_admin
 from cached.daemon.request import Acquire, flag, number, text
-from cached.daemon.threads import Threads
+from cached.daemon.room import Plan
 from cached.daemon.usage import Peer
 from cached.daemon.verify import Verifier
-from cached.errors import CachedError, InvalidRequest
+from cached.errors import CachedError, InvalidRequest, NotCached
 from cached.model import Digest
 from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line
 
@@ -34,14 +35,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Every verb and who may use it: the second column of `verbs` is `open` (whoever reaches the socket) or `admin`."""
 
-    def __init__(self, cache: Cache, inventory: Inventory, threads: Threads) -> None:
+    def __init__(self, cache: Cache, inventory: Inventory, verifier: Verifier) -> None:
         self._cache = cache
+        self._disks = cache.disks
         self._inventory = inventory
-        self._admin = Admin(cache, inventory, threads)
-        self._verifier = Verifier(cache, threads)
-        self._threads = threads
+        self._admin = Admin(cache, inventory)
+        self._verifier = verifier
         self.verbs: tuple[tuple[str, str, str, Handler], ...] = (
             ("POST", "/v1/acquire", "open", self.acquire),
+            ("POST", "/v1/plan", "open", self.plan),
             ("GET", "/v1/snapshots", "open", self.snapshots),
             ("GET", "/v1/snapshots/{ref:.+}", "open", self.show),
             ("GET", "/v1/status", "open", self.status),
@@ -99,7 +101,7 @@ class Api:
     async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
         """The last step before the caller hears of it: note who, and pin if asked."""
         if peer is not None:
-            self._cache.uses.given(Digest.parse(ready.digest), peer)
+            self._disks.at(ready.path).uses.given(Digest.parse(ready.digest), peer)
         if wish.pins and peer is not None:
             await self._admin.pin(ready.digest, wish.keep, peer.uid)
         return ready
@@ -135,12 +137,25 @@ class Api:
             await steps.aclose()
         return response
 
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        wish = Acquire.parse(await _body(request))
+        disk, plan = await self._cache.plan(wish.ask, wish.credentials)
+        return _json(plan_body(disk, plan))
+
     async def snapshots(self, request: web.Request) -> web.StreamResponse:
-        return _json({"snapshots": await self._threads.disk(self._inventory.snapshots)})
+        found = [each for disk in self._disks for each in await disk.do(self._inventory.snapshots, disk)]
+        found.sort(key=lambda snapshot: str(snapshot["used_at"]), reverse=True)
+        return _json({"snapshots": found})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         ref = request.match_info["ref"]
-        return _json(await self._threads.disk(lambda: self._inventory.details(self._inventory.find(ref))))
+        try:
+            disk, digest = self._inventory.find(ref)
+        except NotCached:
+            if (gone := self._inventory.gone(ref)) is None:
+                raise
+            return _json(gone)
+        return _json(await disk.do(self._inventory.details, disk, digest))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         return _json(await self._status())
@@ -148,10 +163,11 @@ class Api:
     async def _status(self) -> dict[str, Any]:
         running = self._cache.fills.values()
         fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
-        return {**await self._threads.disk(self._inventory.status), "fills": fills}
+        roots = [await disk.do(self._inventory.status, disk) for disk in self._disks]
+        return {**self._inventory.summary(roots), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:
-        return _json({"leases": await self._threads.disk(self._cache.uses.leases)})
+        return _json({"leases": [each for disk in self._disks for each in await disk.do(disk.uses.leases)]})
 
     async def pin(self, request: web.Request) -> web.StreamResponse:
         body, peer = await _body(request), peer_of(request)
@@ -174,14 +190,34 @@ class Api:
         body = await _body(request)
         only = None
         if body.get("ref") is not None:
-            only = await self._threads.disk(self._inventory.find, text(body, "ref"))
+            _, only = self._inventory.find(text(body, "ref"))
         return _json(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=exposition(await self._status()), content_type="text/plain")
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text="ok\n")
+        """503 when nothing can be fetched any more, and why; one disk of several that failed is only mentioned."""
+        problem = self._disks.problem
+        text = "ok\n" if problem is None else f"degraded: {problem}\n"
+        return web.Response(text=text, status=200 if self._disks.writable else 503)
+
+
+def plan_body(disk: Disk, plan: Plan) -> dict[str, Any]:
+    """What `pull --dry-run` answers with."""
+    needs = plan.needs
+    return {
+        "source": str(needs.listing.ref),
+        "revision": needs.listing.revision,
+        "root": str(disk.root),
+        "size": needs.listing.size,
+        "files": len(needs.listing.entries),
+        "fetch_bytes": needs.missing,
+        "fetch_files": len(needs.wants),
+        "fits": plan.why is None,
+        "reason": plan.why,
+        "evict": [removed(victim) for victim in plan.victims],
+    }
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -6,39 +6,37 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 
 from cached.config import Config
+from cached.daemon.disk import Disk
+from cached.daemon.disks import Disks
 from cached.daemon.download import Batch
-from cached.daemon.evict import Evictor, Freed
-from cached.daemon.fetcher import Fetcher
+from cached.daemon.fetcher import Network
 from cached.daemon.fill import Fill
+from cached.daemon.places import Place, Places
 from cached.daemon.policy import check_loadable, check_weights
-from cached.daemon.threads import Threads
-from cached.daemon.usage import Uses
+from cached.daemon.room import Needs, Plan
 from cached.daemon.workers import Workers
 from cached.errors import (
-    AllHeld,
+    CachedError,
     DaemonUnavailable,
     DigestMismatch,
+    NoSpace,
     NotCached,
     SourceChanged,
     SourceUnavailable,
-    TooLarge,
+    StoreDegraded,
     WorkerLost,
 )
-from cached.model import Credentials, Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
-from cached.store.blobs import ingest_key
+from cached.model import Credentials, Digest, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.index import Known
 from cached.store.snapshots import Origin
-from cached.store.store import Store
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
-
-Wants = list[tuple[str, Entry]]  # What is missing, by the key of its download.
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,14 @@ class Ask:
     require: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A snapshot that a ref may be answered with, and where it is."""
+
+    disk: Disk
+    known: Known
+
+
 @dataclass(slots=True)
 class Counters:
     hits: int = 0
@@ -60,60 +66,55 @@ class Counters:
 
 
 class Cache:
-    def __init__(self, config: Config, store: Store, workers: Workers, threads: Threads) -> None:
+    def __init__(self, config: Config, disks: Disks, workers: Workers) -> None:
         self.config = config
-        self.store = store
-        self.uses = Uses(store)
-        self.fetcher = Fetcher(config, store, workers, threads)
+        self.disks = disks
+        self.workers = workers
+        self.network = Network(config)
+        self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
         self.fills: dict[str, Fill] = {}
-        self.workers = workers
-        self._threads = threads
-        self._evictor = Evictor(store)
-        self._evicting = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._closing = False
 
     def acquire(self, ask: Ask, credentials: Credentials) -> Ready | Fill:
         """A hit at once, or the fill to wait for: one per ref, however many ask. NotCached when offline."""
-        known = self._known(ask.ref)
-        if known is not None:
-            age = time.time() - known.checked_at
+        held = self._held(ask.ref)
+        if held is not None:
+            age = time.time() - held.known.checked_at
             limit = self.config.max_age if ask.max_age is None else ask.max_age
             fresh = ask.ref.immutable or 0 <= age <= limit
             if fresh or ask.offline:
-                return self._hit(known, ask, stale=not fresh)
+                return self._hit(held, ask, stale=not fresh)
         if ask.offline:
             raise NotCached(f"{ask.ref} is not cached on this node; `cached pull` fetches it.")
-        return self._fill(ask, credentials, known)
+        if held is None:
+            self.disks.require_writable()
+        return self._fill(ask, credentials, held)
 
-    def _known(self, ref: ModelRef) -> Known | None:
-        known = self.store.index.find(ref.key)
-        if known is None or not os.path.exists(self.store.snapshots.lock(known.snapshot)):
+    def _held(self, ref: ModelRef) -> Held | None:
+        found = self.disks.known(ref.key)
+        if found is None or not os.path.exists(found[0].store.snapshots.lock(found[1].snapshot)):
             return None
-        return known
+        return Held(*found)
 
-    def _hit(self, known: Known, ask: Ask, stale: bool) -> Ready:
-        path = self.store.snapshots.path(known.snapshot)
+    def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
+        known, snapshots = held.known, held.disk.store.snapshots
         if ask.require == "llm":
-            check_loadable(ask.ref, set(os.listdir(path)))
+            check_loadable(ask.ref, set(os.listdir(snapshots.path(known.snapshot))))
         self.counters.hits += 1
         self.counters.stale += stale
-        self.uses.touch(known.snapshot)
-        return self._ready(known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
+        held.disk.uses.touch(known.snapshot)
+        return _ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
 
-    def _ready(self, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False) -> Ready:
-        path, lock = self.store.snapshots.path(digest), self.store.snapshots.lock(digest)
-        return Ready(str(path), str(lock), str(digest), revision, str(ref), size, hit, stale)
-
-    def _fill(self, ask: Ask, credentials: Credentials, known: Known | None) -> Fill:
+    def _fill(self, ask: Ask, credentials: Credentials, held: Held | None) -> Fill:
         if self._closing:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
         key = f"{ask.ref.key} {ask.require}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
-            started = fill = self.fills[key] = Fill(ask.ref, paused=self.fetcher.paused)
-            fill.task = asyncio.create_task(self._run(fill, ask, credentials, known))
+            started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
+            fill.task = asyncio.create_task(self._run(fill, ask, credentials, held))
             fill.task.add_done_callback(lambda task: self._ended(key, started, task))
         return fill
 
@@ -127,145 +128,118 @@ class Cache:
             self.counters.failures += 1
             log.warning("fill.failed", extra={"ref": ref, "why": str(error)})
 
-    async def _run(self, fill: Fill, ask: Ask, credentials: Credentials, known: Known | None) -> Ready:
-        for attempt in (1, 2):
+    async def _run(self, fill: Fill, ask: Ask, credentials: Credentials, held: Held | None) -> Ready:
+        """Once more when the source moved under it or sent something else; on the next disk when one fails."""
+        changed = False
+        while True:
             try:
-                return await self._once(fill, ask, credentials, known)
+                return await self._once(fill, ask, credentials, held)
             except (SourceChanged, DigestMismatch) as error:
-                if attempt == 2:
+                if changed:
                     raise
-                log.info("fill.again", extra={"ref": str(ask.ref), "why": error.message})  # Once; then say so.
-                fill.batch = Batch()
-        raise AssertionError("unreachable")
+                changed, why = True, error.message  # Once; then say so.
+            except StoreDegraded as error:
+                if not error.lasting or not self.disks.writable:
+                    raise
+                why = error.message  # Its disk is out of the count now, so this ends.
+            log.info("fill.again", extra={"ref": str(ask.ref), "why": why})
+            fill.batch = Batch()
 
-    async def _once(self, fill: Fill, ask: Ask, credentials: Credentials, known: Known | None) -> Ready:
+    async def _once(self, fill: Fill, ask: Ask, credentials: Credentials, held: Held | None) -> Ready:
         """Resolve, and fetch what that names unless it is here."""
         fill.phase = "resolving"
-        timeout = self.config.check_timeout if known else self.config.resolve_timeout
+        timeout = self.config.check_timeout if held else self.config.resolve_timeout
         try:
-            async with asyncio.timeout(timeout * 2 if known else None):
+            async with asyncio.timeout(timeout * 2 if held else None):
                 listing = await self.workers.resolve(ask.ref, credentials, float(timeout))
         except (SourceUnavailable, WorkerLost, TimeoutError) as error:
-            if known is None:
+            if held is None:
                 raise
-            log.warning("serve.stale", extra={"ref": str(ask.ref), "why": str(error)})
-            return self._hit(known, ask, stale=True)
+            return self._stale(held, ask, str(error))
+        self._check(ask, listing)
+        if held is not None:
+            if held.known.revision == listing.revision and self._held(ask.ref) is not None:
+                await self._note_current(held, ask, listing)
+                return self._hit(held, ask, stale=False)
+            if not self.disks.writable:  # What is held is better than nothing.
+                return self._stale(held, ask, self.disks.problem or "")
+        return await self._fetch(fill, Remote(listing, credentials))
+
+    def _check(self, ask: Ask, listing: Listing) -> None:
         check_weights(listing, self.config.weights)
         if ask.require == "llm":
             check_loadable(ask.ref, {entry.path for entry in listing.entries})
-        if known is not None and known.revision == listing.revision and self._known(ask.ref) is not None:
-            await self._threads.disk(
-                self.store.index.resolved, ask.ref.key, str(ask.ref), listing.revision, known.snapshot
-            )
-            return self._hit(known, ask, stale=False)
-        return await self._fetch(fill, Remote(listing, credentials))
+
+    def _stale(self, held: Held, ask: Ask, why: str) -> Ready:
+        log.warning("serve.stale", extra={"ref": str(ask.ref), "why": why})
+        return self._hit(held, ask, stale=True)
+
+    async def _note_current(self, held: Held, ask: Ask, listing: Listing) -> None:
+        """A disk that cannot be written to will be asked about again; it serves all the same."""
+        if held.disk.degraded is None:
+            index, ref = held.disk.store.index, ask.ref
+            try:
+                await held.disk.do(index.resolved, ref.key, str(ref), listing.revision, held.known.snapshot)
+            except (StoreDegraded, NoSpace) as error:
+                log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
 
     async def _fetch(self, fill: Fill, remote: Remote) -> Ready:
-        listing = remote.listing
         self.counters.misses += 1
         fill.phase = "waiting"
-        keys = await self._threads.disk(_keys, listing)
-        fill_id, digests, wants = await self._reserve(listing, keys)
-        fill.total_files, fill.total_bytes = len(listing.entries), listing.size
-        present = [entry for entry in listing.entries if entry.path in digests]
+        place, reserved = await self.places.reserve(remote.listing)
+        disk, needs = place.disk, reserved.needs
+        present = [entry for entry in remote.listing.entries if entry.path in needs.digests]
+        fill.total_files, fill.total_bytes = len(remote.listing.entries), remote.listing.size
         fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
         fill.phase = "fetching"
         try:
             # Biggest first: the last to end is then a small one.
-            order = sorted(wants, key=lambda item: -item[1].size)
-            found = await self.fetcher.fetch(remote, order, fill.batch)
+            order = sorted(needs.wants.items(), key=lambda item: -item[1].size)
+            found = await place.fetcher.fetch(remote, order, fill.batch)
             fill.phase = "publishing"
-            digests.update({path: found[key] for path, key in keys.items() if key in found})
-            return await self._commit(listing, await self._threads.disk(_manifest, listing, digests), fill_id)
-        except BaseException:
-            parts = await asyncio.shield(self._threads.disk(self.store.blobs.parts))
-            await asyncio.shield(self._threads.disk(self.store.index.abandon, fill_id, parts))
+            manifest = await disk.do(_manifest, needs, found)
+            return await self._commit(place, remote.listing, manifest, reserved.fill)
+        except BaseException as error:
+            disk.heard(error)
+            await asyncio.shield(_abandon(disk, reserved.fill))
             raise
 
-    async def _commit(self, listing: Listing, manifest: Manifest, fill_id: int) -> Ready:
-        ref = listing.ref
+    async def plan(self, ask: Ask, credentials: Credentials) -> tuple[Disk, Plan]:
+        """What a pull would do: where to, what would be fetched, what would go for it."""
+        listing = await self.workers.resolve(ask.ref, credentials, float(self.config.resolve_timeout))
+        self._check(ask, listing)
+        return await self.places.plan(listing)
+
+    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int) -> Ready:
+        ref, disk = listing.ref, place.disk
         origin = Origin(ref.key, str(ref), listing.revision)
         refs = {ref.key: (str(ref), listing.revision)}
         if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
             pinned = ref.at(listing.revision)
             refs[pinned.key] = (str(pinned), listing.revision)
-        await self._threads.disk(self.store.commit, manifest, origin, refs, fill_id)
-        self.uses.touch(manifest.digest)
-        self._spawn(self._keep_below())
-        return self._ready(manifest.digest, listing.revision, ref, manifest.size, hit=False)
+        await disk.do(disk.store.commit, manifest, origin, refs, fill_id)
+        disk.uses.touch(manifest.digest)
+        self._spawn(self._keep_below(place))
+        return _ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 
-    async def _reserve(
-        self, listing: Listing, keys: dict[str, str]
-    ) -> tuple[int, dict[str, Digest], list[tuple[str, Entry]]]:
-        """Hold what is here and reserve for what is not: the fill's id, known digests by path, missing entries by key.
-
-        Evicts when short. TooLarge when an empty store could not take it, AllHeld when nothing more may go.
-        """
-        usage = await self._threads.disk(self.store.usage)
-        unique = sum({keys[entry.path]: entry.size for entry in listing.entries}.values())
-        for _ in range(4):
-            digests, wants = await self._threads.disk(self._split, listing, keys)
-            missing = {key: entry.size for key, entry in wants}
-            if unique > usage.limit:
-                raise TooLarge(
-                    f"{listing.ref} needs {unique:,} bytes, but the store may take {usage.limit:,}; "
-                    "raise `limit`, or use a larger disk."
-                )
-            try:
-                fill_id = await self._threads.disk(
-                    self.store.index.begin, str(listing.ref), missing, set(digests.values()), usage.limit
-                )
-            except LookupError:  # A blob that we counted on was evicted meanwhile: look again.
-                continue
-            if fill_id is not None:
-                return fill_id, digests, wants
-            usage = await self._threads.disk(self.store.usage)
-            short = usage.used + usage.reserved + sum(missing.values()) - usage.limit
-            freed = await self.make_room(short)
-            if freed.short and not freed.freed:
-                break
-            usage = await self._threads.disk(self.store.usage)
-        raise AllHeld(
-            f"There is no room for {listing.ref}: leases, pins and running fills hold the rest of the store; "
-            "release or unpin something, or raise `limit`."
-        )
-
-    def _split(self, listing: Listing, keys: dict[str, str]) -> tuple[dict[str, Digest], Wants]:
-        """Digests by path of what the node has, and what it lacks with the key to download it under."""
-        index, blobs = self.store.index, self.store.blobs
-        identities = {entry.path: listing.identity(entry) for entry in listing.entries if entry.digest is None}
-        remembered = index.identities(identities.values())
-        digests: dict[str, Digest] = {}
-        wants: dict[str, Entry] = {}
-        known = {row["digest"] for row in index.query("SELECT digest FROM blob")}
-        for entry in listing.entries:
-            digest = entry.digest or remembered.get(identities[entry.path])
-            if digest is not None and digest.hex in known and blobs.size(digest) == entry.size:
-                digests[entry.path] = digest
-            else:
-                wants[keys[entry.path]] = entry
-        return digests, list(wants.items())
-
-    async def make_room(self, need: int, dry_run: bool = False) -> Freed:
-        """Evict until `need` bytes are freed, as far as that may be."""
-        async with self._evicting:
-            await self._threads.disk(self.uses.flush)
-            return await self._threads.disk(self._evictor.free, need, dry_run)
-
-    def excess(self, share: float) -> int:
-        """Bytes above that share of the limit."""
-        usage = self.store.usage()
-        return max(0, usage.used + usage.reserved - int(usage.limit * share))
-
-    async def _keep_below(self) -> None:
-        """Above the high watermark: evict down to the low one, so that the next fill need not wait for it."""
-        if await self._threads.disk(self.excess, self.config.high_watermark):
-            await self.make_room(await self._threads.disk(self.excess, self.config.low_watermark))
+    async def _keep_below(self, place: Place) -> None:
+        try:
+            await place.room.keep_below()
+        except CachedError as error:
+            log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def flush(self) -> None:
+        """Write down who used what. What cannot be written now will be tried again with the next."""
+        for disk in self.disks.writable:
+            try:
+                await disk.do(disk.uses.flush)
+            except CachedError as error:
+                log.warning("uses.unwritten", extra={"root": str(disk.root), "why": error.message})
 
     async def close(self, patience: float) -> None:
         """Start nothing new, let running fills end for `patience` seconds, then park them."""
@@ -278,13 +252,26 @@ class Cache:
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=1.0)
-        await self._threads.disk(self.uses.flush)
+        await self.flush()
 
 
-def _keys(listing: Listing) -> dict[str, str]:
-    """What each file's download is called, by path."""
-    return {entry.path: ingest_key(listing.identity(entry), entry.digest) for entry in listing.entries}
+async def _abandon(disk: Disk, fill: int) -> None:
+    """Where the disk does not even take that, the next start does it."""
+    try:
+        parts = await disk.do(disk.store.blobs.parts)
+        await disk.do(disk.store.index.abandon, fill, parts)
+    except CachedError as error:
+        log.warning("fill.unwritten", extra={"root": str(disk.root), "why": error.message})
 
 
-def _manifest(listing: Listing, digests: dict[str, Digest]) -> Manifest:
-    return Manifest(tuple(ManifestFile(entry.path, entry.size, digests[entry.path]) for entry in listing.entries))
+def _ready(
+    disk: Disk, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False
+) -> Ready:
+    path, lock = disk.store.snapshots.path(digest), disk.store.snapshots.lock(digest)
+    return Ready(str(path), str(lock), str(digest), revision, str(ref), size, hit, stale)
+
+
+def _manifest(needs: Needs, found: Mapping[str, Digest]) -> Manifest:
+    """`found` by key."""
+    digests = {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
+    return Manifest(tuple(ManifestFile(e.path, e.size, digests[e.path]) for e in needs.listing.entries))

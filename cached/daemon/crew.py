@@ -11,13 +11,13 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cached.config import Config
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
-from cached.worker.messages import HEADER, Came, Hello, Question, Reply, Request, Resolve, Started, frame
+from cached.worker.messages import HEADER, Came, Check, Hello, Question, Reply, Request, Resolve, Started, frame
 
 log = logging.getLogger("cached.workers")
 
@@ -63,11 +63,11 @@ class Crew:
 
     @classmethod
     async def start(
-        cls, config: Config, count: int, claim: int, came: Callable[[Came], None], threads: Threads
+        cls, config: Config, count: int, claims: Sequence[int], came: Callable[[Came], None], threads: Threads
     ) -> Crew:
         """WorkerLost when the system has no process, descriptor or thread left for it.
 
-        The workers keep `claim`, the locked file of the root, so that no other daemon takes the root before the last
+        The workers keep `claims`, the locked files of the roots, so that no other daemon takes a root before the last
         of them is gone. They import what they need meanwhile; questions wait for that.
         """
         pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -77,7 +77,9 @@ class Crew:
             command = [*COMMAND, str(os.getpid()), *map(str, theirs)]
             null = asyncio.subprocess.DEVNULL
             # From this thread, which lives as long as the process: workers die with the thread that started them.
-            process = await asyncio.create_subprocess_exec(*command, pass_fds=[*theirs, claim], stdin=null, stdout=null)
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[*theirs, *claims], stdin=null, stdout=null
+            )
             members = [Member(*await asyncio.open_connection(sock=ours)) for ours, _ in pairs]
         except (OSError, RuntimeError) as error:
             for ours, _ in pairs:
@@ -95,7 +97,7 @@ class Crew:
     async def ask(self, member: Member, question: Question) -> Any:
         """Its answer, or its error.
 
-        A cancelled caller comes back only when the worker is done with the question, unless that touches no file.
+        A cancelled caller comes back only when the worker is done with the question, unless that writes to no file.
         """
         if not self.alive:
             await asyncio.shield(self.gone)
@@ -107,7 +109,7 @@ class Crew:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
-            if not isinstance(question, Resolve):
+            if not isinstance(question, Resolve | Check):
                 await asyncio.wait([future])
             raise
 

@@ -7,18 +7,20 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from cached.config import Config
+from cached.daemon.disk import Disk
 from cached.daemon.download import Batch, Download
 from cached.daemon.streams import Streams
-from cached.daemon.threads import Threads
 from cached.daemon.turns import Part, Work
 from cached.daemon.workers import Workers
-from cached.errors import CachedError, SourceChanged, WorkerLost
+from cached.errors import CachedError, CorruptBlob, SourceChanged, SourceUnavailable, WorkerLost
 from cached.model import Digest, Entry
 from cached.store.ingest import Verified
-from cached.store.store import Arrival, Store
-from cached.worker.messages import Remote
+from cached.store.store import Arrival
+from cached.worker.messages import Into, Remote
 
 log = logging.getLogger("cached.fetch")
 
@@ -27,21 +29,40 @@ SMALL = 1 << 20  # Bytes up to which files are fetched several at a time: their 
 BUNDLE = 64  # Files at most in one such turn.
 
 
-class Fetcher:
-    def __init__(self, config: Config, store: Store, workers: Workers, threads: Threads) -> None:
-        self._config = config
-        self._store = store
-        self._workers = workers
-        self._threads = threads
-        self._running: dict[str, Download] = {}
-        self._streams = Streams(config.min_connections, config.connections, config.retries)
+class Network:
+    """What all fetchers of this node share: the connections, and what came over them."""
+
+    def __init__(self, config: Config) -> None:
+        self.streams = Streams(config.min_connections, config.connections, config.retries)
         # Large files open at once: enough to keep the connections busy.
-        self._files = asyncio.Semaphore(2 * config.connections)
+        self.files = asyncio.Semaphore(2 * config.connections)
         self.fetched_bytes = 0
 
     def paused(self, batch: Batch) -> bool:
         """Whether everything that is left waits for an origin that asked for a pause."""
-        return bool(batch.running) and all(self._streams.paused(download.origin) for download in batch.running)
+        return bool(batch.running) and all(self.streams.paused(download.origin) for download in batch.running)
+
+
+class Fetcher:
+    """Fetches onto one disk."""
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        workers: Workers,
+        network: Network,
+        elsewhere: Callable[[Digest], Path | None] = lambda digest: None,
+    ) -> None:
+        """`elsewhere` finds a sound copy of a blob on another disk of this node."""
+        self._config = config
+        self._disk = disk
+        self._workers = workers
+        self._elsewhere = elsewhere
+        self._running: dict[str, Download] = {}
+        self._network = network
+        self._streams, self._files = network.streams, network.files
+        self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
 
     async def fetch(self, remote: Remote, wants: Iterable[tuple[str, Entry]], batch: Batch) -> dict[str, Digest]:
         """Every wanted blob's digest by key, started in this order. On the first error the others are left, and go on
@@ -149,15 +170,33 @@ class Fetcher:
         """One try at small files; what it got before it failed is published, and is not fetched again."""
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
-        gathered = await self._workers.gather(left, remote, functools.partial(self._count, download))
+        count = functools.partial(self._count, download)
+        gathered = await self._workers.gather(self._disk.root, left, remote, count)
         await self._publish(gathered.verified, download, remote, digests)
         if gathered.error is not None:
             raise gathered.error
 
     async def _large(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
         ((key, entry),) = download.wants.items()
+        into = await self._disk.do(self._into, key, entry)
+        try:
+            found = await self._transfer(into, entry, download, remote)
+        except (CorruptBlob, SourceUnavailable):
+            if into.copy is None:
+                raise
+            self._unsound.add(Digest(into.copy.name))
+            found = await self._transfer(replace(into, copy=None), entry, download, remote)
+        await self._publish({key: found}, download, remote, digests)
+
+    def _into(self, key: str, entry: Entry) -> Into:
+        expected = self._disk.store.wanted_back(key)
+        digest = entry.digest or expected
+        copy = None if digest is None or digest in self._unsound else self._elsewhere(digest)
+        return Into(self._disk.root, key, expected, copy)
+
+    async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> Verified:
         count = functools.partial(self._count, download)
-        async with self._workers.transfer(key, entry, remote, count) as transfer:
+        async with self._workers.transfer(into, entry, remote, count) as transfer:
             download.done = transfer.landed
             if transfer.whole:
                 parts = [Part(transfer.read_whole)]
@@ -168,7 +207,7 @@ class Fetcher:
             except SourceChanged:
                 transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
                 raise
-            await self._publish({key: await transfer.finish()}, download, remote, digests)
+            return await transfer.finish()
 
     async def _publish(
         self, verified: Mapping[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
@@ -176,13 +215,13 @@ class Fetcher:
         wants, identity = download.wants, remote.listing.identity
         arrivals = [Arrival(key, found, identity(wants[key])) for key, found in verified.items()]
         if arrivals:
-            await self._threads.disk(self._store.publish, arrivals)
+            await self._disk.do(self._disk.store.publish, arrivals)
             digests.update({key: found.digest for key, found in verified.items()})
 
     def _count(self, download: Download, done: int, came: int) -> None:
         download.done += done
         download.fetched += came
-        self.fetched_bytes += came
+        self._network.fetched_bytes += came
         self._streams.came(download.origin, came)
 
 

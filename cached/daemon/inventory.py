@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cached.daemon.cache import Cache
+from cached.daemon.disk import Disk
+from cached.daemon.scrub import Scrubber
 from cached.daemon.usage import rfc3339
-from cached.errors import CachedError, InvalidRequest, NotCached
+from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest, ModelRef
 from cached.store.leases import held
 
@@ -20,129 +24,198 @@ _MIN_PREFIX = 4
 
 
 class Inventory:
-    """Synchronous; the API calls it in a thread."""
+    """Synchronous; what needs more than a look at the index is called in a disk's thread."""
 
-    def __init__(self, cache: Cache, version: str) -> None:
+    def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], version: str) -> None:
         self._cache = cache
-        self._store = cache.store
+        self._disks = cache.disks
+        self._scrubbers = scrubbers
         self._version = version
         self._started = time.time()
 
-    def find(self, text: str) -> Digest:
+    def find(self, text: str) -> tuple[Disk, Digest]:
         """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise."""
-        prefix = text.removeprefix("sha256:").lower()
-        if len(prefix) >= _MIN_PREFIX and all(char in "0123456789abcdef" for char in prefix):
-            rows = self._store.index.query("SELECT digest FROM snapshot WHERE digest GLOB ?", (prefix + "*",))
-            if len(rows) == 1:
-                return Digest(rows[0]["digest"])
-            if rows:
-                raise InvalidRequest(f"{text!r} is the beginning of {len(rows)} snapshots; give more digits.")
-        return self._find_uri(text)
+        prefix = _digits(text)
+        if prefix is not None:
+            found = self._ask_all("SELECT digest FROM snapshot WHERE digest GLOB ?", f"{prefix}*")
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
+        found = self._find_uri(text)
+        if not found:
+            raise NotCached(f"{text} is not cached on this node; `cached ls` shows what is.")
+        if len(found) > 1:
+            raise InvalidRequest(f"{text} is cached in {len(found)} versions; give the digest of one (`cached ls`).")
+        return found[0]
 
-    def _find_uri(self, text: str) -> Digest:
-        missing = NotCached(f"{text} is not cached on this node; `cached ls` shows what is.")
+    def _find_uri(self, text: str) -> list[tuple[Disk, Digest]]:
         try:
             ref = ModelRef.parse(text)
         except CachedError:
-            raise missing from None
-        rows = self._store.index.query("SELECT snapshot FROM resolution WHERE ref = ?", (ref.key,))
-        if not rows:  # Asked for with patterns, or at a commit: any one snapshot of that source will do.
-            rows = self._store.index.query(
-                "SELECT DISTINCT snapshot FROM resolution WHERE source = ? OR source LIKE ? ESCAPE '\\'",
-                (str(ref), _escape(f"{ref}@") + "%"),
-            )
-        if not rows:
-            raise missing
-        if len(rows) > 1:
-            raise InvalidRequest(f"{text} is cached in {len(rows)} versions; give the digest of one (`cached ls`).")
-        return Digest(rows[0]["snapshot"])
+            return []
+        found = self._ask_all("SELECT snapshot AS digest FROM resolution WHERE ref = ?", ref.key)
+        if found:
+            return found
+        # Asked for with patterns, or at a commit: any one snapshot of that source will do.
+        return self._ask_all(
+            "SELECT DISTINCT snapshot AS digest FROM resolution WHERE source = ? OR source LIKE ? ESCAPE '\\'",
+            str(ref),
+            _escape(f"{ref}@") + "%",
+        )
 
-    def snapshots(self) -> list[dict[str, Any]]:
-        self._cache.uses.flush()
-        rows = self._store.index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
+    def _ask_all(self, sql: str, *parameters: str) -> list[tuple[Disk, Digest]]:
+        """Each snapshot once, should two roots have it."""
+        found = {Digest(row["digest"]): disk for disk in self._disks for row in disk.store.index.query(sql, parameters)}
+        return [(disk, digest) for digest, disk in found.items()]
+
+    def snapshots(self, disk: Disk) -> list[dict[str, Any]]:
+        """Of one disk, the most recently used first."""
+        index = disk.store.index
+        self._flush(disk)
+        rows = index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
         refs: dict[str, list[str]] = {}
-        for row in self._store.index.query("SELECT snapshot, source FROM resolution ORDER BY source"):
+        for row in index.query("SELECT snapshot, source FROM resolution ORDER BY source"):
             refs.setdefault(row["snapshot"], []).append(row["source"])
-        return [self._snapshot(row, refs.get(row["digest"], [])) for row in rows]
+        return [_snapshot(disk, row, refs.get(row["digest"], [])) for row in rows]
 
-    def snapshot(self, digest: Digest) -> dict[str, Any]:
-        self._cache.uses.flush()
-        rows = self._store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
+    def snapshot(self, disk: Disk, digest: Digest) -> dict[str, Any]:
+        self._flush(disk)
+        rows = disk.store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
-        refs = self._store.index.query(
-            "SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,)
-        )
-        return self._snapshot(rows[0], [row["source"] for row in refs])
+        refs = disk.store.index.query("SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,))
+        return _snapshot(disk, rows[0], [row["source"] for row in refs])
 
-    def details(self, digest: Digest) -> dict[str, Any]:
-        read = self._store.snapshots.read(digest)
+    def _flush(self, disk: Disk) -> None:
+        """Should the disk not take it, what is shown is a little behind."""
+        with contextlib.suppress(StoreDegraded, NoSpace):
+            disk.uses.flush()
+
+    def details(self, disk: Disk, digest: Digest) -> dict[str, Any]:
+        store = disk.store
+        read = store.snapshots.read(digest)
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in read[0].files] if read else []
-        events = self._store.index.query(
-            "SELECT at, what, why FROM event WHERE snapshot = ? ORDER BY id", (digest.hex,)
-        )
         return {
-            **self.snapshot(digest),
-            "path": str(self._store.snapshots.path(digest)),
-            "lock": str(self._store.snapshots.lock(digest)),
+            **self.snapshot(disk, digest),
+            "path": str(store.snapshots.path(digest)),
+            "lock": str(store.snapshots.lock(digest)),
             "manifest": files,
-            **self._sharing(digest),
-            "history": [{"at": rfc3339(row["at"]), "what": row["what"], "why": row["why"]} for row in events],
-            "holders": self._cache.uses.leases(digest),
+            **_sharing(disk, digest),
+            "history": [_told(row) for row in _events(disk, "snapshot = ?", digest.hex)],
+            "holders": disk.uses.leases(digest),
         }
 
-    def _sharing(self, digest: Digest) -> dict[str, int]:
-        rows = self._store.index.query(
-            "SELECT b.size, (SELECT count(*) FROM snapshot_blob o WHERE o.blob = b.digest) AS links "
-            "FROM snapshot_blob sb JOIN blob b ON b.digest = sb.blob WHERE sb.snapshot = ?",
-            (digest.hex,),
-        )
-        unique = sum(row["size"] for row in rows if row["links"] == 1)
-        return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
+    def gone(self, text: str) -> dict[str, Any] | None:
+        """What became of a snapshot that is no longer here; None when nothing is known of it."""
+        prefix = _digits(text)
+        where, value = ("snapshot GLOB ?", f"{prefix}*") if prefix is not None else ("source = ?", _canonical(text))
+        events = [event for disk in self._disks for event in _events(disk, where, value)]
+        if not events:
+            return None
+        events.sort(key=lambda event: float(event["at"]))
+        last = events[-1]
+        history = [_told(event) for event in events if event["snapshot"] == last["snapshot"]]
+        return {"digest": f"sha256:{last['snapshot']}", "source": last["source"], "state": "gone", "history": history}
 
-    def _snapshot(self, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
-        return {
-            "digest": f"sha256:{row['digest']}",
-            "state": row["state"],
-            "source": row["source"],
-            "revision": row["revision"],
-            "size": row["size"],
-            "files": row["files"],
-            "created_at": rfc3339(row["created_at"]),
-            "used_at": rfc3339(row["used_at"]),
-            "leased": held(self._store.snapshots.lock(Digest(row["digest"]))),
-            "pinned": bool(row["pinned"]),
-            "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
-            "refs": refs,
-        }
-
-    def status(self) -> dict[str, Any]:
-        usage = self._store.usage()
-        counts = self._store.index.query(
-            "SELECT (SELECT count(*) FROM snapshot) AS snapshots, (SELECT count(*) FROM blob) AS blobs"
+    def status(self, disk: Disk) -> dict[str, Any]:
+        """Of one root."""
+        usage = disk.store.usage()
+        counts = disk.store.index.query(
+            "SELECT (SELECT count(*) FROM snapshot) AS snapshots, "
+            "(SELECT count(*) FROM blob WHERE NOT damaged) AS blobs, "
+            "(SELECT count(*) FROM snapshot WHERE state = 'damaged') AS damaged"
         )[0]
-        counters = self._cache.counters
         return {
-            "version": self._version,
-            "root": str(self._store.layout.root),
-            "healthy": True,
-            "reason": None,
+            "root": str(disk.root),
+            "reason": disk.degraded,
             "limit": usage.limit,
             "used": usage.used,
             "reserved": usage.reserved,
             "free": usage.free,
+            "quarantined": usage.quarantined,
             "snapshots": counts["snapshots"],
             "blobs": counts["blobs"],
-            "leases": len(self._cache.uses.leases()),
+            "damaged": counts["damaged"],
+            "leases": disk.uses.count(),
+        }
+
+    def summary(self, roots: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of the node, from what `status` said of each root."""
+        counters, problem = self._cache.counters, self._disks.problem
+        totals = {name: sum(root[name] for root in roots) for name in _TOTALS}
+        missing = [{"root": str(each.root), "reason": each.why} for each in self._disks.missing]
+        return {
+            "version": self._version,
+            "root": str(self._disks.first.root),
+            "healthy": problem is None,
+            "reason": problem,
+            **totals,
+            "roots": roots + missing,
             "hits": counters.hits,
             "misses": counters.misses,
             "stale": counters.stale,
             "failures": counters.failures,
-            "fetched_bytes": self._cache.fetcher.fetched_bytes,
+            "fetched_bytes": self._cache.network.fetched_bytes,
+            "scrubbed_blobs": sum(scrubber.done.blobs for scrubber in self._scrubbers),
+            "scrubbed_bytes": sum(scrubber.done.bytes for scrubber in self._scrubbers),
+            "scrub_damaged": sum(scrubber.done.damaged for scrubber in self._scrubbers),
             "workers": self._cache.workers.pids,
             "workers_lost": self._cache.workers.lost,
             "uptime": round(time.time() - self._started, 3),
         }
+
+
+_TOTALS = ("limit", "used", "reserved", "free", "quarantined", "snapshots", "blobs", "damaged", "leases")
+
+
+def _digits(text: str) -> str | None:
+    """A digest or the beginning of one; None for everything else."""
+    prefix = text.removeprefix("sha256:").lower()
+    return prefix if len(prefix) >= _MIN_PREFIX and all(char in "0123456789abcdef" for char in prefix) else None
+
+
+def _canonical(text: str) -> str:
+    try:
+        return str(ModelRef.parse(text))
+    except CachedError:
+        return text
+
+
+def _events(disk: Disk, where: str, value: str) -> list[sqlite3.Row]:
+    return disk.store.index.query(f"SELECT * FROM event WHERE {where} ORDER BY id", (value,))
+
+
+def _told(event: sqlite3.Row) -> dict[str, Any]:
+    return {"at": rfc3339(event["at"]), "what": event["what"], "why": event["why"]}
+
+
+def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
+    rows = disk.store.index.query(
+        "SELECT b.size, (SELECT count(*) FROM snapshot_blob o WHERE o.blob = b.digest) AS links "
+        "FROM snapshot_blob sb JOIN blob b ON b.digest = sb.blob WHERE sb.snapshot = ?",
+        (digest.hex,),
+    )
+    unique = sum(row["size"] for row in rows if row["links"] == 1)
+    return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
+
+
+def _snapshot(disk: Disk, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
+    return {
+        "digest": f"sha256:{row['digest']}",
+        "state": row["state"],
+        "source": row["source"],
+        "revision": row["revision"],
+        "size": row["size"],
+        "files": row["files"],
+        "created_at": rfc3339(row["created_at"]),
+        "used_at": rfc3339(row["used_at"]),
+        "leased": held(disk.store.snapshots.lock(Digest(row["digest"]))),
+        "pinned": bool(row["pinned"]),
+        "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
+        "root": str(disk.root),
+        "refs": refs,
+    }
 
 
 def _escape(text: str) -> str:

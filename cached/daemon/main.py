@@ -21,14 +21,18 @@ from aiohttp import web
 from cached.config import Config
 from cached.daemon.api import Api
 from cached.daemon.cache import Cache
+from cached.daemon.checks import Checker
+from cached.daemon.disks import Disks
+from cached.daemon.heal import Healer
 from cached.daemon.inventory import Inventory
 from cached.daemon.notify import notify, watchdog
+from cached.daemon.scrub import Scrubber
 from cached.daemon.tamper import Tamper
 from cached.daemon.threads import Threads, prefer_this_thread
+from cached.daemon.verify import Verifier
 from cached.daemon.workers import Workers
 from cached.errors import CachedError, ConfigError, StoreDegraded
 from cached.logs import configure
-from cached.store.store import Store
 
 log = logging.getLogger("cached.daemon")
 
@@ -69,18 +73,26 @@ async def _serve(config: Config) -> None:
     _allow_many_files()
     prefer_this_thread()
     threads = Threads()
-    store = await threads.disk(Store, config)
+    disks = await threads.disk(Disks.open, config)
     try:
-        workers = Workers(config, store.claim, threads)
-        cache = Cache(config, store, workers, threads)
-        api = Api(cache, Inventory(cache, version("model-cached")), threads)
-        tamper = Tamper(store, threads)
-        await tamper.begin()
+        workers = Workers(config, disks.claims, threads)
+        cache = Cache(config, disks, workers)
+        checker, healer = Checker(workers), Healer(cache)
+        scrubbers = [Scrubber(config, disk, checker, healer) for disk in disks]
+        inventory = Inventory(cache, scrubbers, version("model-cached"))
+        api = Api(cache, inventory, Verifier(disks, checker, healer))
+        tampers = [Tamper(disk, checker, healer if config.self_heal else None) for disk in disks]
+        for tamper in tampers:
+            await tamper.begin()
         async with _listening(config, api):
-            background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache, threads))]
-            background += [asyncio.create_task(tamper.run()), asyncio.create_task(_start_early(workers))]
-            notify(f"READY=1\nSTATUS=serving {config.root}")
-            log.info("daemon.ready", extra={"root": str(config.root), "socket": str(config.socket)})
+            background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache))]
+            background += [asyncio.create_task(tamper.run()) for tamper in tampers]
+            background += [asyncio.create_task(scrubber.run()) for scrubber in scrubbers]
+            background += [asyncio.create_task(_start_early(workers))]
+            notify("READY=1")
+            disks.say_how_we_are()
+            roots = [str(disk.root) for disk in disks]
+            log.info("daemon.ready", extra={"roots": roots, "socket": str(config.socket)})
             await stopping.wait()
             notify("STOPPING=1\nSTATUS=finishing or parking fills")
             log.info("daemon.stopping", extra={"fills": len(cache.fills)})
@@ -89,7 +101,7 @@ async def _serve(config: Config) -> None:
                 task.cancel()
             await workers.close()
     finally:
-        store.close()
+        disks.close()
     log.info("daemon.stopped")
 
 
@@ -109,11 +121,10 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _flush(cache: Cache, threads: Threads) -> None:
+async def _flush(cache: Cache) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        with contextlib.suppress(CachedError):
-            await threads.disk(cache.uses.flush)
+        await cache.flush()
 
 
 @contextlib.asynccontextmanager

@@ -6,28 +6,29 @@ import asyncio
 import contextlib
 import logging
 
-from cached.daemon.threads import Threads
+from cached.daemon.checks import Checker
+from cached.daemon.disk import Disk
+from cached.daemon.heal import Healer
 from cached.daemon.watch import Watch
 from cached.errors import CachedError
 from cached.model import Digest
-from cached.store.store import Store
 
 log = logging.getLogger("cached.watch")
 
 
 class Tamper:
-    """Begin before the daemon answers, then `run`, which ends only by being cancelled."""
+    """Of one disk. Begin before the daemon answers, then `run`, which ends only by being cancelled."""
 
-    def __init__(self, store: Store, threads: Threads) -> None:
-        self._store = store
-        self._threads = threads
+    def __init__(self, disk: Disk, checker: Checker, healer: Healer | None) -> None:
+        """Without a `healer`, what is damaged waits for the next acquire."""
+        self._disk, self._checker, self._healer = disk, checker, healer
         self._loop = asyncio.get_running_loop()
         self._suspects: dict[Digest, str] = {}
         self._arrived = asyncio.Event()
-        self._watch = Watch(store.layout, self._suspect)
+        self._watch = Watch(disk.store.layout, self._suspect)
 
     async def begin(self) -> None:
-        await self._threads.disk(self._watch.start)
+        await self._disk.do(self._watch.start)
 
     async def run(self) -> None:
         try:
@@ -36,8 +37,10 @@ class Tamper:
                 self._arrived.clear()
                 suspects, self._suspects = self._suspects, {}
                 for digest, what in suspects.items():
-                    with contextlib.suppress(CachedError):
-                        await self._threads.disk(self._check, digest, what)
+                    try:
+                        await self._check(digest, what)
+                    except CachedError as error:
+                        log.warning("tamper.unchecked", extra={"digest": digest.hex, "why": error.message})
         finally:
             self._watch.close()
 
@@ -51,28 +54,35 @@ class Tamper:
         with contextlib.suppress(RuntimeError):  # The loop has ended; so has the daemon.
             self._loop.call_soon_threadsafe(note)
 
-    def _check(self, digest: Digest, what: str) -> None:
+    async def _check(self, digest: Digest, what: str) -> None:
         """Our own removals have dropped their rows before they touch a file, so they find nothing to check here."""
-        index = self._store.index
-        blobs = {
-            row["digest"]: row
-            for row in index.query(
-                "SELECT digest, size, pieces FROM blob WHERE digest = ? UNION "
-                "SELECT b.digest, b.size, b.pieces FROM snapshot_blob s JOIN blob b ON b.digest = s.blob "
-                "WHERE s.snapshot = ?",
-                (digest.hex, digest.hex),
-            )
-        }
-        for row in blobs.values():
-            blob = Digest(row["digest"])
-            problem = self._store.blobs.damage(blob, row["size"], row["pieces"], deep=False)
-            if problem and self._store.condemn(blob) is not None:
-                log.error("tamper.blob", extra={"digest": blob.hex, "what": what, "problem": problem})
-        self._check_links(digest, what)
+        affected: set[Digest] = set()
+        for blob in await self._disk.do(self._blobs, digest):
+            found = await self._checker.check(self._disk, blob)
+            if found is not None and found.problem is not None:
+                log.error("tamper.blob", extra={"digest": blob.hex, "what": what, "problem": found.problem})
+                affected.update(found.snapshots)
+        if await self._disk.do(self._links_broken, digest, what):
+            affected.add(digest)
+        if self._healer is not None:
+            for snapshot in affected:
+                await self._healer.heal(self._disk, snapshot)
 
-    def _check_links(self, digest: Digest, what: str) -> None:
-        read = self._store.snapshots.read(digest)
-        ready = self._store.index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (digest.hex,))
-        if ready and (read is None or not self._store.snapshots.intact(read[0])):
-            log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
-            self._store.index.mark_damaged(digest)
+    def _blobs(self, digest: Digest) -> list[Digest]:
+        """The blob of that name, or those of the snapshot of that name."""
+        rows = self._disk.store.index.query(
+            "SELECT digest FROM blob WHERE digest = ? AND NOT damaged UNION SELECT b.digest FROM snapshot_blob s "
+            "JOIN blob b ON b.digest = s.blob WHERE s.snapshot = ? AND NOT b.damaged",
+            (digest.hex, digest.hex),
+        )
+        return [Digest(row["digest"]) for row in rows]
+
+    def _links_broken(self, digest: Digest, what: str) -> bool:
+        index, snapshots = self._disk.store.index, self._disk.store.snapshots
+        read = snapshots.read(digest)
+        ready = index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (digest.hex,))
+        if not ready or (read is not None and snapshots.intact(read[0])):
+            return False
+        log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
+        index.mark_damaged(digest)
+        return True

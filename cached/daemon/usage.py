@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.leases import held, holders
 from cached.store.store import Store
@@ -55,14 +57,25 @@ class Uses:
         self._store.index.touch(used, leases)
 
     def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:
-        """Every lease that the kernel holds, with what is known of its holder."""
-        self.flush()
+        """Every lease that the kernel holds, with what is known of its holder.
+
+        `reopen`: files of it were replaced since it was taken, because they were damaged.
+        """
+        with contextlib.suppress(StoreDegraded, NoSpace):  # The kernel knows all the same.
+            self.flush()
         rows = self._store.index.query("SELECT digest, source FROM snapshot ORDER BY used_at DESC")
         sources = {Digest(row["digest"]): row["source"] for row in rows}
         wanted = [digest for digest in sources if only is None or digest == only]
         since = {
             (row["snapshot"], row["pid"]): row["since"]
             for row in self._store.index.query("SELECT snapshot, pid, since FROM lease")
+        }
+        # The last time a file was found damaged: whoever held it then has the old file open.
+        damaged = {
+            row["snapshot"]: row["at"]
+            for row in self._store.index.query(
+                "SELECT snapshot, max(at) AS at FROM event WHERE what = 'damaged' GROUP BY snapshot"
+            )
         }
         found = []
         for digest, pids in self._held(set(wanted)).items():
@@ -79,9 +92,14 @@ class Uses:
                         "command": _command(pid),
                         "since": None if at is None else rfc3339(at),
                         "held": True,
+                        "reopen": damaged.get(digest.hex, 0.0) > (at or float("inf")),
                     }
                 )
         return found
+
+    def count(self) -> int:
+        """Snapshots that somebody holds, times who does, as far as this pid namespace shows them."""
+        return len(self.leases())
 
     def _held(self, snapshots: set[Digest]) -> dict[Digest, set[int]]:
         locks = holders()

@@ -1,110 +1,93 @@
-"""Re-reading what the store holds: XXH3 pieces at memory speed, the whole sha256 on request, and mending."""
+"""The operator's `verify`: every blob read again, as fast as the disks give it, and mended on request."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 from typing import Any
 
-from cached.daemon.cache import Ask, Cache
-from cached.daemon.fill import Fill
-from cached.daemon.threads import Threads
-from cached.errors import CachedError
-from cached.model import Credentials, Digest, ModelRef
-from cached.wire import Ready
+from cached.daemon.checks import Checker, Found
+from cached.daemon.disk import Disk
+from cached.daemon.disks import Disks
+from cached.daemon.heal import Healer
+from cached.model import Digest
+
+AT_ONCE = 4  # Blobs of one disk that are read side by side.
 
 
 class Verifier:
-    def __init__(self, cache: Cache, threads: Threads) -> None:
-        self._cache = cache
-        self._threads = threads
+    def __init__(self, disks: Disks, checker: Checker, healer: Healer) -> None:
+        self._disks, self._checker, self._healer = disks, checker, healer
 
     async def verify(self, only: Digest | None, deep: bool, repair: bool) -> dict[str, Any]:
         """Check every blob (of one snapshot). What is damaged goes to quarantine, and is handed out no more.
 
         With `repair` the affected snapshots are fetched again from where they came, in place for their holders.
         """
-        rows = await self._threads.disk(self._rows, only)
-        checked = size = 0
+        reports = [await self._verify(disk, only, deep, repair) for disk in self._disks]
+        return {
+            "checked": sum(report["checked"] for report in reports),
+            "bytes": sum(report["bytes"] for report in reports),
+            "damaged": [finding for report in reports for finding in report["damaged"]],
+        }
+
+    async def _verify(self, disk: Disk, only: Digest | None, deep: bool, repair: bool) -> dict[str, Any]:
+        results = await self._check_all(disk, await disk.do(_blobs, disk, only), deep)
         damaged: list[dict[str, Any]] = []
         affected: dict[Digest, list[dict[str, Any]]] = {}
-        for row in rows:
-            digest = Digest(row["digest"])
-            problem = await self._threads.disk(self._cache.store.blobs.damage, digest, row["size"], row["pieces"], deep)
-            checked, size = checked + 1, size + row["size"]
-            if problem is None:
-                continue
-            snapshots = await self._threads.disk(self._cache.store.condemn, digest)
-            if snapshots is None:  # Noticed by the watch, and found below; or evicted while we read it.
-                continue
-            finding = {
-                "digest": str(digest),
-                "path": str(self._cache.store.blobs.path(digest)),
-                "problem": problem,
-                "snapshots": [str(snapshot) for snapshot in snapshots],
-                "repaired": False,
-            }
-            damaged.append(finding)
-            for snapshot in snapshots:
-                affected.setdefault(snapshot, []).append(finding)
-        for snapshot, finding in await self._threads.disk(self._found_before, only, set(affected)):
-            damaged.append(finding)
-            affected.setdefault(snapshot, []).append(finding)
+        for digest, found in results:
+            if found.problem is not None:
+                damaged.append(_finding(digest, str(disk.store.blobs.path(digest)), found.problem, found.snapshots))
+                for snapshot in found.snapshots:
+                    affected.setdefault(snapshot, []).append(damaged[-1])
+        for snapshot in await disk.do(_found_before, disk, only, set(affected)):
+            path, problem = str(disk.store.snapshots.path(snapshot)), "taken out of service by an earlier check"
+            damaged.append(_finding(snapshot, path, problem, (snapshot,)))
+            affected.setdefault(snapshot, []).append(damaged[-1])
         if repair:
-            await self._repair(affected)
-        return {"checked": checked, "bytes": size, "damaged": damaged}
+            await self._repair(disk, affected)
+        return {"checked": len(results), "bytes": sum(found.size for _, found in results), "damaged": damaged}
 
-    def _rows(self, only: Digest | None) -> list[Any]:
-        if only is None:
-            return self._cache.store.index.query("SELECT digest, size, pieces FROM blob ORDER BY digest")
-        return self._cache.store.index.query(
-            "SELECT b.digest, b.size, b.pieces FROM blob b JOIN snapshot_blob s ON s.blob = b.digest "
-            "WHERE s.snapshot = ? ORDER BY b.digest",
-            (only.hex,),
-        )
+    async def _check_all(self, disk: Disk, digests: list[Digest], deep: bool) -> list[tuple[Digest, Found]]:
+        left, results = iter(digests), []
 
-    def _found_before(self, only: Digest | None, now: set[Digest]) -> list[tuple[Digest, dict[str, Any]]]:
-        """Snapshots that an earlier check took out of service, and that nobody has asked for since."""
-        rows = self._cache.store.index.query("SELECT digest FROM snapshot WHERE state = 'damaged'")
-        found = []
-        for row in rows:
-            snapshot = Digest(row["digest"])
-            if snapshot in now or only not in (None, snapshot):
-                continue
-            finding = {
-                "digest": str(snapshot),
-                "path": str(self._cache.store.snapshots.path(snapshot)),
-                "problem": "taken out of service by an earlier check",
-                "snapshots": [str(snapshot)],
-                "repaired": False,
-            }
-            found.append((snapshot, finding))
-        return found
+        async def take() -> None:
+            for digest in left:
+                found = await self._checker.check(disk, digest, deep)
+                if found is not None:
+                    results.append((digest, found))
 
-    async def _repair(self, affected: dict[Digest, list[dict[str, Any]]]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(take())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return sorted(results, key=lambda result: result[0])
+
+    async def _repair(self, disk: Disk, affected: dict[Digest, list[dict[str, Any]]]) -> None:
         for snapshot, findings in affected.items():
-            try:
-                mended = await self._fetch_again(snapshot)
-            except CachedError as error:
-                for finding in findings:
-                    finding["problem"] += f"; not repaired: {error.message}"
-                continue
+            why = await self._healer.heal(disk, snapshot)
             for finding in findings:
-                finding["repaired"] = mended
-                if not mended:
-                    finding["problem"] += "; not repaired: the source has another version now"
+                finding["repaired"] = why is None
+                finding["problem"] += f"; not repaired: {why}" if why is not None else ""
 
-    async def _fetch_again(self, snapshot: Digest) -> bool:
-        """Whether the same snapshot came back."""
-        read = await self._threads.disk(self._cache.store.snapshots.read, snapshot)
-        if read is None:
-            return False
-        uri, revision, include, exclude = json.loads(read[1].ref)
-        ref = ModelRef(uri, revision, tuple(include), tuple(exclude))
-        found = self._cache.acquire(
-            Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0), Credentials()
-        )
-        if isinstance(found, Fill):
-            async for step in found.watch(60.0, abandon=False):
-                if isinstance(step, Ready):
-                    found = step
-        return isinstance(found, Ready) and found.digest == str(snapshot)
+
+def _blobs(disk: Disk, only: Digest | None) -> list[Digest]:
+    index = disk.store.index
+    if only is None:
+        rows = index.query("SELECT digest FROM blob WHERE NOT damaged ORDER BY digest")
+    else:
+        rows = index.query("SELECT blob AS digest FROM snapshot_blob WHERE snapshot = ? ORDER BY blob", (only.hex,))
+    return [Digest(row["digest"]) for row in rows]
+
+
+def _found_before(disk: Disk, only: Digest | None, now: set[Digest]) -> list[Digest]:
+    """Snapshots that an earlier check took out of service, and that nobody has asked for since."""
+    rows = disk.store.index.query("SELECT digest FROM snapshot WHERE state = 'damaged'")
+    found = [Digest(row["digest"]) for row in rows]
+    return [snapshot for snapshot in found if snapshot not in now and only in (None, snapshot)]
+
+
+def _finding(digest: Digest, path: str, problem: str, snapshots: tuple[Digest, ...]) -> dict[str, Any]:
+    names = [str(snapshot) for snapshot in snapshots]
+    return {"digest": str(digest), "path": path, "problem": problem, "snapshots": names, "repaired": False}

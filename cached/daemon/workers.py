@@ -7,15 +7,32 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from cached.config import Config
 from cached.daemon.crew import Crew, Member, lost
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
 from cached.model import Credentials, Entry, Listing, ModelRef
+from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
-from cached.worker.messages import Came, Close, Finish, Gather, Gathered, Open, Opened, Read, ReadWhole, Remote, Resolve
+from cached.worker.messages import (
+    Came,
+    Check,
+    Close,
+    Finish,
+    Gather,
+    Gathered,
+    Into,
+    Open,
+    Opened,
+    Read,
+    ReadWhole,
+    Remote,
+    Resolve,
+)
 
 MANY = 4  # More processes than this did not make a fill faster.
 FAILED_SECONDS = 2.0  # Workers that cannot even start are not started again before that.
@@ -27,9 +44,9 @@ Counting = Callable[[int, int], None]  # Bytes since the last call: what counts 
 class Workers:
     """Use from the event loop only."""
 
-    def __init__(self, config: Config, claim: int, threads: Threads) -> None:
-        """`claim` is the descriptor of the root's lock."""
-        self._config, self._claim, self._threads = config, claim, threads
+    def __init__(self, config: Config, claims: Sequence[int], threads: Threads) -> None:
+        """`claims` are the descriptors of the roots' locks."""
+        self._config, self._claims, self._threads = config, claims, threads
         self._numbers = itertools.count(1)
         self._counting: dict[int, Counting] = {}
         self._crew: Crew | None = None
@@ -56,7 +73,7 @@ class Workers:
                 if time.monotonic() < self._failed_at + FAILED_SECONDS:
                     raise lost()
                 self._crew = await Crew.start(
-                    self._config, processes(self._config), self._claim, self._came, self._threads
+                    self._config, processes(self._config), self._claims, self._came, self._threads
                 )
             return self._crew
 
@@ -69,31 +86,38 @@ class Workers:
 
     async def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         """Asked once more when the process dies of it, or beside it."""
-        question = Resolve(ref, credentials, timeout)
-        try:
-            crew, member = await self._idlest()
-            found: Listing = await crew.ask(member, question)
-        except WorkerLost:
-            crew, member = await self._idlest()
-            found = await crew.ask(member, question)
+        found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout))
         return found
 
-    async def gather(self, wants: Mapping[str, Entry], remote: Remote, counting: Counting) -> Gathered:
+    async def check(self, asked: Check) -> Checkup:
+        """Read a blob again. Asked once more when the process dies meanwhile."""
+        found: Checkup = await self._ask_twice(asked)
+        return found
+
+    async def _ask_twice(self, question: Resolve | Check) -> Any:
+        try:
+            crew, member = await self._idlest()
+            return await crew.ask(member, question)
+        except WorkerLost:
+            crew, member = await self._idlest()
+            return await crew.ask(member, question)
+
+    async def gather(self, root: Path, wants: Mapping[str, Entry], remote: Remote, counting: Counting) -> Gathered:
         """Fetch these small files by key. WorkerLost when they have to be asked for again."""
         crew, member = await self._idlest()
         with self._counted(counting) as number:
-            gathered: Gathered = await crew.ask(member, Gather(number, wants, remote.only(*wants.values())))
+            gathered: Gathered = await crew.ask(member, Gather(number, root, wants, remote.only(*wants.values())))
         return gathered
 
     @contextlib.asynccontextmanager
-    async def transfer(self, key: str, entry: Entry, remote: Remote, counting: Counting) -> AsyncIterator[Transfer]:
+    async def transfer(self, into: Into, entry: Entry, remote: Remote, counting: Counting) -> AsyncIterator[Transfer]:
         """A Transfer; parked when the block ends, unless it was finished or discarded."""
         crew, member = await self._idlest()
         with self._counted(counting) as number:
             transfer = Transfer(crew, member, number)
             member.files += 1
             try:
-                await transfer.open(key, entry, remote)
+                await transfer.open(into, entry, remote)
                 yield transfer
             finally:
                 member.files -= 1
@@ -130,8 +154,8 @@ class Transfer:
         self.discard = False
         self._finished = False
 
-    async def open(self, key: str, entry: Entry, remote: Remote) -> None:
-        opened: Opened = await self._crew.ask(self._member, Open(self._number, key, entry, remote.only(entry)))
+    async def open(self, into: Into, entry: Entry, remote: Remote) -> None:
+        opened: Opened = await self._crew.ask(self._member, Open(self._number, into, entry, remote.only(entry)))
         self.landed, self.missing, self.whole = opened.landed, opened.missing, opened.whole
 
     async def read(self, piece: Piece) -> None:

@@ -8,12 +8,12 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-
-import xxhash
 
 from cached.errors import InvalidRequest
 from cached.model import PIECE_BYTES, Digest, Entry
+from cached.store import salvage, sidecar
 from cached.store.ingest import Ingest, Verified
 from cached.store.layout import Layout, disk_errors, fsync_directory
 from cached.store.small import SmallIngest
@@ -40,27 +40,47 @@ class Blobs:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def ingest(self, key: str, entry: Entry) -> Ingest:
-        return Ingest(self._part(key), entry)
+    def status(self, digest: Digest) -> os.stat_result | None:
+        """Of the published file; None when there is none, or something else lies there."""
+        try:
+            status = os.lstat(self._name(digest))
+        except OSError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def ingest(self, key: str, entry: Entry, expected: Digest | None = None) -> Ingest:
+        """Begin or resume. `expected` is the digest of a damaged blob that this is to replace: what is left of that
+        is taken over, and nothing else will be published."""
+        part = self._part(key)
+        if expected is not None:
+            entry = replace(entry, digest=expected)
+            if not part.exists():
+                with disk_errors(f"taking over what is left of {entry.path}"):
+                    salvage.take_over(self._layout.quarantine, expected, part, entry.size)
+        return Ingest(part, entry)
 
     def small_ingest(self, key: str, entry: Entry, data: memoryview) -> SmallIngest:
         return SmallIngest(f"{self._ingests}/{key}.part", entry, data)
 
-    def publish(self, key: str, verified: Verified) -> None:
-        """Give verified bytes their name; it is durable after `sync`.
+    def publish(self, key: str, verified: Verified) -> int:
+        """Give verified bytes their name; it is durable after `sync`. The file's st_mtime_ns.
 
         Nobody may have the ingest open: a file that is written to under its published name is an alarm. The caller
         excludes a concurrent removal of the same digest.
         """
-        digest = verified.digest
+        digest, name = verified.digest, self._name(verified.digest)
         with disk_errors(f"publishing {digest.hex[:12]}"):
-            if self.size(digest) == verified.size:
+            there = self.status(digest)
+            if there is not None and there.st_size == verified.size:
                 self.discard_part(key)  # The same content came under another name; its links share the older inode.
-                return
-            os.rename(self._part(key), self._name(digest))
-            if verified.size > PIECE_BYTES:  # The piece state has done its work.
-                with contextlib.suppress(FileNotFoundError):
+                return there.st_mtime_ns
+            os.rename(self._part(key), name)
+            mtime_ns = os.lstat(name).st_mtime_ns
+            if verified.size > PIECE_BYTES:
+                sidecar.write(_beside(name), verified.size, mtime_ns, verified.pieces)
+                with contextlib.suppress(FileNotFoundError):  # The piece state has done its work.
                     self._part(key).with_suffix(".pieces").unlink()
+            return mtime_ns
 
     def sync(self, digests: Iterable[Digest]) -> None:
         """Make the names of published blobs durable."""
@@ -76,18 +96,29 @@ class Blobs:
 
     def remove(self, digest: Digest) -> Path | None:
         """Take the blob out of sight; returns what to unlink afterwards."""
-        return self._move(self.path(digest), self._layout.trash)
-
-    def quarantine(self, digest: Digest) -> Path | None:
-        """Put a damaged blob aside for the operator to look at."""
-        return self._move(self.path(digest), self._layout.quarantine)
-
-    def _move(self, path: Path, folder: Path) -> Path | None:
-        target = folder / f"{path.name}.{secrets.token_hex(4)}"
-        with disk_errors(f"removing {path.name[:12]}"), contextlib.suppress(FileNotFoundError):
-            os.rename(path, target)
-            return target
+        target = self._layout.trash / f"{digest.hex}.{secrets.token_hex(4)}"
+        with disk_errors(f"removing {digest.hex[:12]}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_beside(self._name(digest)))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._name(digest), target)
+                return target
         return None
+
+    def quarantine(self, digest: Digest, size: int, pieces: bytes | None, bad: Iterable[int]) -> None:
+        """Put a damaged blob aside for the operator to look at, and so that its good pieces need not be fetched."""
+        name = self._name(digest)
+        target = f"{self._layout.quarantine}/{digest.hex}.{secrets.token_hex(4)}"
+        with disk_errors(f"putting {digest.hex[:12]} aside"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_beside(name))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, target)
+                salvage.note(target, size, pieces, bad)
+
+    def known_pieces(self, digest: Digest, size: int, mtime_ns: int) -> bytes | None:
+        """What the blob's sidecar says of a file of this size that was changed last at this time, if anything."""
+        return sidecar.read(_beside(self._name(digest)), size, mtime_ns)
 
     def parts(self) -> dict[str, int]:
         """Unfinished ingests: bytes on disk by key."""
@@ -106,21 +137,6 @@ class Blobs:
                     if len(path.name) == 64 and path.name.startswith(folder.name):
                         yield Digest(path.name)
 
-    def damage(self, digest: Digest, size: int, pieces: bytes | None, deep: bool) -> str | None:
-        """What is wrong with the blob, in a few words; None when every piece (deep: the sha256) is right."""
-        found = self.size(digest)
-        if found is None:
-            return "missing"
-        if found != size:
-            return f"{found} bytes instead of {size}"
-        if deep or not pieces:
-            with self.path(digest).open("rb") as file:
-                return None if hashlib.file_digest(file, "sha256").hexdigest() == digest.hex else "wrong sha256"
-        bad = [index for index, good in enumerate(self._compare(digest, pieces)) if not good]
-        return f"damaged pieces {', '.join(map(str, bad[:8]))}" if bad else None
 
-    def _compare(self, digest: Digest, pieces: bytes) -> Iterator[bool]:
-        with self.path(digest).open("rb", buffering=0) as file:
-            for start in range(0, len(pieces), 16):
-                data = file.read(PIECE_BYTES)
-                yield xxhash.xxh3_128_digest(data) == pieces[start : start + 16]
+def _beside(name: str) -> str:
+    return f"{name}.pieces"

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from cached.errors import StoreDegraded
+from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Manifest
+from cached.store import soundness
 from cached.store.ingest import Verified
 from cached.store.schema import Database, migrate
 from cached.store.snapshots import Origin
@@ -45,10 +47,11 @@ class Index:
             self._writer.execute("PRAGMA synchronous=FULL")
             self._writer.execute("PRAGMA foreign_keys=ON")
             migrate(Database(self._writer))
-            if self._writer.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("quick_check found damage")
+            damage = soundness.problem(self._writer)
+            if damage is not None:
+                raise sqlite3.DatabaseError(damage)
             self._reader = sqlite3.connect(
-                f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
+                f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
             )
         except BaseException:
             self._writer.close()
@@ -71,9 +74,12 @@ class Index:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.IntegrityError:
                 self._rollback()
-                raise StoreDegraded(f"The index cannot be written: {error}; check the disk.") from error
+                raise
+            except sqlite3.DatabaseError as error:
+                self._rollback()
+                raise _translated(error) from error
             except BaseException:
                 self._rollback()
                 raise
@@ -85,8 +91,11 @@ class Index:
 
     def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
         """Read what has been committed."""
-        with self._reading:
-            return self._reader.execute(sql, tuple(parameters)).fetchall()
+        try:
+            with self._reading:
+                return self._reader.execute(sql, tuple(parameters)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error) from error
 
     # Hits.
 
@@ -104,10 +113,12 @@ class Index:
 
     def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
         """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
+        now = time.time()
         with self.transaction() as db:
             db.executemany(
-                "UPDATE snapshot SET used_at = max(used_at, ?) WHERE digest = ?",
-                [(at, d.hex) for d, at in used.items()],
+                # The clock may have been set back since: a use is never later than now, or it would count for ever.
+                "UPDATE snapshot SET used_at = min(max(used_at, ?), ?) WHERE digest = ?",
+                [(at, now, d.hex) for d, at in used.items()],
             )
             db.executemany(
                 "INSERT OR REPLACE INTO lease SELECT ?, ?, ?, ?, ? "
@@ -159,23 +170,26 @@ class Index:
 
     def committed(self) -> int:
         """Bytes used plus reserved."""
-        with self._lock:
-            return int(
-                self._writer.execute(
-                    "SELECT (SELECT coalesce(sum(size), 0) FROM blob) "
-                    "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
-                ).fetchone()[0]
-            )
-
-    def add_blobs(self, published: Iterable[tuple[Verified, str, str]]) -> None:
-        """Blobs were published, each with its identity and key: reservations become use, and every fill that wanted
-        one now holds it."""
         with self.transaction() as db:
-            for verified, identity, key in published:
+            row = db.execute(
+                "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) "
+                "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
+            ).fetchone()
+        return int(row[0])
+
+    def add_blobs(self, published: Iterable[tuple[Verified, str, str, int]]) -> None:
+        """Blobs were published, each with its identity, key and st_mtime_ns: reservations become use, and every fill
+        that wanted one now holds it."""
+        now = time.time()
+        with self.transaction() as db:
+            for verified, identity, key, mtime_ns in published:
                 digest = verified.digest.hex
                 db.execute(
-                    "INSERT INTO blob VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces=excluded.pieces",
-                    (digest, verified.size, verified.pieces, time.time()),
+                    "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, checked_at, hashed_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces = excluded.pieces, "
+                    "damaged = 0, mtime_ns = excluded.mtime_ns, checked_at = excluded.checked_at, "
+                    "hashed_at = excluded.hashed_at",
+                    (digest, verified.size, verified.pieces, now, mtime_ns, now, now),
                 )
                 db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, digest))
                 db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest, key))
@@ -222,10 +236,12 @@ class Index:
             self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")
 
     def note(self, snapshot: Digest, what: str, why: str) -> None:
+        """Remember what happened to a snapshot that has a row."""
         with self.transaction() as db:
             row = db.execute(
-                "INSERT INTO event (at, snapshot, what, why) VALUES (?, ?, ?, ?)",
-                (time.time(), snapshot.hex, what, why),
+                "INSERT INTO event (at, snapshot, what, why, source) "
+                "VALUES (?, ?, ?, ?, coalesce((SELECT source FROM snapshot WHERE digest = ?), ''))",
+                (time.time(), snapshot.hex, what, why, snapshot.hex),
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
 
@@ -241,8 +257,10 @@ class Index:
             ).fetchall()
         return bool(changed)
 
-    def forget(self, snapshot: Digest) -> None:
+    def forget(self, snapshot: Digest, what: str, why: str) -> None:
+        """Drop its row; what happened and why can still be asked."""
         with self.transaction() as db:
+            self.note(snapshot, what, why)
             db.execute("DELETE FROM snapshot WHERE digest = ?", (snapshot.hex,))
 
     def forget_orphans(self) -> list[Digest]:
@@ -262,25 +280,42 @@ class Index:
             ).fetchall()
         return bool(rows)
 
-    def damaged(self, blob: Digest) -> list[Digest]:
-        """The blob failed a check: forget it, and hand out none of the snapshots that have it until they are mended."""
+    def condemn(self, blob: Digest, why: str) -> list[Digest] | None:
+        """The blob failed a check: it counts no more, and the snapshots that have it are not handed out until mended.
+
+        Those snapshots; None when somebody else has condemned or removed it meanwhile.
+        """
         with self.transaction() as db:
-            rows = db.execute("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,)).fetchall()
-            db.execute(
-                "UPDATE snapshot SET state = 'damaged' "
-                "WHERE digest IN (SELECT snapshot FROM snapshot_blob WHERE blob = ?)",
+            changed = db.execute(
+                "UPDATE blob SET damaged = 1, mtime_ns = NULL WHERE digest = ? AND NOT damaged RETURNING digest",
                 (blob.hex,),
-            )
-            db.execute("DELETE FROM snapshot_blob WHERE blob = ?", (blob.hex,))
-            db.execute("DELETE FROM hold WHERE blob = ?", (blob.hex,))
-            db.execute("DELETE FROM blob WHERE digest = ?", (blob.hex,))
-        return [Digest(row["snapshot"]) for row in rows]
+            ).fetchall()
+            if not changed:
+                return None
+            rows = db.execute("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,)).fetchall()
+            affected = [Digest(row["snapshot"]) for row in rows]
+            for snapshot in affected:
+                self._take_out(db, snapshot, f"blob {blob.hex[:12]}: {why}")
+        return affected
 
     def mark_damaged(self, snapshot: Digest) -> None:
         """READY → DAMAGED: its directory is not what its manifest says; the next acquire mends it."""
         with self.transaction() as db:
-            db.execute("UPDATE snapshot SET state = 'damaged' WHERE digest = ? AND state = 'ready'", (snapshot.hex,))
-            self.note(snapshot, "damaged", "a file of its directory was changed or removed")
+            self._take_out(db, snapshot, "a file of its directory was changed or removed")
+
+    def _take_out(self, db: sqlite3.Connection, snapshot: Digest, why: str) -> None:
+        db.execute("UPDATE snapshot SET state = 'damaged' WHERE digest = ? AND state = 'ready'", (snapshot.hex,))
+        self.note(snapshot, "damaged", why)
+
+    def checked(self, blob: Digest, pieces: bytes, mtime_ns: int, hashed: bool) -> None:
+        """A check found it right, just now: all its pieces, or (`hashed`) its whole sha256."""
+        now = time.time()
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE blob SET pieces = ?, mtime_ns = ?, checked_at = ?, hashed_at = CASE WHEN ? THEN ? "
+                "ELSE hashed_at END WHERE digest = ? AND NOT damaged",
+                (pieces, mtime_ns, now, hashed, now, blob.hex),
+            )
 
     def pin(self, snapshot: Digest, until: float | None, uid: int) -> None:
         with self.transaction() as db:
@@ -289,3 +324,18 @@ class Index:
     def unpin(self, snapshot: Digest) -> None:
         with self.transaction() as db:
             db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
+
+
+# What does not pass by itself. https://www.sqlite.org/rescode.html
+_LASTING = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_IOERR_SHMSIZE = sqlite3.SQLITE_IOERR | 19 << 8  # What a full disk becomes when the WAL's index has to grow.
+
+
+def _translated(error: sqlite3.DatabaseError) -> CachedError:
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or extended == _IOERR_SHMSIZE:
+        return NoSpace("The disk filled up while the index was written; free some space or lower `limit`.")
+    failure = StoreDegraded(f"The index cannot be used: {error}. Check the disk, then restart cached.")
+    failure.lasting = code in _LASTING
+    return failure

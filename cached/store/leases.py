@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+log = logging.getLogger("cached.store")
+
 
 @contextlib.contextmanager
 def exclusive(lock: Path) -> Iterator[bool]:
-    """Yield True while nobody holds a lease and nobody can take one; False when somebody does.
+    """Yield True while nobody holds a lease and nobody can take one; False when somebody does, or it cannot be told.
 
     A lock file that is gone cannot be leased either: True.
     """
@@ -20,15 +23,25 @@ def exclusive(lock: Path) -> Iterator[bool]:
     except FileNotFoundError:
         yield True
         return
+    except OSError as error:  # No descriptors, a disk that fails: nothing is removed that might be in use.
+        log.warning("lease.unreadable", extra={"lock": str(lock), "why": error.strerror})
+        yield False
+        return
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield _locked(fd, lock)
     finally:
         os.close(fd)
+
+
+def _locked(fd: int, lock: Path) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("lease.unreadable", extra={"lock": str(lock), "why": error.strerror})
+        return False
+    return True
 
 
 def held(lock: Path) -> bool:

@@ -114,12 +114,37 @@ def first(db: Database) -> None:
         db.execute(statement)
 
 
+_SECOND = (
+    # A check failed: its bytes are in quarantine, and count no more. Its row stays while a snapshot wants them back.
+    "ALTER TABLE blob ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0 CHECK (damaged IN (0, 1))",
+    # st_mtime_ns since it was published: a file that was written to meanwhile has another. NULL: not known.
+    "ALTER TABLE blob ADD COLUMN mtime_ns INTEGER",
+    # When its pieces, and when its whole sha256, were last found right; 0: not since the index was rebuilt.
+    "ALTER TABLE blob ADD COLUMN checked_at REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE blob ADD COLUMN hashed_at REAL NOT NULL DEFAULT 0",
+    "CREATE INDEX blob_by_checked_at ON blob (checked_at)",
+    "CREATE INDEX blob_by_hashed_at ON blob (hashed_at)",
+    # What the snapshot was called, which outlives its row.
+    "ALTER TABLE event ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX event_by_source ON event (source)",
+)
+
+
+@migrations()
+def second(db: Database) -> None:
+    for statement in _SECOND:
+        db.execute(statement)
+
+
 def migrate(db: Database) -> None:
-    """Bring the tables up to date; StoreDegraded when a newer cached wrote them."""
-    unknown = {migration.name for migration in migrations.applied(db)} - _KNOWN
+    """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
+    applied = {migration.name for migration in migrations.applied(db)}
+    unknown = applied - _KNOWN
+    if unknown and not applied >= _KNOWN:  # A newer cached has applied ours as well.
+        raise ValueError("its list of migrations is damaged")
     if unknown:
         raise StoreDegraded(f"The index was written by a newer cached (it has {min(unknown)!r}); use that version.")
     migrations.apply(db)
 
 
-_KNOWN = {"first"}
+_KNOWN = {"first", "second"}

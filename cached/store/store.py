@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -11,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.config import Config
+from cached.errors import DigestMismatch, StoreDegraded
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
+from cached.store.checkup import Checkup
 from cached.store.ingest import Verified
-from cached.store.layout import Layout, RootLock, disk_errors
+from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
-from cached.store.reconcile import open_index, reconcile
+from cached.store.opening import open_index
+from cached.store.reconcile import reconcile
+from cached.store.root import RootLock
 from cached.store.snapshots import Origin, Snapshots, delete_tree
 
 log = logging.getLogger("cached.store")
@@ -24,12 +29,21 @@ log = logging.getLogger("cached.store")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes. `limit` is what blobs and reservations may take right now."""
+    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it."""
 
     limit: int
     used: int
     reserved: int
     free: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """A blob as the index knows it. `pieces`: the XXH3-128 of each piece, 16 bytes apiece, if known."""
+
+    size: int
+    pieces: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,8 @@ class Store:
         try:
             self.blobs = Blobs(self.layout)
             self.snapshots = Snapshots(self.layout)
-            self.index = open_index(self.layout)
-            self.recovered = reconcile(self.layout, self.index, self.blobs, self.snapshots)
+            self.index, state = open_index(self.layout)
+            self.recovered = reconcile(self.layout, self.index, self.blobs, self.snapshots, state)
         except BaseException:
             self._root_lock.close()
             raise
@@ -70,34 +84,46 @@ class Store:
     def usage(self) -> Usage:
         """What is taken and what may be, the real free space of the file system included."""
         row = self.index.query(
-            "SELECT (SELECT coalesce(sum(size), 0) FROM blob) AS used, "
+            "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) AS used, "
             "(SELECT coalesce(sum(bytes), 0) FROM reservation) AS reserved"
         )[0]
         system = os.statvfs(self.layout.root)
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
         parts = sum(self.blobs.parts().values())
-        limit = min(configured, max(0, row["used"] + parts + free - int(self._config.keep_free)))
-        return Usage(limit, row["used"], row["reserved"], free)
+        aside = sum(_occupied(path) for path in self.quarantined())
+        limit = min(configured - aside, row["used"] + parts + free - int(self._config.keep_free))
+        return Usage(max(0, limit), row["used"], row["reserved"], free, aside)
 
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""
         with self._publishing, disk_errors("publishing"):
-            for arrival in arrivals:
-                self.blobs.publish(arrival.key, arrival.verified)
+            times = [self.blobs.publish(arrival.key, arrival.verified) for arrival in arrivals]
             self.blobs.sync(arrival.verified.digest for arrival in arrivals)
-            self.index.add_blobs((each.verified, each.identity, each.key) for each in arrivals)
+            pairs = zip(arrivals, times, strict=True)
+            self.index.add_blobs((each.verified, each.identity, each.key, at) for each, at in pairs)
         for arrival in arrivals:
             digest = arrival.verified.digest.hex
             log.debug("blob.published", extra={"digest": digest, "bytes": arrival.verified.size})
 
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
-        """Build the snapshot, then let it be handed out."""
+        """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
         with self._publishing:
-            path = self.snapshots.build(manifest, origin)
+            path = self._build(manifest, origin)
             self.index.commit(manifest, origin, refs, fill)
         log.info("snapshot.ready", extra={"digest": manifest.digest.hex, "source": origin.source})
         return path
+
+    def _build(self, manifest: Manifest, origin: Origin) -> Path:
+        try:
+            return self.snapshots.build(manifest, origin)
+        except StoreDegraded as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            # Found damaged, and put aside, since the fill began to count on it.
+            raise DigestMismatch(
+                f"A file of {origin.source} is not there any more; it has to be fetched again."
+            ) from error
 
     def evict(self, digest: Digest, why: str, even_pinned: bool = False) -> bool:
         """Remove a snapshot and the blobs that only it had. False when it is leased, pinned or already going."""
@@ -105,8 +131,7 @@ class Store:
             if not free or not self.index.evicting(digest, even_pinned):
                 return False
             with self._publishing:
-                self.index.forget(digest)
-                self.index.note(digest, "evicted", why)
+                self.index.forget(digest, "evicted", why)
                 doomed = [self.snapshots.remove(digest)]
                 doomed += self._drop_orphans()
         _delete(doomed)
@@ -139,20 +164,51 @@ class Store:
         )
         return [row["key"] for row in rows]
 
-    def condemn(self, digest: Digest) -> list[Digest] | None:
+    def condemn(self, digest: Digest, found: Checkup) -> list[Digest] | None:
         """A blob failed a check: put it aside. The snapshots that have it are not handed out until mended.
 
         None when somebody else has condemned or removed it meanwhile.
         """
         with self._publishing:
-            if not self.index.query("SELECT 1 FROM blob WHERE digest = ?", (digest.hex,)):
+            row = self.blob(digest)
+            affected = self.index.condemn(digest, found.problem or "damaged")
+            if row is None or affected is None:
                 return None
-            affected = self.index.damaged(digest)
-            self.blobs.quarantine(digest)
-        for snapshot in affected:
-            self.index.note(snapshot, "damaged", f"blob {digest.hex[:12]} failed a check")
-        log.error("blob.damaged", extra={"digest": digest.hex, "snapshots": len(affected)})
+            self.blobs.quarantine(digest, row.size, row.pieces, found.bad)
+        log.error(
+            "blob.damaged",
+            extra={"digest": digest.hex, "problem": found.problem, "snapshots": [s.hex[:12] for s in affected]},
+        )
         return affected
+
+    def blob(self, digest: Digest) -> BlobRow | None:
+        """What the index knows of a blob that is here and not damaged."""
+        rows = self.index.query("SELECT size, pieces FROM blob WHERE digest = ? AND NOT damaged", (digest.hex,))
+        return BlobRow(rows[0]["size"], rows[0]["pieces"]) if rows else None
+
+    def wanted_back(self, key: str) -> Digest | None:
+        """The damaged blob that a download of this key is to replace."""
+        rows = self.index.query("SELECT digest FROM blob WHERE digest = ? AND damaged", (key,))
+        return Digest(rows[0]["digest"]) if rows else None
+
+    def quarantined(self) -> list[Path]:
+        """Damaged blobs that are kept, oldest first."""
+        found = [path for path in self.layout.quarantine.iterdir() if path.suffix != ".pieces"]
+        return sorted(found, key=lambda path: path.lstat().st_ctime)
+
+    def drop_quarantined(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            delete_tree(path)
+            path.with_name(f"{path.name}.pieces").unlink(missing_ok=True)
+        log.info("quarantine.dropped", extra={"blob": path.name[:80]})
+
+
+def _occupied(path: Path) -> int:
+    """Bytes on the disk; 0 for what has gone."""
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def _delete(paths: list[Path | None]) -> None:

@@ -6,6 +6,7 @@ from cached.errors import SourceChanged
 from cached.sources.base import FastReader, Reader, Source, WholeFileReader
 from cached.store.blobs import Blobs
 from cached.store.ingest import Piece, Verified
+from cached.worker.blob_reader import BlobReader
 from cached.worker.messages import Open, Opened
 from cached.worker.tally import Bandwidth, Count
 
@@ -15,14 +16,15 @@ class LargeFile:
 
     def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Open) -> None:
         self._bandwidth = bandwidth
-        self._ingest = blobs.ingest(asked.key, asked.entry)
+        self._ingest = blobs.ingest(asked.into.key, asked.entry, asked.into.expected)
         try:
-            self._reader: Reader = source.open(asked.remote.listing, asked.entry, asked.remote.credentials)
+            self._reader = _reader(source, asked)
         except BaseException:
             self._ingest.close()
             raise
         self._resumed = self._ingest.landed_bytes > 0
         self._fast = self._reader if isinstance(self._reader, FastReader) else None
+        self._copied = asked.into.copy is not None
 
     @property
     def opened(self) -> Opened:
@@ -39,8 +41,11 @@ class LargeFile:
 
                 def sink(data: memoryview) -> None:
                     landing.write(data)
-                    count.add(len(data))
-                    bandwidth.take(len(data))
+                    if self._copied:
+                        count.done += len(data)  # Nothing came from a remote.
+                    else:
+                        count.add(len(data))
+                        bandwidth.take(len(data))
 
                 offset, length = piece.offset + landing.done, piece.length - landing.done
                 if not (self._fast and self._fast.stream(offset, length, sink)):
@@ -83,3 +88,10 @@ class LargeFile:
                 self._ingest.discard()
             else:
                 self._ingest.close()
+
+
+def _reader(source: Source, asked: Open) -> Reader:
+    """Of the blob on another root where there is one, else of the remote."""
+    if asked.into.copy is not None:
+        return BlobReader(asked.into.copy)
+    return source.open(asked.remote.listing, asked.entry, asked.remote.credentials)

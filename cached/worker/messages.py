@@ -10,11 +10,12 @@ import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from cached.config import Config
 from cached.errors import CachedError
-from cached.model import Credentials, Entry, Listing, ModelRef
+from cached.model import Credentials, Digest, Entry, Listing, ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
@@ -29,7 +30,8 @@ class Hello:
     @classmethod
     def of(cls, config: Config) -> Hello:
         values = {item.name: getattr(config, item.name) for item in fields(config)}
-        return cls({**values, "source_options": {name: dict(table) for name, table in config.source_options.items()}})
+        plain = {name: dict(table) for name, table in config.source_options.items()}  # A proxy cannot be pickled.
+        return cls({**values, "source_options": plain, "budgets": dict(config.budgets)})
 
     @property
     def config(self) -> Config:
@@ -74,11 +76,25 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
+class Into:
+    """Where a file goes: which root, and under which key.
+
+    `expected` is the digest of a damaged blob there that it replaces; `copy` a sound blob of these bytes on another
+    root, to be read instead of the remote.
+    """
+
+    root: Path
+    key: str
+    expected: Digest | None = None
+    copy: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Begin or resume a large file; `transfer` is what it is called from then on. Answered with Opened."""
 
     transfer: int
-    key: str
+    into: Into
     entry: Entry
     remote: Remote
 
@@ -127,6 +143,7 @@ class Gather:
     """Fetch small files by key, check and fsync them. Answered with Gathered."""
 
     transfer: int
+    root: Path
     wants: Mapping[str, Entry]
     remote: Remote
 
@@ -139,7 +156,22 @@ class Gathered:
     error: CachedError | None
 
 
-Question = Resolve | Open | Read | ReadWhole | Finish | Close | Gather
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Read a blob of this path again, see `checkup.check`. Answered with Checkup.
+
+    `rate` in bytes per second bounds it; then it is work for idle times, and the disk serves everybody else first.
+    """
+
+    path: Path
+    digest: Digest
+    size: int
+    pieces: bytes | None = field(repr=False)
+    deep: bool
+    rate: int = 0
+
+
+Question = Resolve | Open | Read | ReadWhole | Finish | Close | Gather | Check
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,10 @@ from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout
 from cached.worker.channel import Channel
+from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
 from cached.worker.messages import (
+    Check,
     Close,
     Finish,
     Gather,
@@ -49,6 +51,7 @@ NICE = 5
 OOM_SCORE = 500
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
+CHECKS = 2  # As well: checking reads a disk for minutes.
 PR_SET_PDEATHSIG = 1
 
 
@@ -105,7 +108,7 @@ def _die_with(parent: int) -> None:
 class Worker:
     def __init__(self, config: Config, registry: Registry, channel: Channel) -> None:
         self._registry, self._channel = registry, channel
-        self._blobs = Blobs(Layout(config.root))
+        self._blobs = {root: Blobs(Layout(root)) for root in config.all_roots}
         self._bandwidth = Bandwidth(int(config.bandwidth))
         self._tally = Tally()
         self._telling = threading.Lock()
@@ -113,14 +116,19 @@ class Worker:
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         # Reads, and the opening and finishing of other files meanwhile.
         self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")
+        self._checking = ThreadPoolExecutor(CHECKS, "check")
 
     def run(self) -> None:
         """Until the daemon has gone."""
         self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
         while (request := self._channel.receive()) is not None:
-            pool = self._resolving if isinstance(request.question, Resolve) else self._reading
-            pool.submit(self._serve, request)
+            self._pool(request.question).submit(self._serve, request)
+
+    def _pool(self, question: Question) -> ThreadPoolExecutor:
+        if isinstance(question, Resolve):
+            return self._resolving
+        return self._checking if isinstance(question, Check) else self._reading
 
     def _tell(self) -> None:
         pause = threading.Event()
@@ -157,7 +165,7 @@ class Worker:
                 return self._registry.source_for(ref).resolve(ref, credentials, timeout)
             case Open():
                 source = self._registry.source_for(question.remote.listing.ref)
-                file = LargeFile(source, self._blobs, self._bandwidth, question)
+                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question)
                 self._files[question.transfer] = file
                 return file.opened
             case Read(transfer, piece):
@@ -174,7 +182,9 @@ class Worker:
             case Gather(transfer):
                 source = self._registry.source_for(question.remote.listing.ref)
                 with self._tally.count(transfer) as count:
-                    return SmallFiles(source, self._blobs, self._bandwidth, question).gather(count)
+                    return SmallFiles(source, self._blobs[question.root], self._bandwidth, question).gather(count)
+            case Check():
+                return run_check(question)
             case _:
                 assert_never(question)
         return None

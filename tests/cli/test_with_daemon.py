@@ -23,7 +23,7 @@ MakeModel = Callable[..., Path]
 
 @pytest.fixture
 def node(daemon: DaemonProcess, tmp_path: Path) -> DaemonProcess:
-    return daemon.start(protocols=["hf", "s3", "gs", "file"], file_roots=[str(tmp_path / "models")])
+    return daemon.start(protocols=["hf", "s3", "gs", "file"], file_roots=[str(tmp_path / "models")], self_heal=False)
 
 
 @pytest.fixture

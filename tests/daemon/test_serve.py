@@ -329,7 +329,7 @@ def test_verify_finds_damage_and_repair_mends_it_in_place_for_its_holders(
     local: DaemonProcess, make_model: Model
 ) -> None:
     model = make_model(files={"config.json": b"{}", "w": 100_000})
-    with local.start().client() as client:
+    with local.start(self_heal=False).client() as client:
         lease = client.acquire(f"file://{model}")
         damaged = Path(lease.path) / "w"
         os.chmod(damaged, 0o644)
@@ -357,7 +357,7 @@ def test_what_somebody_changes_behind_our_back_is_noticed_and_mended(
     local: DaemonProcess, make_model: Model, how: str
 ) -> None:
     model = make_model(files={"config.json": b"{}", "w": 100_000})
-    with local.start().client() as client:
+    with local.start(self_heal=False).client() as client:
         ready = client.pull(f"file://{model}")
         name = Path(ready.path) / "w"
         (blob,) = [path for path in (local.root / "blobs").rglob("*") if path.is_file() and path.stat().st_size > 2]

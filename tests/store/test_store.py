@@ -11,11 +11,8 @@ import pytest
 from cached.config import Config
 from cached.errors import StoreDegraded
 from cached.model import Digest
-from cached.store import root
 from cached.store.checkup import Checkup
-from cached.store.layout import Layout
 from cached.store.leases import held, holders
-from cached.store.root import RootLock
 from cached.store.store import Store
 
 from .stored import add, files, key
@@ -194,25 +191,6 @@ def test_a_damaged_blob_is_put_aside_and_not_handed_out(open_store: Callable[[],
     assert store.usage().used == 0
     assert [path.name[:64] for path in store.quarantined()] == [Digest.of(b"weights").hex]
     assert store.condemn(Digest.of(b"weights"), Checkup("wrong sha256")) is None
-
-
-def test_a_second_daemon_on_the_same_root_is_refused(open_store: Callable[[], Store]) -> None:
-    store = open_store()
-    with pytest.raises(StoreDegraded, match="Another cached daemon"):
-        RootLock.take(store.layout)
-
-
-def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
-    RootLock.take(Layout(tmp_path / "r")).close()
-    (tmp_path / "r/FORMAT").write_text("99\n")
-    with pytest.raises(StoreDegraded, match="99"):
-        RootLock.take(Layout(tmp_path / "r"))
-
-
-def test_a_file_system_where_flock_does_not_exclude_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(root.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
-    with pytest.raises(StoreDegraded, match="does not exclude"):
-        RootLock.take(Layout(tmp_path / "r"))
 
 
 def test_a_held_lock_is_seen_and_a_missing_one_is_free(tmp_path: Path) -> None:

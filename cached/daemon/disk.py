@@ -1,0 +1,54 @@
+"""One root, and what works on it: its store, its threads, and whether it can still be written to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from cached.daemon.threads import Threads
+from cached.daemon.usage import Uses
+from cached.errors import StoreDegraded
+from cached.store.store import Store
+
+log = logging.getLogger("cached.disk")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Disk:
+    """`degraded` says why nothing is written here any more; hits go on. Only a restart, after the mend, ends that."""
+
+    def __init__(self, store: Store, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called when the disk degrades."""
+        self.store = store
+        self.root: Path = store.layout.root
+        self.uses = Uses(store)
+        self.degraded: str | None = None
+        self._changed = changed
+        self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.
+
+    def __repr__(self) -> str:
+        return f"<Disk {self.root}{' degraded' if self.degraded else ''}>"
+
+    async def do(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it in a thread. A failure of the disk itself degrades it."""
+        try:
+            return await self._threads.disk(call, *args, **kwargs)
+        except StoreDegraded as error:
+            self.heard(error)
+            raise
+
+    def heard(self, error: BaseException) -> None:
+        """Something failed here, or in a worker that wrote here."""
+        if isinstance(error, StoreDegraded) and error.lasting and self.degraded is None:
+            self.degraded = error.message
+            log.error("disk.degraded", extra={"root": str(self.root), "why": error.message})
+            self._changed()
+
+    def require_writable(self) -> None:
+        """StoreDegraded, with the reason, when nothing may be written here."""
+        if self.degraded is not None:
+            raise StoreDegraded(self.degraded)

@@ -1,0 +1,119 @@
+"""All the roots of this node: which one has a model, and which one takes the next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cached.config import Config
+from cached.daemon.disk import Disk
+from cached.daemon.notify import notify
+from cached.errors import CachedError, StoreDegraded
+from cached.model import Digest
+from cached.store.index import Known
+from cached.store.store import Store
+
+log = logging.getLogger("cached.disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A root that could not be used at the start, and why."""
+
+    root: Path
+    why: str
+
+
+class Disks:
+    """Those that are there, in the order of the settings."""
+
+    def __init__(self, stores: list[Store], missing: list[Missing]) -> None:
+        self._all = [Disk(store, self.say_how_we_are) for store in stores]
+        self.missing = missing
+
+    @classmethod
+    def open(cls, config: Config) -> Disks:
+        """Claim every root and make it agree with itself. One that fails is left out; the error when all do."""
+        stores: list[Store] = []
+        missing: list[Missing] = []
+        first: CachedError | None = None
+        with ExitStack() as opened:
+            for root in config.all_roots:
+                try:
+                    stores.append(Store(replace(config, root=root)))
+                    opened.callback(stores[-1].close)
+                except CachedError as error:
+                    first = first or error
+                    missing.append(Missing(root, error.message))
+                    log.error("disk.missing", extra={"root": str(root), "why": error.message})
+            if not stores and first is not None:
+                raise first
+            opened.pop_all()
+        return cls(stores, missing)
+
+    def __iter__(self) -> Iterator[Disk]:
+        return iter(self._all)
+
+    @property
+    def first(self) -> Disk:
+        return self._all[0]
+
+    @property
+    def claims(self) -> list[int]:
+        """The descriptors whose locks are the claims on the roots."""
+        return [disk.store.claim for disk in self._all]
+
+    def known(self, ref: str) -> tuple[Disk, Known] | None:
+        """Where a ref's snapshot is, READY, and what it last meant; the latest answer, should two roots have one."""
+        best: tuple[Disk, Known] | None = None
+        for disk in self._all:
+            found = disk.store.index.find(ref)
+            if found is not None and (best is None or found.checked_at > best[1].checked_at):
+                best = disk, found
+        return best
+
+    def holding(self, snapshot: Digest) -> Disk | None:
+        """The disk that has this snapshot, in whatever state."""
+        for disk in self._all:
+            if disk.store.index.query("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)):
+                return disk
+        return None
+
+    def at(self, path: str) -> Disk:
+        """The disk that a path of ours is on."""
+        return next(disk for disk in self._all if path.startswith(f"{disk.root}/"))
+
+    def blob(self, digest: Digest, but: Disk) -> Path | None:
+        """A sound copy on another disk that is well."""
+        for disk in self._all:
+            if disk is not but and disk.degraded is None and disk.store.blob(digest) is not None:
+                return disk.store.blobs.path(digest)
+        return None
+
+    @property
+    def writable(self) -> list[Disk]:
+        return [disk for disk in self._all if disk.degraded is None]
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the disks, in one line; None when all are well."""
+        troubles = [(disk.root, disk.degraded) for disk in self._all if disk.degraded is not None]
+        troubles += [(each.root, each.why) for each in self.missing]
+        return " ".join(f"{root}: {why}" for root, why in troubles) or None
+
+    def require_writable(self) -> None:
+        """StoreDegraded, with the reason, when no disk can take anything."""
+        if not self.writable:
+            raise StoreDegraded(self.first.degraded or "No root can be written to; see `cached status`.")
+
+    def say_how_we_are(self) -> None:
+        """systemd's status text: whoever looks there sees why nothing is fetched."""
+        roots = ", ".join(str(disk.root) for disk in self._all)
+        notify(f"STATUS=degraded: {self.problem}" if self.problem else f"STATUS=serving {roots}")
+
+    def close(self) -> None:
+        for disk in self._all:
+            disk.store.close()

@@ -1,0 +1,61 @@
+"""Fetching again what was damaged, from where it came, and saying who holds it."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from cached.daemon.cache import Ask, Cache
+from cached.daemon.disk import Disk
+from cached.daemon.fill import Fill
+from cached.errors import CachedError
+from cached.model import Credentials, Digest, ModelRef
+from cached.wire import Ready
+
+log = logging.getLogger("cached.heal")
+
+
+class Healer:
+    """Uses the daemon's own credentials: what only a caller's opened stays damaged until that caller asks again."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    async def heal(self, disk: Disk, snapshot: Digest) -> str | None:
+        """Mend it in place, for its holders too. None when that went well; else why not, as a sentence."""
+        before = self._cache.network.fetched_bytes
+        try:
+            why = None if await self._fetch_again(disk, snapshot) else "the source has another version now"
+        except CachedError as error:
+            why = error.message
+        holders = await disk.do(disk.uses.leases, snapshot)
+        who = [f"{each['command'] or 'a process'} (pid {each['pid']})" for each in holders]
+        extra = {"snapshot": snapshot.hex, "holders": who}
+        if why is not None:
+            log.error("snapshot.unmended", extra={**extra, "why": why})
+            return why
+        fetched = self._cache.network.fetched_bytes - before
+        held = f"; held meanwhile by {', '.join(who[:5])}, who must open its files again" if who else ""
+        await disk.do(disk.store.index.note, snapshot, "mended", f"{fetched:,} bytes were fetched again{held}")
+        log.warning("snapshot.mended", extra={**extra, "bytes": fetched})
+        return None
+
+    async def heal_all(self, disk: Disk) -> None:
+        """Whatever an earlier check took out of service and nobody has asked for since."""
+        for row in await disk.do(disk.store.index.query, "SELECT digest FROM snapshot WHERE state = 'damaged'"):
+            await self.heal(disk, Digest(row["digest"]))
+
+    async def _fetch_again(self, disk: Disk, snapshot: Digest) -> bool:
+        """Whether the same snapshot came back."""
+        read = await disk.do(disk.store.snapshots.read, snapshot)
+        if read is None:
+            return False
+        uri, revision, include, exclude = json.loads(read[1].ref)
+        ref = ModelRef(uri, revision, tuple(include), tuple(exclude))
+        asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0)
+        found = self._cache.acquire(asked, Credentials())
+        if isinstance(found, Fill):
+            async for step in found.watch(60.0, abandon=False):
+                if isinstance(step, Ready):
+                    found = step
+        return isinstance(found, Ready) and found.digest == str(snapshot)

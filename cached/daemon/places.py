@@ -1,0 +1,76 @@
+"""Where a model goes: the disk that has most of it already, else the one with most room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cached.config import Config
+from cached.daemon.disk import Disk
+from cached.daemon.disks import Disks
+from cached.daemon.fetcher import Fetcher, Network
+from cached.daemon.room import Plan, Reserved, Room
+from cached.daemon.workers import Workers
+from cached.errors import CachedError, NoSpace, StoreDegraded
+from cached.model import Digest, Listing
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A disk, with what makes room and fetches there."""
+
+    disk: Disk
+    room: Room
+    fetcher: Fetcher
+
+
+class Places:
+    """One for each disk. Use from the event loop only."""
+
+    def __init__(self, config: Config, disks: Disks, workers: Workers, network: Network) -> None:
+        self._config, self._disks = config, disks
+        self._all = [self._place(disk, workers, network) for disk in disks]
+
+    def _place(self, disk: Disk, workers: Workers, network: Network) -> Place:
+        def elsewhere(digest: Digest) -> Path | None:
+            return self._disks.blob(digest, but=disk)
+
+        fetcher = Fetcher(self._config, disk, workers, network, elsewhere)
+        return Place(disk, Room(self._config, disk), fetcher)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._all)
+
+    def of(self, disk: Disk) -> Place:
+        return next(place for place in self._all if place.disk is disk)
+
+    async def reserve(self, listing: Listing) -> tuple[Place, Reserved]:
+        """On the first disk that takes it, a snapshot whole on one; else the refusal of the one that suits best."""
+        refusal: CachedError | None = None
+        for place in await self._order(listing):
+            try:
+                return place, await place.room.reserve(listing)
+            except (NoSpace, StoreDegraded) as error:
+                refusal = refusal or error
+        assert refusal is not None  # There is at least one disk.
+        raise refusal
+
+    async def plan(self, listing: Listing) -> tuple[Disk, Plan]:
+        """What `reserve` would find, without changing anything."""
+        plans = [(place.disk, await place.room.plan(listing)) for place in await self._order(listing)]
+        return next(((disk, plan) for disk, plan in plans if plan.why is None), plans[0])
+
+    async def _order(self, listing: Listing) -> list[Place]:
+        """Only disks that can be written to, unless none can: then its refusal says why."""
+        well = [place for place in self._all if place.disk.degraded is None] or self._all[:1]
+        if len(well) == 1:
+            return well
+        ranks = []
+        for number, place in enumerate(well):
+            try:
+                needs, usage = await place.room.needs(listing), await place.disk.do(place.disk.store.usage)
+            except CachedError:  # It has degraded just now, and would refuse.
+                continue
+            ranks.append((-needs.ties, usage.used + usage.reserved - usage.limit, number))
+        return [well[number] for _, _, number in sorted(ranks)] or well[:1]

@@ -1,0 +1,100 @@
+"""Every blob read again from time to time, in the background: what rots on the disk is found before a replica loads it.
+
+The longest unchecked comes first, and when each was checked is in its row: so a restart goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from cached.config import Config
+from cached.daemon.checks import Checker
+from cached.daemon.disk import Disk
+from cached.daemon.heal import Healer
+from cached.errors import CachedError
+from cached.model import Digest
+from cached.store.index import Index
+
+log = logging.getLogger("cached.scrub")
+
+LOOK_SECONDS = 60.0  # How often it is looked whether something is due: settings are in hours and days.
+HEAL_SECONDS = 3600.0  # How often what could not be mended is tried again.
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """Since the start."""
+
+    blobs: int = 0
+    bytes: int = 0
+    damaged: int = 0
+
+
+class Scrubber:
+    """Of one disk; `run` ends only by being cancelled."""
+
+    def __init__(self, config: Config, disk: Disk, checker: Checker, healer: Healer) -> None:
+        self._config, self._disk, self._checker, self._healer = config, disk, checker, healer
+        self._healed_at = float("-inf")
+        self.done = Scrubbed()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._heal()
+                worked = self._disk.degraded is None and await self._next()
+            except CachedError as error:
+                log.warning("scrub.failed", extra={"root": str(self._disk.root), "why": error.message})
+                worked = False
+            if not worked:
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _next(self) -> bool:
+        """Check what is due; False when nothing is."""
+        due = await self._disk.do(find_due, self._disk.store.index, self._config, time.time())
+        if due is None:
+            return False
+        found = await self._checker.check(self._disk, due.digest, due.deep, int(self._config.scrub_rate))
+        if found is None:
+            return True
+        self.done.blobs, self.done.bytes = self.done.blobs + 1, self.done.bytes + found.size
+        if found.problem is not None:
+            self.done.damaged += 1
+            self._healed_at = float("-inf")
+        return True
+
+    async def _heal(self) -> None:
+        if self._config.self_heal and self._disk.degraded is None:
+            now = time.monotonic()
+            if now - self._healed_at >= HEAL_SECONDS:
+                self._healed_at = now
+                await self._healer.heal_all(self._disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    digest: Digest
+    deep: bool
+
+
+def find_due(index: Index, config: Config, now: float) -> Due | None:
+    """What to read next. What was never hashed since the index was rebuilt comes before everything else.
+
+    A check that is not noted (it was cut off) is due again.
+    """
+    deep, shallow = config.scrub_deep_interval, config.scrub_interval
+    if not shallow:
+        return None
+    looks = [("hashed_at", 0.0, False)]  # Without stored pieces the check hashes it anyway.
+    looks += [("hashed_at", now - deep, True)] if deep else []
+    looks += [("checked_at", now - shallow, False)]
+    for column, before, thorough in looks:
+        rows = index.query(
+            f"SELECT digest FROM blob WHERE NOT damaged AND {column} <= ? ORDER BY {column} LIMIT 1", (before,)
+        )
+        if rows:
+            return Due(Digest(rows[0]["digest"]), thorough)
+    return None

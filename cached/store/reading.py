@@ -1,0 +1,108 @@
+"""Reading a published file to check it, without pushing anything out of the page cache or bringing anything into it.
+
+What is resident is read from the page cache, since that is what loaders are given; the rest comes from the disk past
+the cache (O_DIRECT). Where a file system cannot do that, pages that the reading brought in are dropped again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+BLOCK = 4 << 20  # Bytes read at a time: a drive's full speed, and little enough to be hashed while the next ones come.
+
+_PAGE = mmap.PAGESIZE
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+
+
+class QuietReader:
+    """One file, read from front to back. `direct`: all of it from the disk, whatever the page cache has."""
+
+    def __init__(self, path: str, direct: bool = False) -> None:
+        """OSError when it cannot be opened; a symbolic link is not followed."""
+        self._all_direct = direct
+        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._direct_fd: int | None = None
+        with contextlib.suppress(OSError):  # Not every file system can.
+            self._direct_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # No reading ahead of what is resident.
+        self._ahead = ThreadPoolExecutor(1, "read-ahead")
+
+    def close(self) -> None:
+        self._ahead.shutdown()
+        os.close(self._fd)
+        if self._direct_fd is not None:
+            os.close(self._direct_fd)
+
+    @property
+    def status(self) -> os.stat_result:
+        return os.fstat(self._fd)
+
+    def blocks(self, size: int) -> Iterator[memoryview]:
+        """The first `size` bytes, a block at a time; each is valid until the next. Ends early where the file does."""
+        buffers = [mmap.mmap(-1, BLOCK) for _ in range(2)]  # Aligned to pages, as O_DIRECT wants it.
+        starts = iter(range(0, size, BLOCK))
+
+        def begin(turn: int) -> Future[int] | None:
+            start = next(starts, None)
+            return None if start is None else self._ahead.submit(self._read, buffers[turn % 2], start)
+
+        turn, coming = 0, begin(0)
+        while coming is not None:
+            count = coming.result()
+            following = begin(turn + 1)  # From the disk while this one is being hashed.
+            left = size - turn * BLOCK
+            yield memoryview(buffers[turn % 2])[: min(count, left)]
+            if count < min(BLOCK, left):
+                break
+            turn, coming = turn + 1, following
+
+    def _read(self, buffer: mmap.mmap, start: int) -> int:
+        resident = self._resident(start)
+        if self._direct_fd is not None and (self._all_direct or not all(resident)):
+            return _fill(self._direct_fd, buffer, start)
+        count = _fill(self._fd, buffer, start)
+        if not all(resident):
+            self._drop(start, resident)
+        return count
+
+    def _resident(self, start: int) -> list[bool]:
+        """Which pages of a block the page cache has. Those past the end of the file are left out."""
+        length = min(BLOCK, self.status.st_size - start)
+        if length <= 0:
+            return []
+        address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, self._fd, start)
+        if address == _MAP_FAILED:
+            return [False]
+        pages = ctypes.create_string_buffer(-(-length // _PAGE))
+        try:
+            failed = _libc.mincore(address, length, pages)
+        finally:
+            _libc.munmap(address, length)
+        return [False] if failed else [bool(page & 1) for page in pages.raw]
+
+    def _drop(self, start: int, resident: list[bool]) -> None:
+        """Let go of the pages that were not there before."""
+        for number, was_there in enumerate(resident):
+            if not was_there:
+                os.posix_fadvise(self._fd, start + number * _PAGE, _PAGE, os.POSIX_FADV_DONTNEED)
+
+
+def _fill(fd: int, buffer: mmap.mmap, start: int) -> int:
+    """As many bytes as fit and are there."""
+    view, count = memoryview(buffer), 0
+    while count < len(view):
+        got = os.preadv(fd, [view[count:]], start + count)
+        count += got
+        if not got or count % _PAGE:  # The end of the file: what follows would not be aligned.
+            break
+    return count
