@@ -12,6 +12,7 @@ import typer
 
 from cached import __version__
 from cached.cli import options
+from cached.cli.last_start import check_last_start
 from cached.cli.node import Check, check_credentials, check_flock, check_root, check_socket, check_space, check_sqlite
 from cached.cli.output import human_seconds, print_json, print_table, printable, text
 from cached.config import DEFAULT_FILE, DEFAULT_SOCKET, Config
@@ -81,7 +82,10 @@ def _check_daemon(socket: Path) -> tuple[Mapping[str, Any] | None, list[Check]]:
     else:
         mend = "See `journalctl -u cached`; mend the cause and restart the daemon."
         health = Check("daemon", "fail", f"It answers, but is not healthy: {status.get('reason')}", mend)
-    return status, [health, _check_version(str(status["version"]))]
+    checks = [health, _check_version(str(status["version"]))]
+    if status.get("recovered") is not None:  # Older daemons do not say.
+        checks.append(check_last_start(status["recovered"]))
+    return status, checks
 
 
 def _check_version(daemon: str) -> Check:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cached.cli import node
+from cached.cli.last_start import check_last_start
 from cached.cli.node import check_credentials, check_flock, check_root, check_socket, check_space, filesystem
 
 from .answers import status
@@ -53,6 +54,32 @@ def test_another_version_of_the_daemon_is_a_warning(server: WireServer, cached: 
     server.answers["GET /v1/status"] = status(version="9.9.9")
     check = found(cached("doctor", "--json").stdout)["version"]
     assert check["status"] == "warn" and "9.9.9" in check["detail"]
+
+
+@pytest.mark.parametrize(
+    ("recovered", "verdict", "said", "mend"),
+    [
+        ({"index": "kept", "snapshots": 3, "parts_kept": 1, "seconds": 0.1}, "ok", "Nothing had to be put right.", ""),
+        ({"index": "kept", "snapshots_mended": 2}, "ok", "Put right: 2 snapshots mended.", ""),
+        ({"index": "new"}, "ok", "Nothing", ""),
+        ({"index": "kept", "damaged": 1, "blobs_damaged": 1}, "warn", "1 snapshots are damaged", "verify --repair"),
+        ({"index": "rebuilt: lost", "snapshots_restored": 4}, "warn", "4 snapshots found again", "Pin again"),
+        ({"index": "rebuilt: damaged (malformed)"}, "warn", "damaged (malformed)", "Check the disk"),
+        ({"index": "kept", "blobs_damaged": 1}, "warn", "1 damaged blobs", "Check the disk"),
+        ({"index": "kept", "strays_left": 2}, "warn", "2 foreign names", "store.stray"),
+    ],
+)
+def test_the_last_start_is_told_and_warns_of_what_is_lost(
+    recovered: dict[str, object], verdict: str, said: str, mend: str
+) -> None:
+    check = check_last_start(recovered)
+    assert (check.name, check.status) == ("last start", verdict)
+    assert said in check.detail and mend in check.mend and bool(check.mend) == (verdict != "ok")
+
+
+def test_the_last_start_is_shown_when_the_daemon_says_it(server: WireServer, cached: Command) -> None:
+    server.answers["GET /v1/status"] = status(recovered={"index": "rebuilt: lost"})
+    assert found(cached("doctor", "--json").stdout)["last start"]["status"] == "warn"
 
 
 @pytest.mark.parametrize("text", ["limt = '1GiB'", "limit = true", "limit ="])
