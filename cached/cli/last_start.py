@@ -18,6 +18,7 @@ _PUT_RIGHT = {
     "blobs_regained": "blobs found again",
     "blobs_corrected": "blobs' rows corrected",
     "blobs_checked": "blobs checked because something had written to them",
+    "rows_dropped": "rows dropped that were not what was written",
     "times_corrected": "times after now set back",
     "strays_removed": "stray files removed",
 }

@@ -97,8 +97,10 @@ class Following:
                 self._index.forget(Digest(digest), "lost", "its files were gone when the daemon started")
             # Known, but not known to be current: a moving name is asked again before it is believed.
             db.executemany(
-                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at) VALUES (?, ?, ?, ?, 0)",
-                [(ref, f.origin.source, f.origin.revision, f.digest) for ref, f in self._unresolved.items()],
+                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, seal) "
+                "SELECT ref, source, revision, digest, 0, seal(ref, source, revision, digest) FROM snapshot "
+                "WHERE digest = ?",
+                [(found.digest,) for found in self._unresolved.values()],
             )
         self._done.snapshots_lost += len(lost)
 

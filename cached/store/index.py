@@ -20,9 +20,12 @@ from cached.model import Digest, Manifest
 from cached.store import soundness
 from cached.store.ingest import Verified
 from cached.store.schema import Database, migrate
+from cached.store.seals import seal, teach
 from cached.store.snapshots import Origin
 
 MAX_EVENTS = 10_000
+
+_RESOLUTION = "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Index:
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute("PRAGMA synchronous=FULL")
             self._writer.execute("PRAGMA foreign_keys=ON")
+            teach(self._writer)
             migrate(Database(self._writer))
             damage = soundness.problem(self._writer)
             if damage is not None:
@@ -130,9 +134,8 @@ class Index:
         """`ref` was asked just now and means `snapshot`."""
         with self.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ? "
-                "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
-                (ref, source, revision, snapshot.hex, time.time(), snapshot.hex),
+                f"{_RESOLUTION} WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
+                (*_resolution(ref, source, revision, snapshot.hex, time.time()), snapshot.hex),
             )
 
     def identities(self, identities: Iterable[str]) -> dict[str, Digest]:
@@ -191,7 +194,9 @@ class Index:
                     "hashed_at = excluded.hashed_at",
                     (digest, verified.size, verified.pieces, now, mtime_ns, now, now),
                 )
-                db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (identity, digest))
+                db.execute(
+                    "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)", (identity, digest, seal(identity, digest))
+                )
                 db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest, key))
                 db.execute("DELETE FROM reservation WHERE key = ?", (key,))
 
@@ -199,8 +204,8 @@ class Index:
         """A source promised this digest for this file, and the blob is here."""
         with self.transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO identity SELECT ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)",
-                (identity, digest.hex, digest.hex),
+                "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)",
+                (identity, digest.hex, seal(identity, digest.hex), digest.hex),
             )
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
@@ -228,8 +233,8 @@ class Index:
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
             )
             db.executemany(
-                "INSERT OR REPLACE INTO resolution VALUES (?, ?, ?, ?, ?)",
-                [(ref, source, revision, digest, now) for ref, (source, revision) in refs.items()],
+                _RESOLUTION,
+                [_resolution(ref, source, revision, digest, now) for ref, (source, revision) in refs.items()],
             )
             if fill is not None:
                 db.execute("DELETE FROM fill WHERE id = ?", (fill,))
@@ -324,6 +329,10 @@ class Index:
     def unpin(self, snapshot: Digest) -> None:
         with self.transaction() as db:
             db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
+
+
+def _resolution(ref: str, source: str, revision: str, snapshot: str, at: float) -> tuple[object, ...]:
+    return ref, source, revision, snapshot, at, seal(ref, source, revision, snapshot)
 
 
 # What does not pass by itself. https://www.sqlite.org/rescode.html

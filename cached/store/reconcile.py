@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cached.model import Digest
-from cached.store import clock
+from cached.model import PIECE_BYTES, Digest
+from cached.store import clock, seals
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.following import Following, Found
@@ -44,6 +44,8 @@ def reconcile(layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots, 
     with disk_errors("cleaning up at start-up"):
         _sweep(layout, strays)
         _forget_runs(index)
+        with index.transaction() as db:
+            done.rows_dropped = seals.drop_broken(db)
         done.times_corrected = clock.set_back(index, time.time())
         census = Census(layout, strays)
         Recheck(index, blobs, census, done).run()
@@ -183,8 +185,10 @@ class _Start:
         since = time.time() - PARKED_SECONDS
         fresh = {row["key"] for row in self.index.query("SELECT key FROM reservation WHERE created_at > ?", (since,))}
         entries = list(os.scandir(self.layout.ingest))
-        files = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-        kept = {key for key in fresh if f"{key}.part" in files}
+        files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
+        # A download in pieces has its whole size from the start; of a smaller one there is nothing to resume.
+        sizes = {key: files[f"{key}.part"].stat().st_size for key in fresh if f"{key}.part" in files}
+        kept = {key: size for key, size in sizes.items() if size > PIECE_BYTES}
         for entry in entries:
             name = Path(entry.name)
             if name.suffix not in _UNFINISHED:
@@ -192,6 +196,9 @@ class _Start:
             elif name.suffix not in (".part", ".pieces") or name.stem not in kept or entry.name not in files:
                 self.strays.sweep(entry.path)
         self.done.parts_kept = len(kept)
-        for row in self.index.query("SELECT key FROM reservation"):
-            if row["key"] not in kept:
-                self.index.forget_parked(row["key"])
+        with self.index.transaction() as db:
+            for key, reserved in db.execute("SELECT key, bytes FROM reservation").fetchall():
+                if key not in kept:
+                    self.index.forget_parked(key)
+                elif reserved != kept[key]:
+                    db.execute("UPDATE reservation SET bytes = ? WHERE key = ?", (kept[key], key))

@@ -15,6 +15,7 @@ for _name, _module in _barred.items():
         sys.modules[_name] = _module
 
 from cached.errors import StoreDegraded  # noqa: E402
+from cached.store import seals  # noqa: E402
 
 __all__ = ["Database", "migrate"]
 
@@ -136,6 +137,15 @@ def second(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def third(db: Database) -> None:
+    """Rows that the disk could not correct are sealed (see seals)."""
+    seals.teach(db.conn)
+    for table, names in seals.SEALED.items():
+        db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+        db.execute(f"UPDATE {table} SET seal = seal({names})")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -147,4 +157,4 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second"}
+_KNOWN = {"first", "second", "third"}

@@ -602,6 +602,54 @@ def test_a_removal_that_a_crash_interrupted_after_its_row_was_dropped_is_finishe
     assert files(store) == [] and store.usage().used == 0
 
 
+def park(store: Store, key: str, size: int) -> None:
+    """A download that broke off."""
+    assert store.index.begin("s3://b/x", {key: size}, [], 1 << 40) is not None
+    with (store.layout.ingest / f"{key}.part").open("wb") as part:
+        part.truncate(size)
+
+
+def test_a_parked_download_reserves_what_its_file_takes(open_store: OpenStore) -> None:
+    store = open_store()
+    park(store, "a" * 64, PIECE_BYTES + 5)
+    sql(store, "UPDATE reservation SET bytes = 1 << 60")
+    store = open_store()
+    assert store.usage().reserved == PIECE_BYTES + 5 and store.recovered.parts_kept == 1
+
+
+def test_a_download_of_one_piece_is_not_kept_as_there_is_nothing_to_resume(open_store: OpenStore) -> None:
+    store = open_store()
+    park(store, "a" * 64, 5)
+    store = open_store()
+    assert store.usage().reserved == 0 and files(store) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE identity SET identity = replace(identity, 'v1', 'v3') WHERE identity LIKE '%config%'",
+        "UPDATE identity SET blob = (SELECT max(blob) FROM identity)",
+        "UPDATE resolution SET ref = replace(ref, 'bucket/z', 'bucket/y')",
+        "UPDATE resolution SET revision = 'sevision'",
+        "UPDATE resolution SET snapshot = (SELECT max(snapshot) FROM resolution)",
+    ],
+)
+def test_a_row_that_nothing_else_could_correct_is_dropped_when_it_is_not_what_was_written(
+    statement: str, open_store: OpenStore
+) -> None:
+    store = open_store()
+    add(store, "m", MODEL)
+    add(store, "z", {"config.json": b"other"})
+    before = rows(store)
+    store.close()
+    sql(store, statement)
+    store = open_store()
+    assert store.recovered.index == "kept" and store.recovered.rows_dropped >= 1
+    assert set(rows(store)["identity"]) < set(before["identity"]) or "resolution" in statement
+    assert [row[:4] for row in rows(store)["resolution"]] == [row[:4] for row in before["resolution"]]
+    assert open_store().recovered.changed == {}
+
+
 # Times.
 
 
@@ -609,9 +657,7 @@ def test_no_time_is_later_than_now_after_a_start(open_store: OpenStore) -> None:
     store = open_store()
     manifest = add(store, "m", MODEL)
     store.index.pin(manifest.digest, None, 0)
-    fill = store.index.begin("s3://b/x", {"a" * 64: 5}, [], 10_000)
-    assert fill is not None
-    (store.layout.ingest / ("a" * 64 + ".part")).write_bytes(b"12345")
+    park(store, "a" * 64, PIECE_BYTES + 5)
     later = time.time() + 1e6
     columns = {"snapshot": ("used_at", "created_at"), "blob": ("created_at", "checked_at", "hashed_at")}
     columns |= {"reservation": ("created_at",), "resolution": ("checked_at",), "event": ("at",), "pin": ("created_at",)}
