@@ -53,6 +53,10 @@ class Healer:
         uri, revision, include, exclude = json.loads(read[1].ref)
         ref = ModelRef(uri, revision, tuple(include), tuple(exclude))
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0)
+        timeout = float(self._cache.config.resolve_timeout)
+        listing = await self._cache.workers.resolve(asked.ref, Credentials(), timeout)
+        if listing.revision != read[1].revision:  # Nobody asked for what is there now.
+            return False
         found = self._cache.acquire(asked, Credentials())
         if isinstance(found, Fill):
             async for step in found.watch(60.0, abandon=False):
