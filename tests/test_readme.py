@@ -43,6 +43,8 @@ def spoken(text: str, default: object) -> object:
     text = text.strip("`")
     if isinstance(default, Size | Duration):
         return type(default).parse(text)
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text]
     if isinstance(default, tuple):
         return tuple(filter(None, text.split(", ")))
     if isinstance(default, dict):
