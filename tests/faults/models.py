@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +99,7 @@ def fetch(store: Store, model: Model, arrive: Arrive = by_pieces) -> Digest:
     """Reserve, ingest, verify, publish, commit; what its snapshot is called. On an error, parked as the daemon does."""
     listing = model.listing
     wanted, present = _split(store, model)
-    sizes = {model.key(entry): entry.size for entry in wanted}
+    sizes = {key: entry.size for key, entry in wanted.items()}
     fill = store.index.begin(str(listing.ref), sizes, set(present.values()), store.usage().limit)
     if fill is None:
         raise AllHeld("There is no room.")
@@ -120,55 +120,61 @@ def acquire(store: Store, model: Model) -> Digest:
     return known.snapshot if known else fetch(store, model)
 
 
-def _split(store: Store, model: Model) -> tuple[list[Entry], dict[str, Digest]]:
+def _split(store: Store, model: Model) -> tuple[dict[str, Entry], dict[str, Digest]]:
+    """What the store lacks, by key, and what it has, by path. What replaces a damaged blob goes by its digest."""
     identities = {entry.path: model.listing.identity(entry) for entry in model.listing.entries}
     remembered = store.index.identities(identities.values())
-    wanted: list[Entry] = []
+    wanted: dict[str, Entry] = {}
     present: dict[str, Digest] = {}
     for entry in model.listing.entries:
         digest = entry.digest or remembered.get(identities[entry.path])
-        if digest is not None and is_usable(store, digest) and store.blobs.size(digest) == entry.size:
+        row = None if digest is None else _row(store, digest)
+        if row is not None and digest is not None and not row["damaged"] and store.blobs.size(digest) == entry.size:
             present[entry.path] = digest
         else:
-            wanted.append(entry)
+            known = digest if row is not None and row["damaged"] else entry.digest
+            wanted[ingest_key(identities[entry.path], known)] = entry
     return wanted, present
 
 
-def is_usable(store: Store, digest: Digest) -> bool:
+def _row(store: Store, digest: Digest) -> dict[str, object] | None:
     rows = store.index.query("SELECT * FROM blob WHERE digest = ?", (digest.hex,))
-    return bool(rows) and not ("damaged" in rows[0].keys() and rows[0]["damaged"])  # noqa: SIM118 (a Row's)
+    return {"damaged": 0} | dict(rows[0]) if rows else None
 
 
-def _bring(store: Store, model: Model, wanted: Iterable[Entry], arrive: Arrive) -> dict[str, Digest]:
+def _bring(store: Store, model: Model, wanted: Mapping[str, Entry], arrive: Arrive) -> dict[str, Digest]:
     """Large files one by one, small ones together."""
-    small = [entry for entry in wanted if entry.size <= PIECE_BYTES]
+    small = {key: entry for key, entry in wanted.items() if entry.size <= PIECE_BYTES}
     found: dict[str, Digest] = {}
-    for entry in wanted:
-        if entry.size > PIECE_BYTES:
-            found |= _publish(store, model, {entry: _large(store, model, entry, arrive)})
-    return found | _publish(store, model, _small(store, model, small))
+    for key, entry in wanted.items():
+        if key not in small:
+            found |= _publish(store, model, wanted, {key: _large(store, key, entry, model.files[entry.path], arrive)})
+    return found | _publish(store, model, wanted, _small(store, model, small)) if small else found
 
 
-def _large(store: Store, model: Model, entry: Entry, arrive: Arrive) -> Verified:
-    with contextlib.closing(store.blobs.ingest(model.key(entry), entry)) as ingest:
-        arrive(ingest, model.files[entry.path])
+def _large(store: Store, key: str, entry: Entry, data: bytes, arrive: Arrive) -> Verified:
+    expected = store.wanted_back(key) if hasattr(store, "wanted_back") else None
+    with contextlib.closing(store.blobs.ingest(key, entry, *([expected] if expected else []))) as ingest:
+        arrive(ingest, data)
         return ingest.verify()
 
 
-def _small(store: Store, model: Model, entries: list[Entry]) -> dict[Entry, Verified]:
+def _small(store: Store, model: Model, wanted: Mapping[str, Entry]) -> dict[str, Verified]:
     """All written, then all synced, as the worker does."""
     with contextlib.ExitStack() as stack:
         ingests = {}
-        for entry in entries:
-            data = memoryview(model.files[entry.path])
-            ingests[entry] = store.blobs.small_ingest(model.key(entry), entry, data)
-            stack.callback(ingests[entry].close)
-        return {entry: ingest.sync() for entry, ingest in ingests.items()}
+        for key, entry in wanted.items():
+            ingests[key] = store.blobs.small_ingest(key, entry, memoryview(model.files[entry.path]))
+            stack.callback(ingests[key].close)
+        return {key: ingest.sync() for key, ingest in ingests.items()}
 
 
-def _publish(store: Store, model: Model, verified: Mapping[Entry, Verified]) -> dict[str, Digest]:
-    store.publish([Arrival(model.key(e), found, model.listing.identity(e)) for e, found in verified.items()])
-    return {entry.path: found.digest for entry, found in verified.items()}
+def _publish(
+    store: Store, model: Model, wanted: Mapping[str, Entry], verified: Mapping[str, Verified]
+) -> dict[str, Digest]:
+    identity = model.listing.identity
+    store.publish([Arrival(key, found, identity(wanted[key])) for key, found in verified.items()])
+    return {wanted[key].path: found.digest for key, found in verified.items()}
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from tests.faults.models import HELD, LARGE, NEW, Model, by_another_engine, fetc
 Say = Callable[[str, str], None]  # A promise, and what it is about: ("ready", digest), ("removed", digest) …
 
 BLOB = Digest.of(NEW.files[LARGE])
+_CHECKUP = importlib.import_module(name) if importlib.util.find_spec(name := "cached.store.checkup") else None
 DAMAGED = bytes([NEW.files[LARGE][0] ^ 1]) + NEW.files[LARGE][1:]
 
 
@@ -98,9 +101,16 @@ def _evict(store: Store, say: Say) -> None:
 
 
 def _mend(store: Store, say: Say) -> None:
-    if store.condemn(BLOB) is not None:
+    if _condemn(store, BLOB) is not None:
         say("condemned", BLOB.hex)
     say("ready", fetch(store, NEW).hex)
+
+
+def _condemn(store: Store, blob: Digest) -> list[Digest] | None:
+    """A check has read it, and found its first piece to be wrong."""
+    if _CHECKUP is None:
+        return store.condemn(blob)
+    return store.condemn(blob, _CHECKUP.Checkup("damaged pieces 0", (0,)))  # type: ignore[call-arg]
 
 
 def _lose_index(root: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.faults.replay import REPLAYS
 from tests.faults.suite import Suite
 from tests.faults.sweeps import HALVES, SWEEPS
 
-SUITES: list[Suite] = [*SWEEPS, *HALVES]
+SUITES: list[Suite] = [*SWEEPS, *REPLAYS, *HALVES]

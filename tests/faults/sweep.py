@@ -91,8 +91,16 @@ def lease(root: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def run(bench: Bench, scenario: Scenario, root: Path, tracing: Tracing, patch: Patch = unpatched) -> Ran:
-    """Let a child do what the scenario says, with strace at it unless `tracing` is None."""
+def run(
+    bench: Bench,
+    scenario: Scenario,
+    root: Path,
+    tracing: Tracing,
+    patch: Patch = unpatched,
+    watched: tuple[str, ...] = strace.WATCHED,
+    begin: Callable[[], None] = lambda: None,
+) -> Ran:
+    """Let a child do what the scenario says, with strace at it unless `tracing` is None. `begin` is called before."""
     log = bench.folder / f"log.{os.getpid()}"
 
     def work(channel: Channel) -> None:
@@ -108,8 +116,9 @@ def run(bench: Bench, scenario: Scenario, root: Path, tracing: Tracing, patch: P
     try:
         if child.channel.hear() != ("prepared",):
             raise RuntimeError(f"{scenario.name} cannot begin")
+        begin()
         if tracing is not None:
-            tracer = strace.attach(child.pid, log, *tracing)
+            tracer = strace.attach(child.pid, log, *tracing, watched=watched)
         child.channel.say("go")
         said = child.said()
         code = child.wait()
@@ -154,16 +163,20 @@ def _live_on(scenario: Scenario, store: Store, channel: Channel) -> None:
 
 
 def restarted(audit: Audit, root: Path, patch: Patch) -> list[Finding]:
-    """Start, start again, and ask for the model; each in the light of the invariants."""
+    """In a process whose locks are its own: start, start again, and ask for the model; each audited."""
 
     def work(say: Say) -> list[Finding]:
         patch(say)
-        return list(_restarts(audit, root))
+        return restarts(audit, root)
 
     try:
         return in_child(work)
     except RuntimeError as error:
         return [Finding("I7", f"the restart crashed: {error}")]
+
+
+def restarts(audit: Audit, root: Path) -> list[Finding]:
+    return list(_restarts(audit, root))
 
 
 def _restarts(audit: Audit, root: Path) -> Iterator[Finding]:
