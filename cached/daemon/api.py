@@ -82,9 +82,8 @@ class Api:
                 return _json(error_body(error), error.status)
             except web.HTTPException:
                 raise
-            except Exception:
-                log.exception("api.bug", extra={"verb": path})
-                return _json(error_body(CachedError("The daemon failed in a way nobody foresaw; see its log.")), 500)
+            except Exception as error:
+                return _json(_unforeseen(path, error), 500)
 
         return guarded
 
@@ -123,6 +122,8 @@ class Api:
             await response.write(encode(error_body(error)))
         except ConnectionError:  # The caller has gone; the others stay.
             log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+        except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
+            await response.write(encode(_unforeseen("/v1/acquire", error)))
         except asyncio.CancelledError:
             if fill.task is None or not fill.task.cancelled():
                 raise
@@ -218,6 +219,12 @@ def plan_body(disk: Disk, plan: Plan) -> dict[str, Any]:
         "reason": plan.why,
         "evict": [removed(victim) for victim in plan.victims],
     }
+
+
+def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
+    """What a caller hears of a bug."""
+    log.error("api.bug", exc_info=error, extra={"verb": verb})
+    return error_body(CachedError("The daemon failed in a way nobody foresaw; see its log."))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

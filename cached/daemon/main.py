@@ -38,6 +38,7 @@ log = logging.getLogger("cached.daemon")
 
 FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
 FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
+BACKLOG = 4096  # Callers that may wait to be let in.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
 
@@ -141,7 +142,10 @@ async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
                 await web.TCPSite(observer, host.strip("[]"), int(port)).start()
             except OSError as error:
                 raise ConfigError(f"Cannot listen on {config.listen}: {error.strerror}; change `listen`.") from error
-        await web.SockSite(runner, listener, backlog=4096).start()  # Last: who gets an answer here gets one there.
+        # One at a time: without descriptors asyncio would try as often as `backlog` says before it waits for some, and
+        # write a traceback for each try (python/cpython#151615).
+        await web.SockSite(runner, listener, backlog=1).start()  # Last: who gets an answer here gets one there.
+        listener.listen(BACKLOG)
         yield
     finally:
         await runner.cleanup()

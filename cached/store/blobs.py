@@ -122,7 +122,11 @@ class Blobs:
 
     def parts(self) -> dict[str, int]:
         """Unfinished ingests: bytes on disk by key."""
-        return {path.stem: path.stat().st_blocks * 512 for path in self._layout.ingest.glob("*.part")}
+        found: dict[str, int] = {}
+        for path in self._layout.ingest.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):  # Published or given up since it was listed.
+                found[path.stem] = path.stat().st_blocks * 512
+        return found
 
     def discard_part(self, key: str) -> None:
         for suffix in ("part", "pieces"):

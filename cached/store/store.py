@@ -87,11 +87,12 @@ class Store:
             "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) AS used, "
             "(SELECT coalesce(sum(bytes), 0) FROM reservation) AS reserved"
         )[0]
-        system = os.statvfs(self.layout.root)
+        with disk_errors("looking at what is taken"):
+            system = os.statvfs(self.layout.root)
+            parts = sum(self.blobs.parts().values())
+            aside = sum(_occupied(path) for path in self.quarantined())
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
-        parts = sum(self.blobs.parts().values())
-        aside = sum(_occupied(path) for path in self.quarantined())
         limit = min(configured - aside, row["used"] + parts + free - int(self._config.keep_free))
         return Usage(max(0, limit), row["used"], row["reserved"], free, aside)
 
