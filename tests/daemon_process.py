@@ -56,8 +56,8 @@ class DaemonProcess:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=clean_environment(**self.environment))
         return self.process
 
-    def start(self, **settings: Any) -> DaemonProcess:
-        process = self.spawn(**settings)
+    def start(self, prefix: tuple[str, ...] = (), **settings: Any) -> DaemonProcess:
+        process = self.spawn(prefix, **settings)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if process.poll() is not None or time.monotonic() > deadline:
