@@ -18,6 +18,7 @@ class Options:
 
     rounds: int = 3
     memory_gib: float = 20.0
+    mend_gib: float = 8.0
     say: Callable[[str], None] = print
 
 
