@@ -94,9 +94,12 @@ class Cache:
 
     def _held(self, ref: ModelRef) -> Held | None:
         found = self.disks.known(ref.key)
-        if found is None or not os.path.exists(found[0].store.snapshots.lock(found[1].snapshot)):
+        if found is None:
             return None
-        return Held(*found)
+        disk, known = found
+        if known.snapshot in disk.unsound or not os.path.exists(disk.store.snapshots.lock(known.snapshot)):
+            return None
+        return Held(disk, known)
 
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots

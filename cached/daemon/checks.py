@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cached.daemon.disk import Disk
 from cached.daemon.workers import Workers
+from cached.errors import StoreDegraded
 from cached.model import Digest
 from cached.worker.messages import Check
 
@@ -37,7 +38,11 @@ class Checker:
             if disk.degraded is None:
                 await disk.do(disk.store.index.checked, digest, found.pieces, found.mtime_ns, found.hashed)
             return Found(row.size, None)
-        snapshots = await disk.do(disk.store.condemn, digest, found)
+        try:
+            snapshots = await disk.do(disk.store.condemn, digest, found)
+        except StoreDegraded:
+            disk.unsound.update(await disk.do(disk.store.index.having, digest))
+            raise
         if snapshots is None:  # Removed meanwhile, or somebody else was first.
             return None
         return Found(row.size, found.problem, tuple(snapshots))

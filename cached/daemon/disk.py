@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 from cached.daemon.threads import Threads
 from cached.daemon.usage import Uses
 from cached.errors import StoreDegraded
+from cached.model import Digest
 from cached.store.store import Store
 
 log = logging.getLogger("cached.disk")
@@ -27,6 +28,7 @@ class Disk:
         self.root: Path = store.layout.root
         self.uses = Uses(store)
         self.degraded: str | None = None
+        self.unsound: set[Digest] = set()  # Snapshots found damaged when that could not be written down any more.
         self._changed = changed
         self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.
 

@@ -25,7 +25,8 @@ class Healer:
         """Mend it in place, for its holders too. None when that went well; else why not, as a sentence."""
         before = self._cache.network.fetched_bytes
         try:
-            why = None if await self._fetch_again(disk, snapshot) else "the source has another version now"
+            again = await self._fetch_again(disk, snapshot)
+            why = None if again else "the source has another version now, or its disk has no room for it"
         except CachedError as error:
             why = error.message
         holders = await disk.do(disk.uses.leases, snapshot)
@@ -46,7 +47,7 @@ class Healer:
             await self.heal(disk, Digest(row["digest"]))
 
     async def _fetch_again(self, disk: Disk, snapshot: Digest) -> bool:
-        """Whether the same snapshot came back."""
+        """Whether the same snapshot came back, and here."""
         read = await disk.do(disk.store.snapshots.read, snapshot)
         if read is None:
             return False
@@ -62,4 +63,5 @@ class Healer:
             async for step in found.watch(60.0, abandon=False):
                 if isinstance(step, Ready):
                     found = step
-        return isinstance(found, Ready) and found.digest == str(snapshot)
+        rows = await disk.do(disk.store.index.query, "SELECT state FROM snapshot WHERE digest = ?", (snapshot.hex,))
+        return isinstance(found, Ready) and found.digest == str(snapshot) and [row["state"] for row in rows] == ["ready"]

@@ -25,6 +25,7 @@ class Tamper:
         self._loop = asyncio.get_running_loop()
         self._suspects: dict[Digest, str] = {}
         self._arrived = asyncio.Event()
+        self._healing: set[asyncio.Task[None]] = set()
         self._watch = Watch(disk.store.layout, self._suspect)
 
     async def begin(self) -> None:
@@ -64,9 +65,10 @@ class Tamper:
                 affected.update(found.snapshots)
         if await self._disk.do(self._links_broken, digest, what):
             affected.add(digest)
-        if self._healer is not None:
-            for snapshot in affected:
-                await self._healer.heal(self._disk, snapshot)
+        if self._healer is not None and affected:
+            healing = asyncio.create_task(_heal(self._healer, self._disk, affected))
+            self._healing.add(healing)  # By itself: what is changed meanwhile must not wait for a download.
+            healing.add_done_callback(self._healing.discard)
 
     def _blobs(self, digest: Digest) -> list[Digest]:
         """The blob of that name, or those of the snapshot of that name."""
@@ -86,3 +88,11 @@ class Tamper:
         log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
         index.mark_damaged(digest)
         return True
+
+
+async def _heal(healer: Healer, disk: Disk, snapshots: set[Digest]) -> None:
+    for snapshot in sorted(snapshots):
+        try:
+            await healer.heal(disk, snapshot)
+        except CachedError as error:
+            log.warning("heal.failed", extra={"snapshot": snapshot.hex, "why": error.message})

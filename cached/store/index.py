@@ -303,6 +303,11 @@ class Index:
                 self._take_out(db, snapshot, f"blob {blob.hex[:12]}: {why}")
         return affected
 
+    def having(self, blob: Digest) -> list[Digest]:
+        """The snapshots that have this blob."""
+        rows = self.query("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,))
+        return [Digest(row["snapshot"]) for row in rows]
+
     def mark_damaged(self, snapshot: Digest) -> None:
         """READY → DAMAGED: its directory is not what its manifest says; the next acquire mends it."""
         with self.transaction() as db:

@@ -35,10 +35,8 @@ class QuietReader:
         with contextlib.suppress(OSError):  # Not every file system can.
             self._direct_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # No reading ahead of what is resident.
-        self._ahead = ThreadPoolExecutor(1, "read-ahead")
 
     def close(self) -> None:
-        self._ahead.shutdown()
         os.close(self._fd)
         if self._direct_fd is not None:
             os.close(self._direct_fd)
@@ -49,17 +47,26 @@ class QuietReader:
 
     def blocks(self, size: int) -> Iterator[memoryview]:
         """The first `size` bytes, a block at a time; each is valid until the next. Ends early where the file does."""
-        buffers = [mmap.mmap(-1, BLOCK) for _ in range(2)]  # Aligned to pages, as O_DIRECT wants it.
+        if size <= BLOCK:
+            buffer = mmap.mmap(-1, (size // _PAGE + 1) * _PAGE)  # Whole pages, as O_DIRECT wants them.
+            yield memoryview(buffer)[: min(size, self._read(buffer, 0))]
+            return
+        with ThreadPoolExecutor(1, "read-ahead") as ahead:
+            yield from self._ahead(ahead, size)
+
+    def _ahead(self, pool: ThreadPoolExecutor, size: int) -> Iterator[memoryview]:
+        """Each block is read from the disk while the one before it is being hashed."""
+        buffers = [mmap.mmap(-1, BLOCK) for _ in range(2)]
         starts = iter(range(0, size, BLOCK))
 
         def begin(turn: int) -> Future[int] | None:
             start = next(starts, None)
-            return None if start is None else self._ahead.submit(self._read, buffers[turn % 2], start)
+            return None if start is None else pool.submit(self._read, buffers[turn % 2], start)
 
         turn, coming = 0, begin(0)
         while coming is not None:
             count = coming.result()
-            following = begin(turn + 1)  # From the disk while this one is being hashed.
+            following = begin(turn + 1)
             left = size - turn * BLOCK
             yield memoryview(buffers[turn % 2])[: min(count, left)]
             if count < min(BLOCK, left):

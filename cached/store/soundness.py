@@ -16,6 +16,8 @@ _DIGESTS = (("blob", "digest"), ("snapshot", "digest"))
 
 def problem(db: sqlite3.Connection) -> str | None:
     """What is wrong with the database, in words; None when nothing is to be seen. Also DatabaseError for the same."""
+    # Damage in the header can make it read-only, which only a write brings out.
+    db.execute("DELETE FROM fill WHERE false")
     found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return str(found).splitlines()[-1]

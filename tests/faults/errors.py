@@ -11,6 +11,8 @@ from tests.faults import strace
 from tests.faults.scenarios import Say
 from tests.faults.strace import Call
 
+_SYNCED = ("fsync", "fdatasync")
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -23,7 +25,7 @@ class Fault:
     strikes: tuple[str, ...]
 
     def may_strike(self, call: Call) -> bool:
-        if self.name == "ENOSPC" and call.name == "openat":
+        if self.name in ("KILL", "ENOSPC") and call.name == "openat":
             return "O_CREAT" in call.arguments
         if self.name == "EIO" and call.name == "fcntl":  # Letting go of a lock cannot fail, and strace would keep it.
             return "F_SETLK" in call.arguments and "F_UNLCK" not in call.arguments
@@ -33,10 +35,9 @@ class Fault:
         return ("-e", f"inject={call}:{self.inject}:when={nth}")
 
 
-_SYNCED = ("fsync", "fdatasync")
-
+# Before each call that changes the disk, which is after the one before; where the disk is the same, so is the death.
 KILL = Fault("KILL", "F1", "kill points", "signal=KILL", strace.CHANGE)
-ENOSPC = Fault("ENOSPC", "F3", "errors", "error=ENOSPC", strace.MAKE + strace.MOVE + strace.WRITE + _SYNCED)
+ENOSPC = Fault("ENOSPC", "F3", "errors", "error=ENOSPC", (*strace.MAKE, *strace.MOVE, *strace.WRITE, *_SYNCED))
 EIO = Fault("EIO", "F4", "errors", "error=EIO", strace.WATCHED)
 EINTR = Fault("EINTR", "F5", "errors", "error=EINTR", ("openat", *strace.WRITE, *strace.READ, *_SYNCED, "flock"))
 # A write of no bytes, as POSIX has it; strace cannot write a part, and bytes that it only says it wrote would be a lie.

@@ -30,7 +30,8 @@ class Model:
 
     name: str
     files: Mapping[str, bytes] = field(repr=False)
-    promised: bool = False  # Whether the source publishes each file's sha256.
+    promised: bool = False  # Whether the source publishes each file's sha256 …
+    sent: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # … and what it sends where that is not so.
 
     @cached_property
     def listing(self) -> Listing:
@@ -50,6 +51,9 @@ class Model:
     @property
     def ref(self) -> str:
         return self.listing.ref.key
+
+    def sends(self, entry: Entry) -> bytes:
+        return self.sent.get(entry.path, self.files[entry.path])
 
     def key(self, entry: Entry) -> str:
         return ingest_key(self.listing.identity(entry), entry.digest)
@@ -148,7 +152,7 @@ def _bring(store: Store, model: Model, wanted: Mapping[str, Entry], arrive: Arri
     found: dict[str, Digest] = {}
     for key, entry in wanted.items():
         if key not in small:
-            found |= _publish(store, model, wanted, {key: _large(store, key, entry, model.files[entry.path], arrive)})
+            found |= _publish(store, model, wanted, {key: _large(store, key, entry, model.sends(entry), arrive)})
     return found | _publish(store, model, wanted, _small(store, model, small)) if small else found
 
 
@@ -164,7 +168,7 @@ def _small(store: Store, model: Model, wanted: Mapping[str, Entry]) -> dict[str,
     with contextlib.ExitStack() as stack:
         ingests = {}
         for key, entry in wanted.items():
-            ingests[key] = store.blobs.small_ingest(key, entry, memoryview(model.files[entry.path]))
+            ingests[key] = store.blobs.small_ingest(key, entry, memoryview(model.sends(entry)))
             stack.callback(ingests[key].close)
         return {key: ingest.sync() for key, ingest in ingests.items()}
 

@@ -10,22 +10,21 @@ from pathlib import Path
 from tests.faults import recording as recorder
 from tests.faults.audit import Audit, Promises
 from tests.faults.points import Finding, Point, Tally
-from tests.faults.power import Recording, Said, State, content, states
+from tests.faults.power import Recording, State, content, states
 from tests.faults.recording import Recorder
 from tests.faults.roots import copy_root, remove_root
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.spread import spread
 from tests.faults.strace import calls
 from tests.faults.suite import Context, Suite
-from tests.faults.sweep import Bench, Patch, lease, restarts, run, unpatched
+from tests.faults.sweep import Bench, lease, restarted, restarts, run, unpatched
 
-RECORDED = ("publish", "resume", "evict", "mend", "rebuild")
+RECORDED = ("publish", "park", "resume", "evict", "mend", "rebuild")
 
 
-def replay(scenario: Scenario, context: Context, patch: Patch = unpatched) -> Tally:
-    """`patch` is for the recorded process alone."""
+def replay(scenario: Scenario, context: Context) -> Tally:
     bench = context.bench
-    recording = record(bench, scenario, patch)
+    recording = record(bench, scenario)
     found = context.some(states(recording), lambda state: len(state.said))
     tally = Tally("F2", f"power loss {scenario.name}", "power-loss states")
     work = functools.partial(_start_on, bench, scenario, recording)
@@ -34,7 +33,7 @@ def replay(scenario: Scenario, context: Context, patch: Patch = unpatched) -> Ta
     return tally
 
 
-def record(bench: Bench, scenario: Scenario, patch: Patch = unpatched) -> Recording:
+def record(bench: Bench, scenario: Scenario) -> Recording:
     """All that the scenario does to its root, from when its store is open."""
     before = bench.folder / f"{scenario.name}.before.{os.getpid()}"
     with bench.copy(scenario) as root, lease(root):
@@ -43,7 +42,7 @@ def record(bench: Bench, scenario: Scenario, patch: Patch = unpatched) -> Record
             remove_root(before)
             copy_root(root, before)
 
-        ran = run(bench, scenario, root, recorder.TRACING, patch, recorder.WATCHED, begin)
+        ran = run(bench, scenario, root, recorder.TRACING, watched=recorder.WATCHED, begin=begin)
         if ran.code or ran.found:
             raise RuntimeError(f"{scenario.name} fails undisturbed: {ran}")
         following = Recorder(root, before)
@@ -59,7 +58,8 @@ def _start_on(bench: Bench, scenario: Scenario, recording: Recording, state: Sta
     build(recording, state, root)
     try:
         audit = Audit(root, scenario, Promises.of(scenario, state.said))
-        return [*audit.raw(), *restarts(audit, root)]  # No other process has locks there.
+        again = restarts(audit, root) if bench.patch is unpatched else restarted(audit, root, bench.patch)
+        return [*audit.raw(), *again]
     finally:
         remove_root(root)
 
@@ -91,10 +91,6 @@ def _write(path: Path, data: bytes, mode: int, mtime_ns: int) -> None:
     path.write_bytes(data)
     os.chmod(path, stat.S_IMODE(mode))
     os.utime(path, ns=(mtime_ns, mtime_ns))
-
-
-def reports(recording: Recording) -> list[tuple[str, str]]:
-    return [step.message for step in recording.steps if isinstance(step, Said)]
 
 
 REPLAYS = [Suite("F2", f"power loss {name}", functools.partial(replay, SCENARIOS[name])) for name in RECORDED]

@@ -16,7 +16,7 @@ from cached.store.layout import Layout
 from cached.store.store import Store
 from tests.faults.models import HELD, LARGE, NEW, Model, by_another_engine, fetch
 
-Say = Callable[[str, str], None]  # A promise, and what it is about: ("ready", digest), ("removed", digest) …
+Say = Callable[..., None]  # A promise, and what it is about: ("ready", digest), ("removed", digest) …
 
 BLOB = Digest.of(NEW.files[LARGE])
 _CHECKUP = importlib.import_module(name) if importlib.util.find_spec(name := "cached.store.checkup") else None
@@ -38,24 +38,28 @@ class Scenario:
     wanted: Model = NEW
 
 
-def _held(store: Store) -> None:
+def held(store: Store) -> None:
     fetch(store, HELD)
 
 
-def _held_and_new(store: Store) -> None:
+def held_and_new(store: Store) -> None:
     fetch(store, HELD)
     fetch(store, NEW)
 
 
 def _pinned(store: Store) -> None:
     """What a restart finds after a crash, with an operator's hold."""
-    _held_and_new(store)
+    held_and_new(store)
     store.index.pin(NEW.digest, None, 0)
 
 
 def _parked(store: Store) -> None:
-    """The second piece is there, and 4 MiB of the first are noted."""
     fetch(store, HELD)
+    _park(store, lambda *_: None)
+
+
+def _park(store: Store, say: Say) -> None:
+    """The second piece comes, and 5 MiB of the first, of which 4 are noted; then the source breaks off."""
     entry = next(entry for entry in NEW.listing.entries if entry.path == LARGE)
     key, data = NEW.key(entry), memoryview(NEW.files[LARGE])
     fill = store.index.begin(str(NEW.listing.ref), {key: entry.size}, (), store.usage().limit)
@@ -74,7 +78,7 @@ def _parked(store: Store) -> None:
 
 
 def _damaged(store: Store) -> None:
-    _held_and_new(store)
+    held_and_new(store)
     path = store.blobs.path(BLOB)
     status = path.stat()
     path.chmod(0o644)
@@ -137,13 +141,14 @@ def _old_index(root: Path) -> None:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("publish", _held, _publish),
-        Scenario("import", _held, _import),
+        Scenario("publish", held, _publish),
+        Scenario("import", held, _import),
+        Scenario("park", held, _park),
         Scenario("resume", _parked, _publish),
-        Scenario("evict", _held_and_new, _evict),
+        Scenario("evict", held_and_new, _evict),
         Scenario("mend", _damaged, _mend, planted={BLOB: Digest.of(DAMAGED)}, aside=(BLOB.hex,)),
         Scenario("start", _pinned, None, kept=(HELD, NEW), pinned=(NEW,)),
-        Scenario("rebuild", _held_and_new, None, _lose_index, kept=(HELD, NEW), aside=("index.db",)),
+        Scenario("rebuild", held_and_new, None, _lose_index, kept=(HELD, NEW), aside=("index.db",)),
         Scenario("migrate", _pinned, None, _old_index, kept=(HELD, NEW), pinned=(NEW,)),
     )
     if scenario.name != "migrate" or len(schema.migrations.pending(schema.Database(memory=True))) > 1

@@ -17,8 +17,8 @@ WRITE = ("write", "pwrite64", "writev", "pwritev2", "ftruncate", "fallocate")
 READ = ("read", "pread64", "preadv2")
 SYNC = ("fsync", "fdatasync", "sync_file_range")
 LOCK = ("flock", "fcntl")
-CHANGE = MAKE + MOVE + DROP + MODE + WRITE + READ + SYNC + LOCK
-WATCHED = (*CHANGE, "close")
+CHANGE = MAKE + MOVE + DROP + MODE + WRITE + SYNC
+WATCHED = (*CHANGE, *READ, *LOCK, "close")
 
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (.+)\Z", re.DOTALL)
 

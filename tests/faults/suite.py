@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.faults.points import Tally
-from tests.faults.sweep import Bench
+from tests.faults.sweep import Bench, Patch, unpatched
 
 T = TypeVar("T")
 
@@ -20,10 +20,11 @@ class Context:
     folder: Path
     workers: int = 2
     every: int = 1
+    patch: Patch = unpatched  # What is wrong with the code while it is tried: see controls.
 
     @property
     def bench(self) -> Bench:
-        return Bench(self.folder)
+        return Bench(self.folder, self.patch)
 
     def some(self, points: list[T], kind: Callable[[T], object]) -> list[T]:
         """Every `every`-th, and the first of each kind."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.faults.controls import PROOFS
 from tests.faults.replay import REPLAYS
 from tests.faults.suite import Suite
 from tests.faults.sweeps import HALVES, SWEEPS
 
-SUITES: list[Suite] = [*SWEEPS, *REPLAYS, *HALVES]
+SUITES: list[Suite] = [*SWEEPS, *REPLAYS, *HALVES, *PROOFS]

@@ -208,7 +208,9 @@ def test_a_root_below_what_cannot_be_entered_is_refused(place: Path) -> None:
 def test_a_read_only_file_system_is_refused(place: Path) -> None:
     mounted = (
         os.geteuid() == 0
-        and not subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=755", "none", place], capture_output=True).returncode
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro,mode=755", "none", place], capture_output=True
+        ).returncode
     )
     if not mounted:
         pytest.skip("needs to mount")
