@@ -1,0 +1,181 @@
+"""Negative controls: one thing is wrong with the code, and the suite must see it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import cached.lease
+import cached.store.checksums
+from cached.model import Digest
+from cached.store.blobs import Blobs
+from cached.store.index import Index
+from cached.store.ingest import Ingest
+from cached.store.pieces import recorded
+from cached.store.store import Store
+from tests.faults.errors import KILL
+from tests.faults.models import NEW, Model, fetch
+from tests.faults.points import RULE, Finding, Point, Tally
+from tests.faults.replay import replay
+from tests.faults.scenarios import SCENARIOS, Say, Scenario, held, held_and_new
+from tests.faults.suite import Context, Suite
+from tests.faults.sweep import Patch, try_fault
+from tests.faults.sweeps import sweep
+
+LIAR = Model("liar", {"w.safetensors": b"what was promised"}, True, {"w.safetensors": b"what was sent 123"})
+
+
+def _lied_to(store: Store, say: Say) -> None:
+    say("ready", fetch(store, LIAR).hex)
+
+
+def _raced(store: Store, say: Say) -> None:
+    """A caller opens the lock file; before it has the lock, the snapshot is evicted."""
+    real = cached.lease.fcntl
+
+    def flock(fd: int, operation: int) -> None:
+        cached.lease.fcntl = real
+        if store.evict(NEW.digest, "test"):
+            say("removed", NEW.digest.hex)
+        real.flock(fd, operation)
+
+    cached.lease.fcntl = SimpleNamespace(flock=flock, LOCK_SH=real.LOCK_SH, LOCK_NB=real.LOCK_NB)  # type: ignore
+    lock = store.snapshots.lock(NEW.digest)
+    if cached.lease.take(str(lock)) is not None and not lock.exists():
+        say("finding", "I4", "a lease was given on a snapshot that was being removed")
+
+
+WRONG_BYTES = Scenario("wrong bytes", held, _lied_to)
+RACE = Scenario("race", held_and_new, _raced)
+
+
+def undisturbed(scenario: Scenario, context: Context) -> Tally:
+    """The scenario by itself, audited like after a fault."""
+    tally = Tally("control", scenario.name, "controls")
+    tally.add(Point(scenario.name, "none", 0, "-"), try_fault(context.bench, scenario)[1])
+    return tally
+
+
+# What is wrong.
+
+
+def no_directory_fsync(say: Say) -> None:
+    _replace("fsync_directory", lambda *_: None)
+
+
+def no_digest_check(say: Say) -> None:
+    def finish(self: Any, name: str) -> Digest:
+        return self._digest or Digest(self._sha256.hexdigest())
+
+    cached.store.checksums.Checks.finish = finish  # type: ignore[method-assign]
+
+
+def row_before_rename(say: Say) -> None:
+    publish, sync, add = Blobs.publish, Blobs.sync, Index.add_blobs
+    late: list[tuple[Blobs, str, Any]] = []
+
+    def put_off(self: Blobs, key: str, verified: Any) -> int:
+        late.append((self, key, verified))
+        return os.lstat(self._part(key)).st_mtime_ns
+
+    def add_first(self: Index, published: Iterable[Any]) -> None:
+        add(self, list(published))
+        for blobs, key, verified in late:
+            publish(blobs, key, verified)
+            sync(blobs, [verified.digest])
+        late.clear()
+
+    Blobs.publish, Blobs.sync = put_off, lambda *_: None  # type: ignore[method-assign,assignment]
+    Index.add_blobs = add_first  # type: ignore[method-assign]
+
+
+def piece_state_is_believed(say: Say) -> None:
+    def resume(self: Any) -> None:
+        for claim in recorded(self._state_path):
+            if claim.count is None:
+                self._landed[claim.index] = claim.checksum
+        self._advance()
+
+    Ingest._resume = resume  # type: ignore[method-assign]
+
+
+def no_exclusive_lock(say: Say) -> None:
+    @contextlib.contextmanager
+    def free(lock: object) -> Iterator[bool]:
+        yield True
+
+    _replace("exclusive", free)
+
+
+def no_link_count(say: Say) -> None:
+    def take(lock: str) -> int | None:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        cached.lease.fcntl.flock(fd, cached.lease.fcntl.LOCK_SH | cached.lease.fcntl.LOCK_NB)
+        return fd
+
+    cached.lease.take = take
+
+
+def _replace(name: str, value: Callable[..., Any]) -> None:
+    """Wherever the store has imported it."""
+    for module in [found for key, found in sys.modules.items() if key.startswith("cached.store.")]:
+        if hasattr(module, name):
+            setattr(module, name, value)
+
+
+@dataclass(frozen=True)
+class Control:
+    """`patch` makes the code wrong, and `look` is the part of the suite that must see it."""
+
+    name: str
+    patch: Patch
+    look: Callable[[Context], Tally]
+
+
+def _some(look: Callable[[Context], Tally], every: int) -> Callable[[Context], Tally]:
+    return lambda context: look(replace(context, every=every))
+
+
+CONTROLS = {
+    control.name: control
+    for control in (
+        Control("no directory fsync", no_directory_fsync, _some(functools.partial(replay, SCENARIOS["publish"]), 12)),
+        Control("no digest check", no_digest_check, functools.partial(undisturbed, WRONG_BYTES)),
+        Control(
+            "row before rename",
+            row_before_rename,
+            functools.partial(sweep, SCENARIOS["publish"], replace(KILL, strikes=("rename",))),
+        ),
+        Control(
+            "piece state is believed",
+            piece_state_is_believed,
+            _some(functools.partial(replay, SCENARIOS["park"]), 3),
+        ),
+        Control("no exclusive lock", no_exclusive_lock, functools.partial(undisturbed, SCENARIOS["evict"])),
+        Control("no st_nlink check", no_link_count, functools.partial(undisturbed, RACE)),
+    )
+}
+
+
+def seen(control: Control, context: Context) -> Tally:
+    """What the suite finds with the control."""
+    return control.look(replace(context, patch=control.patch))
+
+
+def prove(control: Control, context: Context) -> Tally:
+    """A violation when the suite does not see the control, or sees something without it."""
+    tally = Tally("control", control.name, "controls")
+    blind = [] if seen(control, context).violations else [Finding(RULE, "the suite does not see it")]
+    tally.add(Point(control.name, "with", 1, "control"), blind)
+    without = [violation.finding for violation in control.look(context).violations]
+    tally.add(Point(control.name, "without", 2, "control"), without)
+    return tally
+
+
+PROOFS = [Suite("control", control.name, functools.partial(prove, control)) for control in CONTROLS.values()]
