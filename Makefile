@@ -16,7 +16,7 @@ BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check bench bench-hits bench-transfers clean
+.PHONY: help setup demo test test-fast faults check bench bench-hits bench-transfers clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,6 +46,9 @@ test: setup  ## run every test
 
 test-fast: setup  ## run the tests that need neither Ray nor vLLM nor a booted systemd
 	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd'
+
+faults: setup  ## every injected fault, and a table of faults and invariants
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 check: setup  ## lint, format check, strict types, import rules
 	$(BIN)/ruff check .

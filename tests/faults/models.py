@@ -132,18 +132,18 @@ def _split(store: Store, model: Model) -> tuple[dict[str, Entry], dict[str, Dige
     present: dict[str, Digest] = {}
     for entry in model.listing.entries:
         digest = entry.digest or remembered.get(identities[entry.path])
-        row = None if digest is None else _row(store, digest)
-        if row is not None and digest is not None and not row["damaged"] and store.blobs.size(digest) == entry.size:
+        damaged = None if digest is None else _damaged(store, digest)
+        if digest is not None and damaged is False and store.blobs.size(digest) == entry.size:
             present[entry.path] = digest
         else:
-            known = digest if row is not None and row["damaged"] else entry.digest
-            wanted[ingest_key(identities[entry.path], known)] = entry
+            wanted[ingest_key(identities[entry.path], digest if damaged else entry.digest)] = entry
     return wanted, present
 
 
-def _row(store: Store, digest: Digest) -> dict[str, object] | None:
-    rows = store.index.query("SELECT * FROM blob WHERE digest = ?", (digest.hex,))
-    return {"damaged": 0} | dict(rows[0]) if rows else None
+def _damaged(store: Store, digest: Digest) -> bool | None:
+    """None when there is no such blob."""
+    rows = store.index.query("SELECT damaged FROM blob WHERE digest = ?", (digest.hex,))
+    return bool(rows[0]["damaged"]) if rows else None
 
 
 def _bring(store: Store, model: Model, wanted: Mapping[str, Entry], arrive: Arrive) -> dict[str, Digest]:
@@ -157,8 +157,7 @@ def _bring(store: Store, model: Model, wanted: Mapping[str, Entry], arrive: Arri
 
 
 def _large(store: Store, key: str, entry: Entry, data: bytes, arrive: Arrive) -> Verified:
-    expected = store.wanted_back(key) if hasattr(store, "wanted_back") else None
-    with contextlib.closing(store.blobs.ingest(key, entry, *([expected] if expected else []))) as ingest:
+    with contextlib.closing(store.blobs.ingest(key, entry, store.wanted_back(key))) as ingest:
         arrive(ingest, data)
         return ingest.verify()
 
