@@ -26,12 +26,13 @@ class Download:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """The downloads of one fill: those under way, and what has ended."""
+    """The downloads of one fill: those under way, with the bytes of each that it wants, and what has ended."""
 
-    running: set[Download] = field(default_factory=set)
+    running: dict[Download, int] = field(default_factory=dict)
     ended_bytes: int = 0
     ended_files: int = 0
 
     @property
     def done(self) -> int:
-        return self.ended_bytes + sum(download.done for download in self.running)
+        """Bytes. Of a bundle that was begun for somebody else, no more than what is wanted of it."""
+        return self.ended_bytes + sum(min(download.done, ours) for download, ours in self.running.items())

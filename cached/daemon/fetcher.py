@@ -107,15 +107,15 @@ class Fetcher:
             download.task = asyncio.create_task(self._run(download, remote))
             download.task.add_done_callback(lambda task: self._ended(download, task))
         download.waiters += 1
-        batch.running.add(download)
+        ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may bring others' as well.
+        batch.running[download] = sum(wanted[key].size for key in ours)
         try:
             digests = await asyncio.shield(download.task)
-            ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may have brought others' as well.
             batch.ended_bytes += sum(wanted[key].size for key in ours)
             batch.ended_files += len(ours)
             return digests
         finally:
-            batch.running.discard(download)
+            batch.running.pop(download, None)
             download.waiters -= 1
             if download.waiters == 0 and not download.task.done():
                 download.task.cancel()
