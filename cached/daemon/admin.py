@@ -23,11 +23,13 @@ class Admin:
     async def pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
         """Hold a snapshot for `keep` seconds; None: until unpinned."""
         disk, digest = self._inventory.find(ref)
+        disk.require_writable()
         await disk.do(disk.store.index.pin, digest, None if keep is None else time.time() + keep, uid)
         return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def unpin(self, ref: str) -> dict[str, Any]:
         disk, digest = self._inventory.find(ref)
+        disk.require_writable()
         await disk.do(disk.store.index.unpin, digest)
         return await disk.do(self._inventory.snapshot, disk, digest)
 

@@ -28,6 +28,9 @@ class Disk:
         self.root: Path = store.layout.root
         self.uses = Uses(store)
         self.degraded: str | None = None
+        if store.frozen:
+            self.degraded = f"The file system of {self.root} is read-only. Check the disk, then restart cached."
+            log.error("disk.degraded", extra={"root": str(self.root), "why": self.degraded})
         self.unsound: set[Digest] = set()  # Snapshots found damaged when that could not be written down any more.
         self._changed = changed
         self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.

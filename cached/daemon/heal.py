@@ -64,4 +64,5 @@ class Healer:
                 if isinstance(step, Ready):
                     found = step
         rows = await disk.do(disk.store.index.query, "SELECT state FROM snapshot WHERE digest = ?", (snapshot.hex,))
-        return isinstance(found, Ready) and found.digest == str(snapshot) and [row["state"] for row in rows] == ["ready"]
+        ready_here = [row["state"] for row in rows] == ["ready"]
+        return isinstance(found, Ready) and found.digest == str(snapshot) and ready_here

@@ -24,7 +24,7 @@ _BEFORE_FORMAT = re.compile(
 def check(layout: Layout) -> None:
     """StoreDegraded unless `layout.root` may be used; OSError where the disk itself does not answer."""
     _check_directory(layout)
-    _check_format(layout)
+    check_format(layout)
     _check_folders(layout)
 
 
@@ -56,7 +56,8 @@ def _user(uid: int) -> str:
         return f"uid {uid}"
 
 
-def _check_format(layout: Layout) -> None:
+def check_format(layout: Layout) -> None:
+    """StoreDegraded unless FORMAT says what we know, or nothing of anybody's is there yet."""
     try:
         mode = layout.format.lstat().st_mode
     except FileNotFoundError:

@@ -41,6 +41,22 @@ class RootLock:
             raise
         return cls(fd)
 
+    @classmethod
+    def hold(cls, layout: Layout) -> RootLock:
+        """Claim a root that cannot be written to. StoreDegraded as in `take`, as far as reading tells."""
+        try:
+            fitness.check_format(layout)
+            fd = os.open(layout.format, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreDegraded(f"Cannot read the root {layout.root}: {reason}; check the disk.") from error
+        try:
+            _claim(layout, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd)
+
     def close(self) -> None:
         """Give it up; once more changes nothing."""
         if self.fd >= 0:

@@ -16,11 +16,14 @@ from cached.errors import DigestMismatch, StoreDegraded
 from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup
+from cached.store.frozen import FrozenIndex, read_only, take_out_broken
+from cached.store.index import Index
 from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
 from cached.store.opening import open_index
 from cached.store.reconcile import reconcile
+from cached.store.recovered import Recovered
 from cached.store.root import RootLock
 from cached.store.snapshots import Origin, Snapshots, delete_tree
 
@@ -57,20 +60,32 @@ class Arrival:
 
 class Store:
     def __init__(self, config: Config) -> None:
-        """Claim the root and make disk and index agree. StoreDegraded when that cannot be."""
+        """Claim the root and make disk and index agree. StoreDegraded when that cannot be.
+
+        On a file system that is read-only the store is `frozen`: what it holds can be read, and nothing be written.
+        """
         self.layout = Layout(config.root)
         self._config = config
-        self._root_lock = RootLock.take(self.layout)
+        self.frozen = read_only(config.root)
+        self._root_lock = RootLock.hold(self.layout) if self.frozen else RootLock.take(self.layout)
         try:
             self.blobs = Blobs(self.layout)
             self.snapshots = Snapshots(self.layout)
-            self.index, state = open_index(self.layout)
-            self.recovered = reconcile(self.layout, self.index, self.blobs, self.snapshots, state)
+            self.index, self.recovered = self._frozen() if self.frozen else self._reconciled()
         except BaseException:
             self._root_lock.close()
             raise
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
         self._publishing = threading.RLock()
+
+    def _reconciled(self) -> tuple[Index, Recovered]:
+        index, state = open_index(self.layout)
+        return index, reconcile(self.layout, index, self.blobs, self.snapshots, state)
+
+    def _frozen(self) -> tuple[Index, Recovered]:
+        index = FrozenIndex(self.layout)
+        take_out_broken(index, self.snapshots)
+        return index, Recovered(index="kept")
 
     @property
     def claim(self) -> int:
