@@ -22,20 +22,20 @@ class Admin:
 
     async def pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
         """Hold a snapshot for `keep` seconds; None: until unpinned."""
-        disk, digest = self._inventory.find(ref)
+        disk, digest = await self._inventory.find(ref)
         disk.require_writable()
         await disk.do(disk.store.index.pin, digest, None if keep is None else time.time() + keep, uid)
         return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def unpin(self, ref: str) -> dict[str, Any]:
-        disk, digest = self._inventory.find(ref)
+        disk, digest = await self._inventory.find(ref)
         disk.require_writable()
         await disk.do(disk.store.index.unpin, digest)
         return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def remove(self, ref: str, dry_run: bool) -> dict[str, Any]:
         """Remove one snapshot. InUse when it is leased (and by whom) or pinned."""
-        disk, digest = self._inventory.find(ref)
+        disk, digest = await self._inventory.find(ref)
         disk.require_writable()
         return await disk.do(self._remove, disk, digest, dry_run)
 

@@ -151,9 +151,9 @@ class Api:
     async def show(self, request: web.Request) -> web.StreamResponse:
         ref = request.match_info["ref"]
         try:
-            disk, digest = self._inventory.find(ref)
+            disk, digest = await self._inventory.find(ref)
         except NotCached:
-            if (gone := self._inventory.gone(ref)) is None:
+            if (gone := await self._disks.first.do(self._inventory.gone, ref)) is None:
                 raise
             return _json(gone)
         return _json(await disk.do(self._inventory.details, disk, digest))
@@ -191,7 +191,7 @@ class Api:
         body = await _body(request)
         only = None
         if body.get("ref") is not None:
-            _, only = self._inventory.find(text(body, "ref"))
+            _, only = await self._inventory.find(text(body, "ref"))
         return _json(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:

@@ -24,7 +24,7 @@ _MIN_PREFIX = 4
 
 
 class Inventory:
-    """Synchronous; what needs more than a look at the index is called in a disk's thread."""
+    """Synchronous but for `find`: called in a disk's thread."""
 
     def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], version: str) -> None:
         self._cache = cache
@@ -33,8 +33,11 @@ class Inventory:
         self._version = version
         self._started = time.time()
 
-    def find(self, text: str) -> tuple[Disk, Digest]:
+    async def find(self, text: str) -> tuple[Disk, Digest]:
         """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise."""
+        return await self._disks.first.do(self._find, text)
+
+    def _find(self, text: str) -> tuple[Disk, Digest]:
         prefix = _digits(text)
         if prefix is not None:
             found = self._ask_all("SELECT digest FROM snapshot WHERE digest GLOB ?", f"{prefix}*")

@@ -1,26 +1,16 @@
-"""What the node holds, in SQLite: a cache of what lies on the disk, and the one place where space is accounted.
-
-Two connections: one that writes (from one thread at a time, behind a lock) and one that only reads, for hits. SQLite
-before 3.51.3 can lose a WAL reset when two connections write or checkpoint at once; ours never do.
-"""
+"""What the node holds, in SQLite: a cache of what lies on the disk, and the one place where space is accounted."""
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
 
-from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Manifest
-from cached.store import soundness
+from cached.store.database import IndexFile
 from cached.store.ingest import Verified
-from cached.store.schema import Database, migrate
-from cached.store.seals import seal, teach
+from cached.store.seals import seal
 from cached.store.snapshots import Origin
 
 MAX_EVENTS = 10_000
@@ -39,73 +29,12 @@ class Known:
     checked_at: float
 
 
-class Index:
-    def __init__(self, path: Path) -> None:
-        """Open, or create; sqlite3.DatabaseError when the file is damaged, StoreDegraded when it is too new."""
-        self._lock = threading.RLock()
-        self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._writer.row_factory = sqlite3.Row
-        try:
-            self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute("PRAGMA synchronous=FULL")
-            self._writer.execute("PRAGMA foreign_keys=ON")
-            teach(self._writer)
-            migrate(Database(self._writer))
-            damage = soundness.problem(self._writer)
-            if damage is not None:
-                raise sqlite3.DatabaseError(damage)
-            self._reader = sqlite3.connect(
-                f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
-            )
-        except BaseException:
-            self._writer.close()
-            raise
-        self._reader.row_factory = sqlite3.Row
-        self._reading = threading.Lock()
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing, durable on leaving. Nested use joins the outer transaction."""
-        with self._lock:
-            if self._writer.in_transaction:
-                yield self._writer
-                return
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except sqlite3.IntegrityError:
-                self._rollback()
-                raise
-            except sqlite3.DatabaseError as error:
-                self._rollback()
-                raise _translated(error) from error
-            except BaseException:
-                self._rollback()
-                raise
-
-    def _rollback(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-
-    def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
-        """Read what has been committed."""
-        try:
-            with self._reading:
-                return self._reader.execute(sql, tuple(parameters)).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _translated(error) from error
-
+class Index(IndexFile):
     # Hits.
 
     def find(self, ref: str) -> Known | None:
         """The READY snapshot that `ref` (ModelRef.key) last meant."""
-        rows = self.query(
+        rows = self.hits.query(
             "SELECT r.snapshot, r.source, r.revision, s.size, r.checked_at FROM resolution r "
             "JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? AND s.state = 'ready'",
             (ref,),
@@ -338,18 +267,3 @@ class Index:
 
 def _resolution(ref: str, source: str, revision: str, snapshot: str, at: float) -> tuple[object, ...]:
     return ref, source, revision, snapshot, at, seal(ref, source, revision, snapshot)
-
-
-# What does not pass by itself. https://www.sqlite.org/rescode.html
-_LASTING = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_IOERR_SHMSIZE = sqlite3.SQLITE_IOERR | 19 << 8  # What a full disk becomes when the WAL's index has to grow.
-
-
-def _translated(error: sqlite3.DatabaseError) -> CachedError:
-    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    code = extended & 0xFF
-    if code == sqlite3.SQLITE_FULL or extended == _IOERR_SHMSIZE:
-        return NoSpace("The disk filled up while the index was written; free some space or lower `limit`.")
-    failure = StoreDegraded(f"The index cannot be used: {error}. Check the disk, then restart cached.")
-    failure.lasting = code in _LASTING
-    return failure
