@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from cached.model import PIECE_BYTES, Digest, Manifest
+from cached.model import PIECE_BYTES, Digest
 from cached.store.blobs import Blobs
 from cached.store.census import Census
+from cached.store.glance import Glance
 from cached.store.index import Index
 from cached.store.recovered import Recovered
 from cached.store.snapshots import Origin
@@ -33,9 +34,7 @@ class Found:
     """A snapshot as it lies on the disk. Those of its blobs that are `missing`, only its source can give back."""
 
     digest: str
-    manifest: Manifest
-    origin: Origin
-    written_ns: int
+    manifest: Glance
     whole: bool = True
     missing: Collection[str] = ()
 
@@ -43,8 +42,9 @@ class Found:
 class Following:
     """Compares with what the index said when this was made. `close` writes what is left."""
 
-    def __init__(self, index: Index, census: Census, blobs: Blobs, done: Recovered) -> None:
-        self._index, self._census, self._blobs, self._done = index, census, blobs, done
+    def __init__(self, index: Index, census: Census, blobs: Blobs, written: Callable[[str], int], done: Recovered):
+        """`written`: when a snapshot's manifest was."""
+        self._index, self._census, self._blobs, self._written, self._done = index, census, blobs, written, done
         with index.transaction() as db:
             cursor = db.cursor()
             cursor.row_factory = None  # Plain tuples: there may be a hundred thousand.
@@ -59,7 +59,7 @@ class Following:
                 row[0]: row[1:] for row in cursor.execute("SELECT digest, size, damaged FROM blob").fetchall()
             }
             self._refs = {row[0] for row in cursor.execute("SELECT ref FROM resolution")}
-        self._unresolved: dict[str, Found] = {}
+        self._unresolved: dict[str, tuple[int, str]] = {}
         self._wrong: list[Found] = []
         self._seen: set[str] = set()
 
@@ -80,10 +80,10 @@ class Following:
     def follow(self, found: Found) -> None:
         """The index is to say this of the snapshot."""
         self._seen.add(found.digest)
-        if found.origin.ref not in self._refs:
-            other = self._unresolved.get(found.origin.ref)
-            if other is None or other.written_ns < found.written_ns:  # What the ref meant last.
-                self._unresolved[found.origin.ref] = found
+        ref = found.manifest.origin.ref
+        if ref not in self._refs:
+            at = self._written(found.digest)
+            self._unresolved[ref] = max(self._unresolved.get(ref, (0, "")), (at, found.digest))  # What it meant last.
         if not self._agrees(found):
             self._wrong.append(found)
             if len(self._wrong) >= _BATCH:
@@ -100,16 +100,16 @@ class Following:
                 "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, seal) "
                 "SELECT ref, source, revision, digest, 0, seal(ref, source, revision, digest) FROM snapshot "
                 "WHERE digest = ?",
-                [(found.digest,) for found in self._unresolved.values()],
+                [(digest,) for _, digest in self._unresolved.values()],
             )
         self._done.snapshots_lost += len(lost)
 
     def _agrees(self, found: Found) -> bool:
-        sizes = found.manifest.blobs
+        rows, missing = self._rows, found.missing
         return (
             self._snapshots.get(found.digest) == _row(found)
-            and self._parts.get(found.digest) == ",".join(sorted(blob.hex for blob in sizes))
-            and all(self._rows.get(blob.hex) == (size, blob.hex in found.missing) for blob, size in sizes.items())
+            and self._parts.get(found.digest) == ",".join(sorted({blob for _, _, blob in found.manifest.files}))
+            and all(rows.get(blob) == (size, blob in missing) for _, size, blob in found.manifest.files)
         )
 
     def _correct(self) -> None:
@@ -123,27 +123,29 @@ class Following:
             db.executemany("DELETE FROM snapshot_blob WHERE snapshot = ?", [(found.digest,) for found in wrong])
             db.executemany(
                 "INSERT INTO snapshot_blob (snapshot, blob) VALUES (?, ?)",
-                [(found.digest, blob.hex) for found in wrong for blob in found.manifest.blobs],
+                {(found.digest, blob) for found in wrong for _, _, blob in found.manifest.files},
             )
             for found in wrong:
                 self._note(found)
 
     def _blob_rows(self, found: Found, now: float) -> Iterable[tuple[object, ...]]:
-        for blob, size in found.manifest.blobs.items():
-            missing = blob.hex in found.missing
-            lying = None if missing else self._census.get(blob.hex)
-            if self._rows.get(blob.hex) not in (None, (size, missing)):
+        for blob, size in {blob: size for _, size, blob in found.manifest.files}.items():
+            missing = blob in found.missing
+            lying = None if missing else self._census.get(blob)
+            if self._rows.get(blob) not in (None, (size, missing)):
                 self._done.blobs_corrected += 1
-            self._rows[blob.hex] = (size, missing)
-            pieces = (
-                self._blobs.known_pieces(blob, lying.size, lying.mtime_ns) if lying and size > PIECE_BYTES else None
-            )
-            yield blob.hex, size, pieces, now, lying.mtime_ns if lying else None, missing
+            self._rows[blob] = (size, missing)
+            at = lying.mtime_ns if lying else None
+            pieces = self._blobs.known_pieces(Digest(blob), size, at) if at and size > PIECE_BYTES else None
+            yield blob, size, pieces, now, at, missing
 
     def _note(self, found: Found) -> None:
         if found.digest not in self._snapshots:
             self._done.snapshots_restored += 1
-            what, why = "restored", f"found on the disk when the daemon started; it came from {found.origin.source}"
+            what, why = (
+                "restored",
+                f"found on the disk when the daemon started; it came from {found.manifest.origin.source}",
+            )
         else:
             self._done.snapshots_corrected += 1
             what, why = "corrected", "the index said something else of it than its manifest when the daemon started"
@@ -153,5 +155,5 @@ class Following:
 
 
 def _row(found: Found) -> tuple[object, ...]:
-    state, origin = "ready" if found.whole else "damaged", found.origin
+    state, origin = "ready" if found.whole else "damaged", found.manifest.origin
     return state, origin.ref, origin.source, origin.revision, found.manifest.size, len(found.manifest.files)

@@ -12,6 +12,7 @@ from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.checkup import check
+from cached.store.glance import Glance
 from cached.store.layout import fsync_directory
 from cached.store.recovered import Recovered
 from cached.store.snapshots import Origin, Snapshots
@@ -26,26 +27,26 @@ class MakingWhole:
         self._inodes: dict[int, tuple[Digest, int]] | None = None
         self._wrong: set[tuple[int, Digest]] = set()  # Inodes that were hashed and are not that blob.
 
-    def sound(self, digest: Digest, manifest: Manifest) -> bool:
+    def sound(self, digest: Digest, manifest: Glance) -> bool:
         """Whether every blob is there, and the directory is what the manifest says, to the name."""
-        contents = self._snapshots.contents(digest)
-        if contents is None or contents.folders != dict.fromkeys(["", *manifest.folders], 0o555):
-            return False
-        expected = {}
-        for file in manifest.files:
-            lying = self._census.get(file.digest.hex)
-            if lying is None or lying.size != file.size:
+        expected, lying = {}, self._census.get
+        for path, size, blob in manifest.files:
+            there = lying(blob)
+            if there is None or there.size != size:
                 return False
-            expected[file.path] = lying.inode
+            expected[path] = there.inode
+        contents = self._snapshots.contents(digest)
+        if contents is None or contents.folders != dict.fromkeys(manifest.folders, 0o555):
+            return False
         # Some file systems number their files otherwise in directories than in stat.
-        return contents.files == expected or (
-            contents.files.keys() == expected.keys() and self._snapshots.intact(manifest)
-        )
+        return contents.files == expected or (contents.files.keys() == expected.keys() and self._linked(digest))
 
-    def manifest(self, digest: Digest, origin: Origin | None) -> Manifest | None:
+    def _linked(self, digest: Digest) -> bool:
+        read = self._snapshots.read(digest)
+        return read is not None and self._snapshots.intact(read[0])
+
+    def manifest(self, digest: Digest, origin: Origin) -> Manifest | None:
         """A manifest that was lost or damaged, written again from the directory; None when that does not prove it."""
-        if origin is None:
-            return None
         manifest = self._snapshots.recompute(digest, self._identify)
         if manifest is not None:
             self._snapshots.rewrite(manifest, origin)
@@ -91,14 +92,14 @@ class MakingWhole:
         self._done.blobs_regained += 1
         log.warning("blob.regained", extra={"digest": blob.hex, "from": name})
 
-    def mend(self, digest: Digest, manifest: Manifest) -> tuple[bool, set[str]]:
+    def mend(self, digest: Digest, manifest: Manifest, origin: Origin) -> tuple[bool, set[str]]:
         """Make its directory right: whether it is whole now, and the blobs that only the source can give back."""
         missing = {blob for blob, size in manifest.blobs.items() if not self._census.holds(blob, size)}
         for blob in missing:
             self._put_aside(blob)
         if missing:
             return False, {blob.hex for blob in missing}
-        if self.sound(digest, manifest):  # All that it lacked was a blob's name.
+        if self.sound(digest, Glance.of(manifest, origin)):  # All that it lacked was a blob's name.
             return True, set()
         try:
             self._snapshots.mend(manifest)

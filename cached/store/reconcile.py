@@ -14,6 +14,7 @@ from cached.store import clock, seals
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.following import Following, Found
+from cached.store.glance import Glance, glance
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
@@ -91,29 +92,36 @@ class _Start:
 
     def run(self) -> None:
         self._finish_removals()
-        following = Following(self.index, self.census, self.blobs, self.done)
+        following = Following(self.index, self.census, self.blobs, self._written, self.done)
         whole = MakingWhole(self.snapshots, self.blobs, self.census, self.done)
         troubled: list[Digest] = []
         folders, manifests = self._names()
         for name in sorted(folders | manifests):
             digest = Digest(name)
-            read = self.snapshots.read(digest) if name in manifests else None
-            if read is None:
-                origin = following.origin(name)
-                manifest = whole.manifest(digest, origin)
-                read = (manifest, origin) if manifest and origin else None
-            if read is None:
+            manifest = self._read(digest, whole, following)
+            if manifest is None:
                 self._remove(digest, following)
             elif name not in folders and self.done.index == "kept" and not following.knows(name):
                 self._remove(digest, following)  # A removal that a crash interrupted after it had dropped the row.
-            elif whole.sound(digest, read[0]):
-                following.follow(Found(name, *read, self._written(digest)))
+            elif whole.sound(digest, manifest):
+                following.follow(Found(name, manifest))
                 self.done.snapshots += 1
             else:
                 troubled.append(digest)
         self._make_whole(troubled, whole, following)
         following.close()
         self._remove_strays()
+
+    def _read(self, digest: Digest, whole: MakingWhole, following: Following) -> Glance | None:
+        """Its manifest, be it written again from what its directory proves."""
+        found = glance(f"{self.layout.snapshots}/{digest.hex}.json", digest.hex)
+        if found is not None:
+            return found
+        read = self.snapshots.read(digest)
+        if read is None and (origin := following.origin(digest.hex)):
+            manifest = whole.manifest(digest, origin)
+            read = (manifest, origin) if manifest else None
+        return Glance.of(*read) if read else None
 
     def _finish_removals(self) -> None:
         """EVICTING rows: a crash came between the choice and the removal."""
@@ -159,17 +167,23 @@ class _Start:
 
     def _make_whole(self, troubled: list[Digest], whole: MakingWhole, following: Following) -> None:
         """Twice over them all: what one has lost, another may have kept."""
-        reads = [(digest, read) for digest in troubled if (read := self.snapshots.read(digest))]
+        reads = []
+        for digest in troubled:
+            read = self.snapshots.read(digest)
+            if read is None:  # Its names are hostile.
+                self._remove(digest, following)
+            else:
+                reads.append((digest, read))
         for digest, (manifest, _) in reads:
             whole.regain(digest, manifest)
         for digest, (manifest, origin) in reads:
-            healed, missing = whole.mend(digest, manifest)
-            following.follow(Found(digest.hex, manifest, origin, self._written(digest), healed, missing))
+            healed, missing = whole.mend(digest, manifest, origin)
+            following.follow(Found(digest.hex, Glance.of(manifest, origin), healed, missing))
             self.done.snapshots += 1
             self.done.damaged += not healed
 
-    def _written(self, digest: Digest) -> int:
-        return os.stat(self.snapshots.lock(digest)).st_mtime_ns
+    def _written(self, digest: str) -> int:
+        return os.stat(f"{self.layout.snapshots}/{digest}.json").st_mtime_ns
 
     def _remove_strays(self) -> None:
         """Files that no row accounts for, and partial downloads without a reservation, or grown old."""

@@ -66,7 +66,7 @@ class Snapshots:
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
             manifest = Manifest(files)
             origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, CachedError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CachedError):
             return None
         return (manifest, origin) if manifest.digest == digest else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -576,6 +577,31 @@ def test_a_directory_that_does_not_prove_its_manifest_is_not_believed(open_store
     lose_manifest(store, manifest)
     store = open_store()
     assert state(store, manifest) is None and not store.snapshots.path(manifest.digest).exists()
+
+
+@pytest.mark.parametrize("path", ["../escaped", "/etc/escaped", "a/../../escaped"])
+def test_a_manifest_that_names_what_lies_elsewhere_is_none_whatever_its_digest(
+    path: str, open_store: OpenStore
+) -> None:
+    store = open_store()
+    add(store, "m", MODEL)
+    digest = Digest.of(f"{W} 7 {path}\n".encode())
+    store.snapshots.path(digest).mkdir()
+    files = [{"path": path, "size": 7, "digest": str(W)}]
+    value = {"ref": key("x"), "source": "s3://bucket/x", "revision": "v", "files": files}
+    store.snapshots.lock(digest).write_text(json.dumps(value))
+    store = open_store()
+    assert not store.snapshots.lock(digest).exists() and not store.snapshots.path(digest).exists()
+    assert not (store.layout.root / "escaped").exists() and not (store.layout.snapshots / "escaped").exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b'{"files": [3]}', b"[" * 100_000, b"\xff", b'"x"'])
+def test_a_manifest_that_is_none_is_written_again_whatever_it_says(text: bytes, open_store: OpenStore) -> None:
+    store = open_store()
+    manifest = add(store, "m", MODEL)
+    store.snapshots.lock(manifest.digest).chmod(0o644)
+    store.snapshots.lock(manifest.digest).write_bytes(text)
+    assert is_whole(open_store(), manifest, MODEL)
 
 
 def test_holders_keep_their_files_while_a_directory_is_mended(open_store: OpenStore) -> None:
