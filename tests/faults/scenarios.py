@@ -63,16 +63,17 @@ def _park(store: Store, say: Say) -> None:
     fill = store.index.begin(str(NEW.listing.ref), {key: entry.size}, (), store.usage().limit)
     assert fill is not None
     ingest = store.blobs.ingest(key, entry)
-    first, second = ingest.missing()
-    ingest.land(second, bytes(data[second.offset :]))
     try:
-        with ingest.landing(first) as landing:
-            landing.write(data[: 5 << 20])
-            raise ConnectionError
+        for piece in reversed(ingest.missing()):
+            with ingest.landing(piece) as landing:
+                landing.write(data[piece.offset + landing.done :][: 5 << 20])  # All of the second piece.
+                if landing.done < piece.length:
+                    raise ConnectionError
     except ConnectionError:
         pass
-    ingest.close()
-    store.index.abandon(fill, [key])
+    finally:
+        ingest.close()
+        store.index.abandon(fill, [key])
 
 
 def _damaged(store: Store) -> None:
