@@ -107,7 +107,7 @@ def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
 
 def _snapshot_parts(snapshot: Answer) -> list[tuple[Sequence[str], Sequence[Sequence[Cell]]]]:
     files = [(text(f["path"]), size(f["size"]), digest(f["digest"])) for f in snapshot.get("manifest") or ()]
-    holders = [_lease_row(holder)[1:] for holder in snapshot.get("holders") or ()]
+    holders = [lease_row(holder)[1:] for holder in snapshot.get("holders") or ()]
     history = [(time(e.get("at")), text(e.get("what")), text(e.get("why"))) for e in snapshot.get("history") or ()]
     return [
         (("PATH", "SIZE", "DIGEST"), files),
@@ -129,11 +129,11 @@ def leases(as_json: options.Json = False, socket: options.Socket = None) -> int:
     if as_json:
         print_json(answer)
         return 0
-    print_table(LEASE_HEADINGS, map(_lease_row, answer["leases"]), empty="Nobody holds a model.")
+    print_table(LEASE_HEADINGS, map(lease_row, answer["leases"]), empty="Nobody holds a model.")
     return 0
 
 
-def _lease_row(lease: Answer) -> tuple[Cell, ...]:
+def lease_row(lease: Answer) -> tuple[Cell, ...]:
     return (
         text(lease.get("source")),
         digest(lease.get("digest")),
@@ -165,8 +165,7 @@ def status(as_json: options.Json = False, socket: options.Socket = None) -> int:
         print_table(("ROOT", "LIMIT", "USED", "RESERVED", "FREE", "SNAPSHOTS", "WHY"), map(_root_row, answer["roots"]))
     if answer["fills"]:
         print()
-        headings = ("SOURCE", "PHASE", "DONE", "TOTAL", "FILES")
-        print_table(headings, [_fill_row(fill) for fill in answer["fills"]])
+        print_table(FILL_HEADINGS, map(fill_row, answer["fills"]))
     return 0
 
 
@@ -192,7 +191,10 @@ def _root_row(root: Answer) -> tuple[Cell, ...]:
     return (text(root["root"]), *sizes, text(root.get("snapshots")), text(root.get("reason") or "well"))
 
 
-def _fill_row(fill: Answer) -> tuple[Cell, ...]:
+FILL_HEADINGS = ("SOURCE", "PHASE", "DONE", "TOTAL", "FILES")
+
+
+def fill_row(fill: Answer) -> tuple[Cell, ...]:
     return (
         text(fill.get("ref")),
         text(fill.get("phase")),

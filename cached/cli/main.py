@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cached import __version__
-from cached.cli import admin, doctor, inventory, serving, transfer
+from cached.cli import admin, doctor, inventory, serving, top, transfer
 from cached.cli.output import print_json, printable, warn
 from cached.errors import CachedError
 
@@ -41,6 +41,7 @@ _COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
         "cached pull hf://org/name@main",
         "cached pull s3://bucket/llama --include '*.safetensors' --include '*.json'",
         "cached pull org/name --keep 2h",
+        "cached pull --dry-run s3://bucket/llama",
         'vllm serve "$(cached pull org/name)"',
     ),
     transfer.path: ("cached path hf://org/name@main", "cached path s3://bucket/llama --json"),
@@ -48,6 +49,7 @@ _COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     inventory.show: ("cached show hf://org/name@main", "cached show 3fa9c1d2", "cached show s3://bucket/llama --json"),
     inventory.status: ("cached status", "cached status --json"),
     inventory.leases: ("cached leases", "cached leases --json"),
+    top.top: ("cached top", "cached top --interval 500ms", "cached top --count 1 --json"),
     admin.pin: ("cached pin hf://org/name@main", "cached pin 3fa9c1d2 --keep 7d"),
     admin.unpin: ("cached unpin hf://org/name@main", "cached unpin 3fa9c1d2"),
     admin.rm: ("cached rm --dry-run 3fa9c1d2", "cached rm hf://org/name@main"),

@@ -46,6 +46,8 @@ def digest(value: str | None) -> Cell:
 
 def printable(value: str) -> str:
     """`value` on one line, with each control character replaced."""
+    if value.isprintable() and " " not in value:  # Most are; a list of ten thousand would wait for the rest.
+        return value
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(value.split()))
 
 
