@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,12 +39,12 @@ def main() -> int:
 
 
 def _run(only: list[str], every: int, workers: int) -> tuple[list[Tally], float]:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that what is below cleans up.
     logging.disable(logging.CRITICAL)  # What the store says of thousands of faults is of no use here.
     gc.collect()
     gc.freeze()  # Thousands of forks need not copy what nobody changes.
     started = time.monotonic()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="cached-faults-", dir=memory))
+    folder = _folder()
     tallies = []
     try:
         for suite in SUITES:
@@ -55,6 +56,17 @@ def _run(only: list[str], every: int, workers: int) -> tuple[list[Tally], float]
         remove_root(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return tallies, time.monotonic() - started
+
+
+def _folder() -> Path:
+    """In memory, if that can be; what a run that was killed left there goes first."""
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+    for old in memory.glob("cached-faults-*"):
+        if not Path("/proc", old.name.rpartition("-")[2]).exists():
+            remove_root(old)
+    folder = memory / f"cached-faults-{os.getpid()}"
+    folder.mkdir()
+    return folder
 
 
 def _progress(tally: Tally, seconds: float) -> None:

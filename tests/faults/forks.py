@@ -77,6 +77,7 @@ class Child:
 
 
 def _live_with(parent: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

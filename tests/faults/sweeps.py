@@ -19,12 +19,16 @@ _SYNCED = re.compile(r"\d+<(.*)>\Z")
 _PREFIX = re.compile(r"/blobs/[0-9a-f]{2}[\">]")
 _EACH = 64
 
+_NEVER = 9_999  # More calls of one name than any run makes.
+
 
 def sweep(scenario: Scenario, fault: Fault, context: Context) -> Tally:
+    """Each call that this fault can strike; last, one call too far, which leaves the run untouched."""
     bench = context.bench
     points = context.some(list(_points(scenario, fault, _watched(bench, scenario))), lambda point: point.call)
+    points.append(Point(scenario.name, fault.name, _NEVER, "openat"))
     tally = Tally(fault.row, f"{fault.name} {scenario.name}", fault.unit)
-    strike = functools.partial(_strike, bench, scenario, fault)
+    strike = functools.partial(_strike, bench, scenario, fault, points[-1])
     for point, found in zip(points, spread(points, strike, context.workers), strict=True):
         tally.add(point, found)
     return tally
@@ -66,11 +70,12 @@ def _points(scenario: Scenario, fault: Fault, watched: list[Call]) -> Iterator[P
                 yield Point(scenario.name, fault.name, call.nth, call.name)
 
 
-def _strike(bench: Bench, scenario: Scenario, fault: Fault, point: Point) -> list[Finding]:
+def _strike(bench: Bench, scenario: Scenario, fault: Fault, last: Point, point: Point) -> list[Finding]:
     ran, found = try_fault(bench, scenario, fault.tracing(point.call, point.nth))
     made = calls(ran.log)
-    if not (ran.code == -9 if fault.name == "KILL" else any(call.injected for call in made)):
-        found.append(Finding(RULE, "the fault did not strike: this run made other calls"))
+    struck = ran.code == -9 if fault.name == "KILL" else any(call.injected for call in made)
+    if struck == (point == last):
+        found.append(Finding(RULE, "this run made other calls than the one before"))
     return [*found, *_retried(made), *_believed(ran, made)]
 
 
