@@ -239,6 +239,7 @@ class Cache:
     async def flush(self) -> None:
         """Write down who used what. What cannot be written now will be tried again with the next."""
         for disk in self.disks.writable:
+            await _forget_abandoned(disk)
             try:
                 await disk.do(disk.uses.flush)
             except CachedError as error:
@@ -259,12 +260,21 @@ class Cache:
 
 
 async def _abandon(disk: Disk, fill: int) -> None:
-    """Where the disk does not even take that, the next start does it."""
-    try:
-        parts = await disk.do(disk.store.blobs.parts)
-        await disk.do(disk.store.index.abandon, fill, parts)
-    except CachedError as error:
-        log.warning("fill.unwritten", extra={"root": str(disk.root), "why": error.message})
+    disk.abandoned.add(fill)
+    await _forget_abandoned(disk)
+
+
+async def _forget_abandoned(disk: Disk) -> None:
+    """Free what fills hold that have ended. A disk that does not even take that is asked again with the next flush."""
+    while disk.abandoned:
+        fill = disk.abandoned.pop()
+        try:
+            parts = await disk.do(disk.store.blobs.parts)
+            await disk.do(disk.store.index.abandon, fill, parts)
+        except CachedError as error:
+            disk.abandoned.add(fill)
+            log.warning("fill.unwritten", extra={"root": str(disk.root), "why": error.message})
+            return
 
 
 def _ready(

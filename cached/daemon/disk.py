@@ -32,6 +32,7 @@ class Disk:
             self.degraded = f"The file system of {self.root} is read-only. Check the disk, then restart cached."
             log.error("disk.degraded", extra={"root": str(self.root), "why": self.degraded})
         self.unsound: set[Digest] = set()  # Snapshots found damaged when that could not be written down any more.
+        self.abandoned: set[int] = set()  # Fills that have ended while the disk did not take a word of it.
         self._changed = changed
         self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.
 

@@ -42,7 +42,7 @@ class Uses:
             self._given.setdefault((snapshot, peer.pid), (peer.uid, time.time()))
 
     def flush(self) -> None:
-        """Write down uses and those holders that the kernel confirms."""
+        """Write down uses and those holders that the kernel confirms. On an error they are kept for the next time."""
         with self._lock:
             used, self._used = self._used, {}
             given, self._given = self._given, {}
@@ -54,7 +54,12 @@ class Uses:
             for (digest, pid), (uid, since) in given.items()
             if pid in pids[digest]
         ]
-        self._store.index.touch(used, leases)
+        try:
+            self._store.index.touch(used, leases)
+        except (StoreDegraded, NoSpace):
+            with self._lock:
+                self._used, self._given = used | self._used, self._given | given
+            raise
 
     def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:
         """Every lease that the kernel holds, with what is known of its holder.
