@@ -57,18 +57,22 @@ class Audit:
         self._layout = Layout(root)
         self._scenario, self._promises = scenario, promises
         self.wanted = scenario.wanted
+        self._listed: list[Path] = []  # What is under blobs/, in this look at the root.
         self._hashes: dict[tuple[int, int, int], str] = {}
 
     def raw(self) -> list[Finding]:
         """Before any start: no row lies, and no path that a caller may have leads to anything partial."""
+        self._look()
         return [*self._rows_lie(), *self._blobs(), *self._names()]
 
     def started(self, store: Store) -> list[Finding]:
+        self._look()
         found = [*self._blobs(), *self._names(), *self._ready(store), *self._promised(store)]
         return [*found, *self._space(store), *self._strays(store)]
 
     def acquired(self, store: Store, digest: Digest) -> list[Finding]:
         """A caller was given this, now."""
+        self._look()
         model = self._scenario.wanted
         if digest != model.digest:
             return [Finding("I1", f"{model.name} was published with bytes that its source never had")]
@@ -77,10 +81,13 @@ class Audit:
             return [Finding("I3", f"{model.name} was acquired and is not there")]
         return [*self._whole(model, "I1"), *self._space(store), *self._blobs()]
 
+    def _look(self) -> None:
+        self._listed = list(_under(self._layout.blobs))
+
     # Bytes.
 
     def _blobs(self) -> Iterator[Finding]:
-        for path in _under(self._layout.blobs):
+        for path in self._listed:
             if _HEX.match(path.name) and not self._has(path, path.name):
                 yield Finding("I1", f"the blob {path.name[:12]} has other bytes than its name says")
 
@@ -171,7 +178,7 @@ class Audit:
         usage = store.usage()
         if usage.used + usage.reserved > LIMIT:
             yield Finding("I5", f"{usage.used:,} bytes used and {usage.reserved:,} reserved are more than the limit")
-        blobs = [path for path in _under(self._layout.blobs) if _HEX.match(path.name)]
+        blobs = [path for path in self._listed if _HEX.match(path.name)]
         if (on_disk := sum(path.stat().st_size for path in blobs)) != usage.used:
             yield Finding("I5", f"{usage.used:,} bytes are accounted for, and {on_disk:,} are under blobs/")
 
@@ -184,7 +191,7 @@ class Audit:
         strange += [f"trash/{name}" for name in os.listdir(layout.trash)]
         strange += [f"ingest/{n}" for n in os.listdir(layout.ingest) if n.partition(".")[0] not in reserved]
         strange += [f"snapshots/{n}" for n in os.listdir(layout.snapshots) if n.removesuffix(".json") not in snapshots]
-        strange += [f"blobs/{p.name}" for p in _under(layout.blobs) if p.name.removesuffix(".pieces") not in rows]
+        strange += [f"blobs/{p.name}" for p in self._listed if p.name.removesuffix(".pieces") not in rows]
         aside = os.listdir(layout.quarantine)
         strange += [f"quarantine/{name}" for name in aside if not name.startswith(self._scenario.aside)]
         yield from (Finding("I5", f"{name[:40]} is left behind") for name in strange)

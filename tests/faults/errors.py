@@ -23,6 +23,7 @@ class Fault:
     unit: str
     inject: str
     strikes: tuple[str, ...]
+    every: int = 1  # Of the calls of one name, one in so many is struck.
 
     def may_strike(self, call: Call) -> bool:
         if self.name in ("KILL", "ENOSPC") and call.name == "openat":
@@ -39,9 +40,9 @@ class Fault:
 KILL = Fault("KILL", "F1", "kill points", "signal=KILL", strace.CHANGE)
 ENOSPC = Fault("ENOSPC", "F3", "errors", "error=ENOSPC", (*strace.MAKE, *strace.MOVE, *strace.WRITE, *_SYNCED))
 EIO = Fault("EIO", "F4", "errors", "error=EIO", strace.WATCHED)
-EINTR = Fault("EINTR", "F5", "errors", "error=EINTR", ("openat", *strace.WRITE, *strace.READ, *_SYNCED, "flock"))
+EINTR = Fault("EINTR", "F5", "errors", "error=EINTR", ("openat", *strace.WRITE, *strace.READ, *_SYNCED, "flock"), 3)
 # A write of no bytes, as POSIX has it; strace cannot write a part, and bytes that it only says it wrote would be a lie.
-ZERO = Fault("ZERO", "F5", "errors", "retval=0", ("write", "pwrite64"))
+ZERO = Fault("ZERO", "F5", "errors", "retval=0", ("write", "pwrite64"), 3)
 
 FAULTS = (KILL, ENOSPC, EIO, EINTR, ZERO)
 

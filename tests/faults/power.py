@@ -121,37 +121,32 @@ def _at(recording: Recording, moment: int) -> Iterator[State]:
     steps = recording.steps[:moment]
     names = _unsynced_names(steps)
     files = _unsynced_files(steps)
-    losses = _tails(names, files) if _amid(recording.steps, moment) else _losses(names, files)
-    for loss in losses:
+    for loss in _tails(names, files) if _amid(recording.steps, moment) else _losses(names, files):
         yield _state(recording, steps, set(names), files, loss)
 
 
 def _amid(steps: list[Step], moment: int) -> bool:
-    """Whether one file is being written to: what else may be lost then may be lost before or after as well."""
-    around = steps[moment - 1 : moment + 1] if moment else []
-    return (
-        len(around) == 2
-        and len({step.inode for step in around if isinstance(step, Data)}) == 1
-        and all(isinstance(step, Data) for step in around)
-    )
+    """Whether files are being written to, and will be: each name that may be lost now may be lost later on as well."""
+    return 0 < moment < len(steps) and all(isinstance(step, Content) for step in steps[moment - 1 : moment + 1])
 
 
 def _tails(names: list[int], files: dict[int, list[int]]) -> Iterator[_Loss]:
     """All that was done so far, and the same with the last write torn."""
+    last = max(files, key=lambda file: files[file][-1])
     yield _Loss(frozenset(names), frozenset(files))
-    for file in files:
-        yield _Loss(frozenset(names), frozenset(files), torn=file)
+    yield _Loss(frozenset(names), frozenset(files), torn=last)
 
 
 def _losses(names: list[int], files: dict[int, list[int]]) -> Iterator[_Loss]:
-    """All, none, all but one, only one, the first so many; with their bytes, without, and without but of that size."""
-    every, all_files = frozenset(names), frozenset(files)
-    kept = [every, frozenset[int](), *(every - {name} for name in names), *(frozenset({name}) for name in names)]
-    kept += [frozenset(names[:count]) for count in range(2, len(names))]
-    for some in kept:
+    """All names, none, all but one, only one, the first so many; bytes that are there, are not, or are zeros."""
+    every, none, all_files = frozenset(names), frozenset[int](), frozenset(files)
+    for some in (every, none, *(every - {name} for name in names)):
         yield _Loss(some, all_files)
-        yield _Loss(some, frozenset())
-        yield _Loss(some, frozenset(), zeros=True)
+        yield _Loss(some, none, zeros=True)
+    for some in (*(frozenset({name}) for name in names), *(frozenset(names[:count]) for count in range(2, len(names)))):
+        yield _Loss(some, all_files)
+    yield _Loss(every, none)
+    yield _Loss(none, none)
     for file in files:
         yield _Loss(every, all_files, torn=file)
         yield _Loss(every, all_files - {file})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cached.errors import CachedError
+from cached.errors import CachedError, StoreDegraded
 from cached.store.layout import Layout
 from cached.store.store import Store
 from tests.faults import strace
@@ -143,23 +143,27 @@ def _act(scenario: Scenario, root: Path, store: Store | None, channel: Channel) 
     except CachedError as error:
         channel.say("error", type(error).__name__)
         if store is not None:
-            _live_on(scenario, store, channel)
+            _live_on(scenario, store, channel, error)
     except Exception as error:
         channel.say("finding", RULE, f"an error that has no name: {error!r}")
 
 
-def _live_on(scenario: Scenario, store: Store, channel: Channel) -> None:
-    """After an error that had a name: hits work, and whoever tries again succeeds or gets another such error."""
+def _live_on(scenario: Scenario, store: Store, channel: Channel, error: CachedError) -> None:
+    """After an error that had a name: hits work, and whoever tries again succeeds or gets another such error.
+
+    A disk that failed for good is not written to any more before a restart: see cached.daemon.disk.
+    """
     try:
         known = store.index.find(HELD.ref)
         if known is None or known.snapshot != HELD.digest:
             channel.say("finding", RULE, "after the error the node does not serve what it has")
-        if scenario.run is not None:
+        lasting = isinstance(error, StoreDegraded) and error.lasting
+        if scenario.run is not None and not lasting:
             scenario.run(store, channel.say)
-    except CachedError as error:
-        channel.say("error", type(error).__name__)
-    except Exception as error:
-        channel.say("finding", RULE, f"afterwards, an error that has no name: {error!r}")
+    except CachedError as another:
+        channel.say("error", type(another).__name__)
+    except Exception as another:
+        channel.say("finding", RULE, f"afterwards, an error that has no name: {another!r}")
 
 
 def restarted(audit: Audit, root: Path, patch: Patch) -> list[Finding]:

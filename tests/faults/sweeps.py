@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tests.faults.errors import FAULTS, Fault, halves
 from tests.faults.points import RULE, Finding, Point, Tally
@@ -25,7 +26,8 @@ _NEVER = 9_999  # More calls of one name than any run makes.
 def sweep(scenario: Scenario, fault: Fault, context: Context) -> Tally:
     """Each call that this fault can strike; last, one call too far, which leaves the run untouched."""
     bench = context.bench
-    points = context.some(list(_points(scenario, fault, _watched(bench, scenario))), lambda point: point.call)
+    sparse = replace(context, every=context.every * fault.every)
+    points = sparse.some(list(_points(scenario, fault, _watched(bench, scenario))), lambda point: point.call)
     points.append(Point(scenario.name, fault.name, _NEVER, "openat"))
     tally = Tally(fault.row, f"{fault.name} {scenario.name}", fault.unit)
     strike = functools.partial(_strike, bench, scenario, fault, points[-1])
