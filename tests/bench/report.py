@@ -21,6 +21,11 @@ COLUMNS = {
     "p50_ms": ("p50 ms", ".2f"),
     "p99_ms": ("p99 ms", ".2f"),
     "hits": ("hits", ".0f"),
+    "start_s": ("start s", ".2f"),
+    "rebuilt_s": ("without index s", ".2f"),
+    "resident_MB": ("resident MB", ".0f"),
+    "ls_s": ("ls s", ".2f"),
+    "ls_json_s": ("ls --json s", ".2f"),
 }
 
 
