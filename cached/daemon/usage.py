@@ -13,6 +13,7 @@ from typing import Any
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.leases import held, holders
+from cached.store.steady import steady_time
 from cached.store.store import Store
 
 
@@ -34,7 +35,7 @@ class Uses:
 
     def touch(self, snapshot: Digest) -> None:
         with self._lock:
-            self._used[snapshot] = time.time()
+            self._used[snapshot] = steady_time()
 
     def given(self, snapshot: Digest, peer: Peer) -> None:
         """A caller was handed the path: it may have taken a lease; the kernel knows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from cached.store.index import Index
 
 _PAST = (
@@ -22,6 +24,7 @@ def set_back(index: Index, now: float) -> int:
     """How many rows were dated after now, or before there were clocks. A ref is asked again rather than believed."""
     count = 0
     with index.transaction() as db:
+        count += _set_back_together(db, now)
         for table, column in _PAST:
             count += db.execute(
                 f"UPDATE {table} SET {column} = min(max({column}, 0), ?) WHERE {column} > ? OR {column} < 0", (now, now)
@@ -32,3 +35,14 @@ def set_back(index: Index, now: float) -> int:
         count += db.execute("UPDATE pin SET until = NULL WHERE until > ?", (_YEAR_9999,)).rowcount
         count += db.execute("UPDATE pin SET until = 0 WHERE until < 0").rowcount
     return count
+
+
+def _set_back_together(db: sqlite3.Connection, now: float) -> int:
+    """What only means something beside another time: the order of uses stays, and a pin lasts as long as was asked."""
+    (latest,) = db.execute("SELECT max(used_at) FROM snapshot").fetchone()
+    ahead = max(0.0, (latest or 0.0) - now)
+    used = db.execute("UPDATE snapshot SET used_at = max(used_at - ?, 0) WHERE ? > 0", (ahead, ahead)).rowcount
+    pins = db.execute(
+        "UPDATE pin SET until = ? + (until - created_at) WHERE created_at > ? AND until < ?", (now, now, _YEAR_9999)
+    ).rowcount
+    return used + pins

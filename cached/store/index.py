@@ -12,6 +12,7 @@ from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.seals import seal
 from cached.store.snapshots import Origin
+from cached.store.steady import steady_time
 
 MAX_EVENTS = 10_000
 
@@ -46,10 +47,9 @@ class Index(IndexFile):
 
     def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
         """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
-        now = time.time()
+        now = steady_time()
         with self.transaction() as db:
-            db.executemany(
-                # The clock may have been set back since: a use is never later than now, or it would count for ever.
+            db.executemany(  # A use that is later than now would count for ever.
                 "UPDATE snapshot SET used_at = min(max(used_at, ?), ?) WHERE digest = ?",
                 [(at, now, d.hex) for d, at in used.items()],
             )
@@ -151,12 +151,12 @@ class Index(IndexFile):
 
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> None:
         """READY: the snapshot may be handed out, for every ref of `refs` (key → source, revision)."""
-        digest, now = manifest.digest.hex, time.time()
+        digest, now, files = manifest.digest.hex, time.time(), len(manifest.files)
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
                 "state='ready', used_at=excluded.used_at",
-                (digest, origin.ref, origin.source, origin.revision, manifest.size, len(manifest.files), now, now),
+                (digest, origin.ref, origin.source, origin.revision, manifest.size, files, now, steady_time()),
             )
             db.executemany(
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
