@@ -209,8 +209,12 @@ class Store:
 
     def quarantined(self) -> list[Path]:
         """Damaged blobs that are kept, oldest first."""
-        found = [path for path in self.layout.quarantine.iterdir() if path.suffix != ".pieces"]
-        return sorted(found, key=lambda path: path.lstat().st_ctime)
+        found: list[tuple[float, Path]] = []
+        for path in self.layout.quarantine.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # Dropped since it was listed.
+                if path.suffix != ".pieces":
+                    found.append((path.lstat().st_ctime, path))
+        return [path for _, path in sorted(found)]
 
     def drop_quarantined(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
