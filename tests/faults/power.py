@@ -121,20 +121,23 @@ def _at(recording: Recording, moment: int) -> Iterator[State]:
     steps = recording.steps[:moment]
     names = _unsynced_names(steps)
     files = _unsynced_files(steps)
-    for loss in _tails(names, files) if _amid(recording.steps, moment) else _losses(names, files):
+    for loss in _tails(recording.steps, moment, names, files) or _losses(names, files):
         yield _state(recording, steps, set(names), files, loss)
 
 
-def _amid(steps: list[Step], moment: int) -> bool:
-    """Whether files are being written to, and will be: each name that may be lost now may be lost later on as well."""
-    return 0 < moment < len(steps) and all(isinstance(step, Content) for step in steps[moment - 1 : moment + 1])
+def _tails(steps: list[Step], moment: int, names: list[int], files: dict[int, list[int]]) -> list[_Loss]:
+    """While files are being written to: all that was done so far, and the same with the last write torn.
 
-
-def _tails(names: list[int], files: dict[int, list[int]]) -> Iterator[_Loss]:
-    """All that was done so far, and the same with the last write torn."""
-    last = max(files, key=lambda file: files[file][-1])
-    yield _Loss(frozenset(names), frozenset(files))
-    yield _Loss(frozenset(names), frozenset(files), torn=last)
+    Each name that may be lost now may be lost later on as well; and the bytes of each file, before another is begun.
+    """
+    before, after = (steps[moment - 1], steps[moment]) if 0 < moment < len(steps) else (None, None)
+    if not isinstance(before, Content) or not isinstance(after, Content):
+        return []
+    every, all_files = frozenset(names), frozenset(files)
+    found = [_Loss(every, all_files), _Loss(every, all_files, torn=before.inode)]
+    if before.inode != after.inode:
+        found += [_Loss(every, all_files - {file}, zeros=True) for file in files]
+    return found
 
 
 def _losses(names: list[int], files: dict[int, list[int]]) -> Iterator[_Loss]:

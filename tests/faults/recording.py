@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults import strace
-from tests.faults.power import Data, Inode, Mode, Name, Names, Recording, Resize, Said, Sync
+from tests.faults.power import Bytes, Content, Data, Inode, Mode, Name, Names, Recording, Resize, Said, Sync, content
 from tests.faults.strace import Call
 
 # Whole data, everything in hexadecimal.
@@ -60,12 +60,19 @@ class Recorder:
                     handle(*_ARGUMENT.findall(call.arguments), call.result)
         return self.recording
 
-    def remember_times(self) -> None:
-        """Of the files that are still there: what lives on has the time of its last write."""
+    def compare(self) -> None:
+        """With what is there now: RuntimeError when a call was missed. What lives on has the time of its last write."""
+        steps, there = self.recording.steps, set(Path(self._root).rglob("*"))
         for (folder, name), number in self._names.items():
             path = Path(self._root, self._path(folder), name)
             old = self.recording.inodes[number]
             self.recording.inodes[number] = Inode(old.mode, path.lstat().st_mtime_ns, old.read)
+            made = tuple(i for i, step in enumerate(steps) if isinstance(step, Content) and step.inode == number)
+            if not old.is_directory and content(self.recording, number, Bytes(made))[0] != path.read_bytes():
+                raise RuntimeError(f"the recording does not say how {path} came to be")
+            there.remove(path)
+        if {path.name for path in there} - {"index.db-shm"}:
+            raise RuntimeError(f"the recording does not say where {there} came from")
 
     def _path(self, folder: int) -> str:
         if folder == 1:
@@ -164,6 +171,14 @@ class Recorder:
         if inode is not None:
             self._put(inode, int(offset), _bytes(data)[: int(written)])
 
+    def _copy_file_range(self, source: str, start: str, target: str, offset: str, *rest: str) -> None:
+        taken, given = self._inode(source), self._inode(target)
+        if taken is not None and given is not None:
+            steps = self.recording.steps
+            made = tuple(i for i, s in enumerate(steps) if isinstance(s, Content) and s.inode == taken)
+            first, count = _offset(start), int(rest[-1])
+            self._put(given, _offset(offset), content(self.recording, taken, Bytes(made))[0][first : first + count])
+
     def _put(self, inode: int, offset: int, data: bytes) -> None:
         self._sizes[inode] = max(self._sizes.get(inode, 0), offset + len(data))
         self.recording.steps.append(Data(inode, offset, data))
@@ -214,6 +229,11 @@ def _bytes(argument: str) -> bytes:
 
 def _text(argument: str) -> str:
     return os.fsdecode(_bytes(argument))
+
+
+def _offset(argument: str) -> int:
+    """As it was before the call: `[0] => [100]`."""
+    return int(argument.strip("[").partition("]")[0])
 
 
 def _number(argument: str) -> int:

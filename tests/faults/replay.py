@@ -47,7 +47,7 @@ def record(bench: Bench, scenario: Scenario) -> Recording:
             raise RuntimeError(f"{scenario.name} fails undisturbed: {ran}")
         following = Recorder(root, before)
         following.follow(calls(ran.log))
-        following.remember_times()
+        following.compare()
         ran.log.unlink()
     return following.recording
 

@@ -98,5 +98,5 @@ def test_a_mode_goes_with_the_bytes() -> None:
 @pytest.mark.parametrize("scenario", RECORDED)
 def test_whatever_the_disk_kept_the_store_starts_and_the_invariants_hold(scenario: str) -> None:
     answer = ask(f"power loss {scenario}", every=EVERY)
-    assert answer.points > 2
+    assert answer.points >= 2
     assert answer.violations == []
