@@ -18,6 +18,7 @@ _PUT_RIGHT = {
     "blobs_regained": "blobs found again",
     "blobs_corrected": "blobs' rows corrected",
     "blobs_checked": "blobs checked because something had written to them",
+    "pins_inherited": "pins taken over from the damaged index",
     "rows_dropped": "rows dropped that were not what was written",
     "times_corrected": "times after now set back",
     "strays_removed": "stray files removed",
@@ -33,7 +34,7 @@ def check_last_start(recovered: Mapping[str, Any]) -> Check:
         return Check("last start", "warn", f"{recovered['damaged']} snapshots are damaged. {detail}", mend)
     index = str(recovered.get("index", "kept"))
     if index.startswith("rebuilt"):
-        mend = "Pin again what was pinned: only the index knew."
+        mend = "See `cached ls` for what is pinned, and pin again what was: only the index knew."
         if "damaged" in index:
             mend = f"Check the disk (`dmesg`, `smartctl`); the damaged index is kept in quarantine. {mend}"
         return Check(

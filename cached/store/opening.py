@@ -8,6 +8,8 @@ import secrets
 import sqlite3
 import stat
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from cached.errors import StoreDegraded
 from cached.store.index import Index
@@ -27,20 +29,30 @@ _NOT_DAMAGE = (
 )
 
 
-def open_index(layout: Layout) -> tuple[Index, str]:
-    """The index, and what became of it: "new", "kept", "rebuilt: lost" or "rebuilt: damaged (why)".
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`state` is what became of the index: "new", "kept", "rebuilt: lost" or "rebuilt: damaged (why)"; then
+    `damaged` is where the old one lies now."""
 
-    A damaged one is kept in quarantine. StoreDegraded when a newer cached wrote it, or the disk fails.
+    index: Index
+    state: str
+    damaged: Path | None = None
+
+
+def open_index(layout: Layout) -> Opened:
+    """The index, or a new one where it is lost or damaged; a damaged one is kept in quarantine.
+
+    StoreDegraded when a newer cached wrote it, or the disk fails.
     """
     state = _state(layout)
     if state in ("new", "rebuilt: lost"):
         _put_aside(layout)  # A write-ahead log, for want of the file that it belongs to.
         if state != "new":
             log.warning("index.lost", extra={"path": str(layout.index)})
-        return _open(layout), state
+        return Opened(_open(layout), state)
     if state == "kept":
         try:
-            return Index(layout.index), state
+            return Opened(Index(layout.index), state)
         except StoreDegraded:
             raise
         except sqlite3.DatabaseError as error:
@@ -50,8 +62,8 @@ def open_index(layout: Layout) -> tuple[Index, str]:
         except (ValueError, LookupError, TypeError, AssertionError) as error:  # What damaged tables do to sqlite-utils.
             state = f"rebuilt: damaged ({error or type(error).__name__})"
     log.error("index.damaged", extra={"reason": state})
-    _put_aside(layout)
-    return _open(layout), state
+    aside = _put_aside(layout)
+    return Opened(_open(layout), state, aside)
 
 
 def _state(layout: Layout) -> str:
@@ -66,7 +78,7 @@ def _state(layout: Layout) -> str:
     return "kept" if status.st_size else lost
 
 
-def _put_aside(layout: Layout) -> None:
+def _put_aside(layout: Layout) -> Path:
     mark = f"{time.strftime('%Y%m%dT%H%M%S')}.{secrets.token_hex(4)}"
     with disk_errors("putting the damaged index aside"):
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -78,6 +90,7 @@ def _put_aside(layout: Layout) -> None:
                 os.rename(path, f"{layout.quarantine}/index.db.{mark}{suffix}")
             else:
                 os.unlink(path)
+    return layout.quarantine / f"index.db.{mark}"
 
 
 def _open(layout: Layout) -> Index:

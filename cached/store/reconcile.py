@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.model import PIECE_BYTES, Digest
-from cached.store import clock, seals
+from cached.store import clock, legacy, seals
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.following import Following, Found
@@ -34,26 +34,36 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest")  # What a crash may leave in ingest/.
 
 
-def reconcile(layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots, state: str = "kept") -> Recovered:
+def reconcile(
+    layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots, state: str = "kept", damaged: Path | None = None
+) -> Recovered:
     """Converge without the network, and without reading contents that nothing has written to.
 
-    `state` is what became of the index. Safe to be killed in, and to run again: then it finds nothing to do.
+    `state` is what became of the index, and `damaged` the one that it replaces. Safe to be killed in, and to run again:
+    then it finds nothing to do.
     """
     began = time.monotonic()
     done = Recovered(index=state)
     strays = Strays(layout, done)
     with disk_errors("cleaning up at start-up"):
         _sweep(layout, strays)
-        _forget_runs(index)
-        with index.transaction() as db:
-            done.rows_dropped = seals.drop_broken(db)
-        done.times_corrected = clock.set_back(index, time.time())
+        correct(index, done)
         census = Census(layout, strays)
         Recheck(index, blobs, census, done).run()
         _Start(layout, index, blobs, snapshots, census, strays, done).run()
+        if damaged is not None:
+            done.pins_inherited = legacy.inherit(index, damaged)
     done.seconds = round(time.monotonic() - began, 3)
     log.info("store.reconciled", extra=done.as_dict())
     return done
+
+
+def correct(index: Index, done: Recovered) -> None:
+    """What can be seen to be wrong in the index by itself, or belonged to processes that are gone."""
+    _forget_runs(index)
+    with index.transaction() as db:
+        done.rows_dropped = seals.drop_broken(db)
+    done.times_corrected = clock.set_back(index, time.time())
 
 
 def _sweep(layout: Layout, strays: Strays) -> None:

@@ -28,6 +28,7 @@ class Recovered:
     strays_removed: int = 0  # Files that nothing accounts for.
     strays_left: int = 0  # The same, but not ours to remove.
     rows_dropped: int = 0  # Of refs and remote files that were not what was written: the source is asked again.
+    pins_inherited: int = 0  # From an index that was damaged.
     times_corrected: int = 0  # Rows dated after now: the clock was set back.
     parts_kept: int = 0  # Partial downloads that may be resumed.
     seconds: float = 0.0

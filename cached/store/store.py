@@ -79,8 +79,9 @@ class Store:
         self._publishing = threading.RLock()
 
     def _reconciled(self) -> tuple[Index, Recovered]:
-        index, state = open_index(self.layout)
-        return index, reconcile(self.layout, index, self.blobs, self.snapshots, state)
+        opened = open_index(self.layout)
+        index, state = opened.index, opened.state
+        return index, reconcile(self.layout, index, self.blobs, self.snapshots, state, opened.damaged)
 
     def _frozen(self) -> tuple[Index, Recovered]:
         index = FrozenIndex(self.layout)

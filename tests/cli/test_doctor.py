@@ -63,7 +63,7 @@ def test_another_version_of_the_daemon_is_a_warning(server: WireServer, cached: 
         ({"index": "kept", "snapshots_mended": 2}, "ok", "Put right: 2 snapshots mended.", ""),
         ({"index": "new"}, "ok", "Nothing", ""),
         ({"index": "kept", "damaged": 1, "blobs_damaged": 1}, "warn", "1 snapshots are damaged", "verify --repair"),
-        ({"index": "rebuilt: lost", "snapshots_restored": 4}, "warn", "4 snapshots found again", "Pin again"),
+        ({"index": "rebuilt: lost", "snapshots_restored": 4}, "warn", "4 snapshots found again", "pin again"),
         ({"index": "rebuilt: damaged (malformed)"}, "warn", "damaged (malformed)", "Check the disk"),
         ({"index": "kept", "blobs_damaged": 1}, "warn", "1 damaged blobs", "Check the disk"),
         ({"index": "kept", "strays_left": 2}, "warn", "2 foreign names", "store.stray"),

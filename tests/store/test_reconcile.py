@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from cached.errors import StoreDegraded
 from cached.model import PIECE_BYTES, Digest, Manifest
@@ -58,6 +59,14 @@ def name_in(store: Store, manifest: Manifest, path: str) -> Path:
     return name
 
 
+def close_folders(store: Store, manifest: Manifest) -> None:
+    """As they were before a test opened them, so that nothing is seen by their modes."""
+    place = store.snapshots.path(manifest.digest)
+    for folder in (place, *place.rglob("*")):
+        if folder.is_dir() and not folder.is_symlink():
+            folder.chmod(0o555)
+
+
 def is_whole(store: Store, manifest: Manifest, content: dict[str, bytes]) -> bool:
     """What its callers are promised: it is handed out, and every name has the right bytes and shares its blob."""
     place = store.snapshots.path(manifest.digest)
@@ -66,6 +75,7 @@ def is_whole(store: Store, manifest: Manifest, content: dict[str, bytes]) -> boo
         bool(store.index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (manifest.digest.hex,)))
         and {name: path.read_bytes() for name, path in found.items()} == content
         and all(found[f.path].lstat().st_ino == store.blobs.path(f.digest).stat().st_ino for f in manifest.files)
+        and all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in found.values())
         and all(stat.S_IMODE(folder.stat().st_mode) == 0o555 for folder in (place, *(p.parent for p in found.values())))
     )
 
@@ -252,6 +262,8 @@ def test_what_can_be_made_whole_without_the_network_is_and_a_second_start_change
     manifest, other = add(store, "m", MODEL), add(store, "other", {"config.json": b"other"})
     store.close()
     harm(store, manifest)
+    if harm is not open_folders_up:
+        close_folders(store, manifest)
     store = open_store()
     assert is_whole(store, manifest, MODEL)
     assert is_whole(store, other, {"config.json": b"other"})
@@ -416,6 +428,28 @@ def test_a_migration_that_nobody_wrote_is_damage_and_not_a_newer_version(open_st
     assert is_whole(store, manifest, MODEL)
 
 
+@pytest.mark.parametrize("damage", ["UPDATE snapshot_blob SET blob = replace(blob, 'a', 'b')", "DROP TABLE event"])
+def test_pins_and_sealed_rows_are_taken_over_from_a_damaged_index(damage: str, open_store: OpenStore) -> None:
+    store = open_store()
+    manifest, other = add(store, "m", MODEL), add(store, "other", {"config.json": b"other"})
+    store.index.pin(manifest.digest, None, 7)
+    store.index.pin(other.digest, 4e9, 0)
+    store.index.resolved(key("alias"), "s3://bucket/alias", "v", manifest.digest)
+    before = rows(store)
+    store.close()
+    sql(store, "UPDATE identity SET identity = replace(identity, 'v1', 'v2') WHERE identity LIKE '%other%'")
+    sql(store, damage)
+    store = open_store()
+    assert store.recovered.index.startswith("rebuilt: damaged") and store.recovered.pins_inherited == 2
+    after = rows(store)
+    assert [row[:3] for row in after["pin"]] == [row[:3] for row in before["pin"]]
+    assert set(after["identity"]) == {row for row in before["identity"] if "other" not in str(row[0])}
+    assert {row[:4] for row in after["resolution"]} == {row[:4] for row in before["resolution"]}
+    known = store.index.find(key("alias"))
+    assert known is not None and known.checked_at == 0
+    assert open_store().recovered.changed == {}
+
+
 def test_a_full_disk_is_no_damage_of_the_index(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store()
     add(store, "m", MODEL)
@@ -532,6 +566,8 @@ def test_a_condemned_blob_that_lies_there_is_believed_only_by_its_sha256(good: b
         status = store.blobs.path(W).stat()
         write_to_blob(store, manifest)
         os.utime(store.blobs.path(W), ns=(status.st_atime_ns, status.st_mtime_ns))
+        # Those of the wrong bytes: they came so, and it was the sha256 that a scrub found to be another.
+        sql(store, "UPDATE blob SET pieces = ? WHERE digest = ?", xxhash.xxh3_128_digest(b"wEights"), W.hex)
     store = open_store()
     store.index.condemn(W, "a check failed")  # And the daemon was killed before it was put aside.
     store = open_store()
@@ -576,7 +612,7 @@ def test_a_directory_that_does_not_prove_its_manifest_is_not_believed(open_store
     name_in(store, manifest, "deep/er/w").rename(name_in(store, manifest, "deep/er/v"))
     lose_manifest(store, manifest)
     store = open_store()
-    assert state(store, manifest) is None and not store.snapshots.path(manifest.digest).exists()
+    assert state(store, manifest) is None and list(store.layout.snapshots.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["../escaped", "/etc/escaped", "a/../../escaped"])
