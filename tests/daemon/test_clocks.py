@@ -69,12 +69,15 @@ def _library() -> str:
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Clock:
-    return Clock(tmp_path / "time")
+def clock(tmp_path: Path) -> Iterator[Clock]:
+    yield Clock(tmp_path / "time")
+    for left in Path("/dev/shm").glob("*faketime_s*_*"):  # What libfaketime shares with children, and never removes.
+        if not Path("/proc", left.name.rpartition("_")[2]).exists():
+            left.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def local(daemon: DaemonProcess, clock: Clock, tmp_path: Path) -> DaemonProcess:
+def local(clock: Clock, daemon: DaemonProcess, tmp_path: Path) -> DaemonProcess:
     daemon.environment.update(clock.environment)
     daemon.config(protocols=["file"], file_roots=[str(tmp_path / "models")], high_watermark=1.0, low_watermark=1.0)
     return daemon
