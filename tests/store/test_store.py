@@ -11,10 +11,11 @@ import pytest
 from cached.config import Config
 from cached.errors import StoreDegraded
 from cached.model import Digest
-from cached.store.checkup import Checkup
+from cached.store.checkup import check
 from cached.store.leases import held, holders
 from cached.store.store import Store
 
+from .harm import aside
 from .stored import add, files, key
 
 
@@ -185,12 +186,17 @@ def test_a_blob_that_a_fill_holds_is_not_removed(open_store: Callable[[], Store]
 
 def test_a_damaged_blob_is_put_aside_and_not_handed_out(open_store: Callable[[], Store]) -> None:
     store = open_store()
-    manifest = add(store, "m", {"w": b"weights"})
-    assert store.condemn(Digest.of(b"weights"), Checkup("wrong sha256")) == [manifest.digest]
+    manifest, digest = add(store, "m", {"w": b"weights"}), Digest.of(b"weights")
+    path = store.blobs.path(digest)
+    path.chmod(0o644)
+    path.write_bytes(b"wEights")
+    found = check(str(path), digest, 7, None, deep=True)
+    assert found.problem == "wrong sha256"
+    assert store.condemn(digest, found) == [manifest.digest]
     assert store.index.find(key("m")) is None
     assert store.usage().used == 0
-    assert [path.name[:64] for path in store.quarantined()] == [Digest.of(b"weights").hex]
-    assert store.condemn(Digest.of(b"weights"), Checkup("wrong sha256")) is None
+    assert [path.name[:64] for path in aside(store)] == [digest.hex]
+    assert store.condemn(digest, found) is None
 
 
 def test_a_held_lock_is_seen_and_a_missing_one_is_free(tmp_path: Path) -> None:
