@@ -12,6 +12,7 @@ from cached.model import Digest, Manifest
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.checkup import check
+from cached.store.contents import contents, proven
 from cached.store.glance import Glance
 from cached.store.layout import fsync_directory
 from cached.store.recovered import Recovered
@@ -31,15 +32,15 @@ class MakingWhole:
         """Whether every blob is there, and the directory is what the manifest says, to the name."""
         expected, lying = {}, self._census.get
         for path, size, blob in manifest.files:
-            there = lying(blob)
-            if there is None or there.size != size:
+            one = lying(blob)
+            if one is None or one.size != size:
                 return False
-            expected[path] = there.inode
-        contents = self._snapshots.contents(digest)
-        if contents is None or contents.folders != dict.fromkeys(manifest.folders, 0o555):
+            expected[path] = one.inode
+        there = contents(str(self._snapshots.path(digest)))
+        if there is None or there.folders != dict.fromkeys(manifest.folders, 0o555):
             return False
         # Some file systems number their files otherwise in directories than in stat.
-        return contents.files == expected or (contents.files.keys() == expected.keys() and self._linked(digest))
+        return there.files == expected or (there.files.keys() == expected.keys() and self._linked(digest))
 
     def _linked(self, digest: Digest) -> bool:
         read = self._snapshots.read(digest)
@@ -47,7 +48,7 @@ class MakingWhole:
 
     def manifest(self, digest: Digest, origin: Origin) -> Manifest | None:
         """A manifest that was lost or damaged, written again from the directory; None when that does not prove it."""
-        manifest = self._snapshots.recompute(digest, self._identify)
+        manifest = proven(str(self._snapshots.path(digest)), digest, self._identify)
         if manifest is not None:
             self._snapshots.rewrite(manifest, origin)
             self._done.snapshots_mended += 1

@@ -7,8 +7,7 @@ import json
 import os
 import secrets
 import shutil
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,14 +25,6 @@ class Origin:
     ref: str
     source: str
     revision: str
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """Of a snapshot's directory: inodes by path, and the modes of its folders, "" for itself."""
-
-    files: dict[str, int]
-    folders: dict[str, int]
 
 
 class Snapshots:
@@ -79,30 +70,6 @@ class Snapshots:
             )
         except (OSError, CorruptBlob):
             return False
-
-    def contents(self, digest: Digest) -> Contents | None:
-        """What lies in the snapshot's directory; None when that is no directory, or cannot be read."""
-        found = Contents({}, {})
-        try:
-            _look_into(str(self.path(digest)), "", found)
-        except OSError:
-            return None
-        return found
-
-    def recompute(self, digest: Digest, identify: Callable[[str, int], tuple[Digest, int]]) -> Manifest | None:
-        """The manifest, from the directory itself; `identify` says what a file is, by its path and inode.
-
-        It proves itself: only the true one has the digest that the directory is named by.
-        """
-        found, path = self.contents(digest), self.path(digest)
-        if found is None:
-            return None
-        try:
-            known = [(name, *identify(f"{path}/{name}", inode)) for name, inode in found.files.items()]
-            manifest = Manifest(tuple(ManifestFile(name, size, blob) for name, blob, size in known))
-        except (OSError, CachedError):
-            return None
-        return manifest if manifest.digest == digest else None
 
     def rewrite(self, manifest: Manifest, origin: Origin) -> None:
         """Write the manifest. Where somebody leases what is there, into the same file: that is the lock."""
@@ -226,16 +193,6 @@ def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
     file.flush()
     os.fchmod(file.fileno(), 0o444)
     os.fsync(file.fileno())
-
-
-def _look_into(folder: str, path: str, found: Contents) -> None:
-    found.folders[path.rstrip("/")] = stat.S_IMODE(os.lstat(folder).st_mode)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _look_into(entry.path, f"{path}{entry.name}/", found)
-            else:
-                found.files[path + entry.name] = entry.inode()
 
 
 def _open_up(folder: Path, touched: set[Path]) -> None:
