@@ -22,6 +22,7 @@ from cached.store.store import Store
 from tests.faults.errors import KILL
 from tests.faults.models import NEW, Model, fetch
 from tests.faults.points import RULE, Finding, Point, Tally
+from tests.faults.power import State
 from tests.faults.replay import replay
 from tests.faults.scenarios import SCENARIOS, Say, Scenario, held, held_and_new
 from tests.faults.suite import Context, Suite
@@ -138,6 +139,14 @@ class Control:
     look: Callable[[Context], Tally]
 
 
+def _told(state: State) -> bool:
+    return bool(state.said)
+
+
+def _zeroed(state: State) -> bool:
+    return any(kept.size is not None for _, kept in state.contents)
+
+
 def _some(look: Callable[[Context], Tally], every: int) -> Callable[[Context], Tally]:
     return lambda context: look(replace(context, every=every))
 
@@ -145,7 +154,11 @@ def _some(look: Callable[[Context], Tally], every: int) -> Callable[[Context], T
 CONTROLS = {
     control.name: control
     for control in (
-        Control("no directory fsync", no_directory_fsync, _some(functools.partial(replay, SCENARIOS["publish"]), 12)),
+        Control(
+            "no directory fsync",
+            no_directory_fsync,
+            _some(functools.partial(replay, SCENARIOS["publish"], only=_told), 5),
+        ),
         Control("no digest check", no_digest_check, functools.partial(undisturbed, WRONG_BYTES)),
         Control(
             "row before rename",
@@ -155,7 +168,7 @@ CONTROLS = {
         Control(
             "piece state is believed",
             piece_state_is_believed,
-            _some(functools.partial(replay, SCENARIOS["park"]), 3),
+            _some(functools.partial(replay, SCENARIOS["park"], only=_zeroed), 1),
         ),
         Control("no exclusive lock", no_exclusive_lock, functools.partial(undisturbed, SCENARIOS["evict"])),
         Control("no st_nlink check", no_link_count, functools.partial(undisturbed, RACE)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults import recording as recorder
@@ -22,10 +23,10 @@ from tests.faults.sweep import Bench, lease, restarted, restarts, run, unpatched
 RECORDED = ("publish", "park", "resume", "evict", "mend", "rebuild")
 
 
-def replay(scenario: Scenario, context: Context) -> Tally:
+def replay(scenario: Scenario, context: Context, only: Callable[[State], bool] = lambda state: True) -> Tally:
     bench = context.bench
     recording = record(bench, scenario)
-    found = context.some(states(recording), lambda state: len(state.said))
+    found = context.some([state for state in states(recording) if only(state)], lambda state: len(state.said))
     tally = Tally("F2", f"power loss {scenario.name}", "power-loss states")
     work = functools.partial(_start_on, bench, scenario, recording)
     for number, (_, findings) in enumerate(zip(found, spread(found, work, context.workers), strict=True)):

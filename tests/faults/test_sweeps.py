@@ -8,7 +8,7 @@ from tests.faults.asked import ask
 from tests.faults.errors import FAULTS
 from tests.faults.scenarios import SCENARIOS
 
-EVERY = 60
+EVERY = 200
 
 
 @pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "park"])
