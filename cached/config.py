@@ -100,8 +100,14 @@ class Config:
         raw: dict[str, object] = _read(file)
         for name in _NAMES:
             variable = f"CACHED_{name.upper()}"
+            if variable in environ and name in ("root", "roots"):  # Whichever is said last.
+                raw.pop("root", None), raw.pop("roots", None)
             if variable in environ and name not in _TABLES:
                 raw[name] = _split(environ[variable]) if name in _LISTS else environ[variable]
+        if {"root", "roots"} <= raw.keys():
+            raise ConfigError("Both 'root' and 'roots' are set; name all places in 'roots'.")
+        if flags.get("root") is not None:
+            raw.pop("roots", None)  # A flag comes before everything.
         raw.update({name: value for name, value in flags.items() if value is not None})
         unknown = sorted(raw.keys() - set(_NAMES))
         if unknown:

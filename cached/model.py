@@ -77,6 +77,15 @@ class ModelRef:
             raise InvalidRequest(f"{revision[:80]!r} is not a revision: give a branch, a tag or a commit.")
         return cls(canonical, revision, *patterns)
 
+    @classmethod
+    def from_key(cls, key: str) -> ModelRef:
+        """What `key` came from. InvalidRequest when it is none."""
+        try:
+            uri, revision, include, exclude = json.loads(key)
+            return cls(str(uri), None if revision is None else str(revision), tuple(include), tuple(exclude))
+        except (ValueError, TypeError):
+            raise InvalidRequest(f"{key[:80]!r} is not what a ref is remembered by.") from None
+
     @property
     def scheme(self) -> str:
         return self.uri.partition("://")[0]

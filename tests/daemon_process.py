@@ -42,7 +42,8 @@ class DaemonProcess:
     def config(self, **settings: Any) -> Path:
         """Write the config file, these settings added to the earlier ones."""
         self._settings.update(settings)
-        lines = [f"root = {_toml(str(self.root))}", f"socket = {_toml(str(self.socket))}"]
+        lines = [] if self._settings.get("roots") else [f"root = {_toml(str(self.root))}"]
+        lines += [f"socket = {_toml(str(self.socket))}"]
         lines += [f"{name} = {_toml(value)}" for name, value in self._settings.items()]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "config.toml"

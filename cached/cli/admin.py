@@ -70,7 +70,7 @@ def gc(
             "--free",
             metavar="SIZE",
             parser=options.parse_size,
-            help="Free at least so much (20GiB, 500MB), the least recently used first; exit 5 if that cannot be done.",
+            help="Free at least so much (20GiB, 500MB) on each root, the longest unused first; exit 5 if it cannot be.",
         ),
     ] = None,
     as_json: options.Json = False,

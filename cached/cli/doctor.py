@@ -44,13 +44,19 @@ def examine(file: Path | None, socket: Path | None) -> list[Check]:
     settings, config_check = _check_config(file)
     place = socket or (settings.socket if settings else Path(DEFAULT_SOCKET))
     status, daemon_checks = _check_daemon(place)
-    root = Path(str(status["root"])) if status else settings.root if settings else None
     checks = [config_check, check_socket(place), *daemon_checks]
-    if root is not None:
+    for root, told in _roots(settings, status):
         checks.append(check_root(root))
         if root.is_dir():
-            checks += [check_flock(root), check_space(root, status)]
+            checks += [check_flock(root), check_space(root, told)]
     return [*checks, check_credentials(), check_sqlite()]
+
+
+def _roots(settings: Config | None, status: Mapping[str, Any] | None) -> list[tuple[Path, Mapping[str, Any] | None]]:
+    """Each root, and what the daemon says of it, if it could say anything."""
+    if status is not None:
+        return [(Path(str(root["root"])), root if "limit" in root else None) for root in status["roots"]]
+    return [(root, None) for root in settings.all_roots] if settings is not None else []
 
 
 def _check_config(file: Path | None) -> tuple[Config | None, Check]:

@@ -47,7 +47,8 @@ def pull(
     needed. Pin it, or let the process that loads it take a lease, to keep it for longer.
     """
     if dry_run:
-        options_given = {"revision": revision, "include": tuple(include or ()), "exclude": tuple(exclude or ())}
+        patterns = {"include": include or (), "exclude": exclude or ()}
+        options_given = {"revision": revision, **patterns, "offline": offline, "max_age": max_age}
         return _plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
     with options.connect(socket) as client, display(uri, quiet) as show:
         ready = client.pull(

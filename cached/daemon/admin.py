@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from cached.daemon.cache import Cache
+from cached.daemon.choice import Freed, Victim, Wish
 from cached.daemon.disk import Disk
-from cached.daemon.evict import Freed, Victim, Wish
 from cached.daemon.inventory import Inventory
 from cached.daemon.places import Place
 from cached.errors import InUse
@@ -21,23 +21,30 @@ class Admin:
         self._inventory = inventory
 
     async def pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
-        """Hold a snapshot for `keep` seconds; None: until unpinned."""
-        disk, digest = await self._inventory.find(ref)
+        """Hold a snapshot for `keep` seconds; None: until unpinned. Should two roots have it, on both."""
+        disks, digest = await self._inventory.find_all(ref)
+        shown = [await self.pin_on(disk, digest, keep, uid) for disk in disks]
+        return shown[0]
+
+    async def pin_on(self, disk: Disk, digest: Digest, keep: float | None, uid: int) -> dict[str, Any]:
         disk.require_writable()
         await disk.do(disk.store.index.pin, digest, None if keep is None else time.time() + keep, uid)
         return await disk.do(self._inventory.snapshot, disk, digest)
 
     async def unpin(self, ref: str) -> dict[str, Any]:
-        disk, digest = await self._inventory.find(ref)
-        disk.require_writable()
-        await disk.do(disk.store.index.unpin, digest)
-        return await disk.do(self._inventory.snapshot, disk, digest)
+        disks, digest = await self._inventory.find_all(ref)
+        for disk in disks:
+            disk.require_writable()
+            await disk.do(disk.store.index.unpin, digest)
+        return await disks[0].do(self._inventory.snapshot, disks[0], digest)
 
     async def remove(self, ref: str, dry_run: bool) -> dict[str, Any]:
-        """Remove one snapshot. InUse when it is leased (and by whom) or pinned."""
-        disk, digest = await self._inventory.find(ref)
-        disk.require_writable()
-        return await disk.do(self._remove, disk, digest, dry_run)
+        """Remove one snapshot, from every root that has it. InUse when it is leased (and by whom) or pinned."""
+        disks, digest = await self._inventory.find_all(ref)
+        for disk in disks:
+            disk.require_writable()
+        done = [await disk.do(self._remove, disk, digest, dry_run) for disk in disks]
+        return {"removed": [each for part in done for each in part["removed"]], "freed": sum(p["freed"] for p in done)}
 
     def _remove(self, disk: Disk, digest: Digest, dry_run: bool) -> dict[str, Any]:
         store = disk.store
@@ -83,9 +90,9 @@ def _drop_unused(store: Store) -> None:
     for key in store.parked():
         store.drop_parked(key)
     store.drop_orphans()
-    for path in store.quarantined():
-        if store.wanted_back(path.name[:64]) is None:
-            store.drop_quarantined(path)
+    for aside in store.quarantine.list():
+        if store.wanted_back(aside.blob) is None:
+            store.quarantine.drop(aside)
 
 
 def removed(victim: Victim) -> dict[str, Any]:

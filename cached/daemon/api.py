@@ -7,12 +7,12 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from cached.daemon.admin import Admin, removed
-from cached.daemon.cache import Cache
+from cached.daemon.cache import Ask, Cache, Held
 from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
 from cached.daemon.inventory import Inventory
@@ -29,6 +29,7 @@ from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_l
 log = logging.getLogger("cached.api")
 
 PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -98,11 +99,13 @@ class Api:
         return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
 
     async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
-        """The last step before the caller hears of it: note who, and pin if asked."""
+        """The last step before the caller hears of it: note the use and who, and pin if asked."""
+        disk, digest = self._disks.at(ready.path), Digest.parse(ready.digest)
+        disk.uses.touch(digest)
         if peer is not None:
-            self._disks.at(ready.path).uses.given(Digest.parse(ready.digest), peer)
+            disk.uses.given(digest, peer)
         if wish.pins and peer is not None:
-            await self._admin.pin(ready.digest, wish.keep, peer.uid)
+            await self._admin.pin_on(disk, digest, wish.keep, peer.uid)
         return ready
 
     async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
@@ -140,11 +143,11 @@ class Api:
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish = Acquire.parse(await _body(request))
-        disk, plan = await self._cache.plan(wish.ask, wish.credentials)
-        return _json(plan_body(disk, plan))
+        found = await self._cache.plan(wish.ask, wish.credentials)
+        return _json(held_body(found, wish.ask) if isinstance(found, Held) else plan_body(*found))
 
     async def snapshots(self, request: web.Request) -> web.StreamResponse:
-        found = [each for disk in self._disks for each in await disk.do(self._inventory.snapshots, disk)]
+        found = [each for part in await self._of_all(self._inventory.snapshots, lambda disk, why: []) for each in part]
         found.sort(key=lambda snapshot: str(snapshot["used_at"]), reverse=True)
         return _json({"snapshots": found})
 
@@ -153,7 +156,7 @@ class Api:
         try:
             disk, digest = await self._inventory.find(ref)
         except NotCached:
-            if (gone := await self._disks.first.do(self._inventory.gone, ref)) is None:
+            if (gone := await self._inventory.gone(ref)) is None:
                 raise
             return _json(gone)
         return _json(await disk.do(self._inventory.details, disk, digest))
@@ -164,11 +167,24 @@ class Api:
     async def _status(self) -> dict[str, Any]:
         running = self._cache.fills.values()
         fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
-        roots = [await disk.do(self._inventory.status, disk) for disk in self._disks]
+        roots = await self._of_all(self._inventory.status, lambda disk, why: {"root": str(disk.root), "reason": why})
         return {**self._inventory.summary(roots), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:
-        return _json({"leases": [each for disk in self._disks for each in await disk.do(disk.uses.leases)]})
+        parts = await self._of_all(lambda disk: disk.uses.leases(), lambda disk, why: [])
+        return _json({"leases": [each for part in parts for each in part]})
+
+    async def _of_all(self, ask: Callable[[Disk], T], instead: Callable[[Disk, str], T]) -> list[T]:
+        """What each disk answers, all asked at once; of one that cannot, what is said `instead` with its reason."""
+
+        async def one(disk: Disk) -> T:
+            try:
+                return await disk.do(ask, disk)
+            except CachedError as error:
+                log.warning("disk.silent", extra={"root": str(disk.root), "why": error.message})
+                return instead(disk, error.message)
+
+        return list(await asyncio.gather(*(one(disk) for disk in self._disks)))
 
     async def pin(self, request: web.Request) -> web.StreamResponse:
         body, peer = await _body(request), peer_of(request)
@@ -202,6 +218,22 @@ class Api:
         problem = self._disks.problem
         text = "ok\n" if problem is None else f"degraded: {problem}\n"
         return web.Response(text=text, status=200 if self._disks.writable else 503)
+
+
+def held_body(held: Held, ask: Ask) -> dict[str, Any]:
+    """What `pull --dry-run` answers with when nothing would be fetched."""
+    return {
+        "source": str(ask.ref),
+        "revision": held.known.revision,
+        "root": str(held.disk.root),
+        "size": held.known.size,
+        "files": held.known.files,
+        "fetch_bytes": 0,
+        "fetch_files": 0,
+        "fits": True,
+        "reason": None,
+        "evict": [],
+    }
 
 
 def plan_body(disk: Disk, plan: Plan) -> dict[str, Any]:

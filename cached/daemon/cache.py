@@ -41,12 +41,14 @@ log = logging.getLogger("cached.cache")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One caller's wish. `max_age` in seconds; None means the configured one."""
+    """One caller's wish. `max_age` in seconds; None means the configured one. `mending`: it is the daemon's own, and is
+    no use of the model."""
 
     ref: ModelRef
     max_age: float | None = None
     offline: bool = False
     require: str | None = None
+    mending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +83,33 @@ class Cache:
         """A hit at once, or the fill to wait for: one per ref, however many ask. NotCached when offline."""
         held = self._held(ask.ref)
         if held is not None:
-            age = time.time() - held.known.checked_at
-            limit = self.config.max_age if ask.max_age is None else ask.max_age
-            fresh = ask.ref.immutable or 0 <= age <= limit
+            fresh = self._fresh(held, ask)
             if fresh or ask.offline:
                 return self._hit(held, ask, stale=not fresh)
         if ask.offline:
-            raise NotCached(f"{ask.ref} is not cached on this node; `cached pull` fetches it.")
+            raise _not_cached(ask.ref)
         if held is None:
             self.disks.require_writable()
         return self._fill(ask, credentials, held)
 
+    def _fresh(self, held: Held, ask: Ask) -> bool:
+        """Whether the source need not be asked."""
+        limit = self.config.max_age if ask.max_age is None else ask.max_age
+        return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
+
     def _held(self, ref: ModelRef) -> Held | None:
-        found = self.disks.known(ref.key)
-        if found is None:
-            return None
-        disk, known = found
-        if known.snapshot in disk.unsound or not os.path.exists(disk.store.snapshots.lock(known.snapshot)):
-            return None
-        return Held(disk, known)
+        for disk, known in self.disks.known(ref.key):
+            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot)):
+                return Held(disk, known)
+        return None
 
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
         if ask.require == "llm":
             check_loadable(ask.ref, set(os.listdir(snapshots.path(known.snapshot))))
-        self.counters.hits += 1
-        self.counters.stale += stale
-        held.disk.uses.touch(known.snapshot)
+        if not ask.mending:
+            self.counters.hits += 1
+            self.counters.stale += stale
         return _ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
 
     def _fill(self, ask: Ask, credentials: Credentials, held: Held | None) -> Fill:
@@ -166,7 +168,7 @@ class Cache:
                 return self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
                 return self._stale(held, ask, self.disks.problem or "")
-        return await self._fetch(fill, Remote(listing, credentials))
+        return await self._fetch(fill, ask, Remote(listing, credentials))
 
     def _check(self, ask: Ask, listing: Listing) -> None:
         check_weights(listing, self.config.weights)
@@ -186,8 +188,8 @@ class Cache:
             except (StoreDegraded, NoSpace) as error:
                 log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
 
-    async def _fetch(self, fill: Fill, remote: Remote) -> Ready:
-        self.counters.misses += 1
+    async def _fetch(self, fill: Fill, ask: Ask, remote: Remote) -> Ready:
+        self.counters.misses += not ask.mending
         fill.phase = "waiting"
         place, reserved = await self.places.reserve(remote.listing)
         disk, needs = place.disk, reserved.needs
@@ -207,8 +209,16 @@ class Cache:
             await asyncio.shield(_abandon(disk, reserved.fill))
             raise
 
-    async def plan(self, ask: Ask, credentials: Credentials) -> tuple[Disk, Plan]:
-        """What a pull would do: where to, what would be fetched, what would go for it."""
+    async def plan(self, ask: Ask, credentials: Credentials) -> Held | tuple[Disk, Plan]:
+        """What a pull would do: where to, what would be fetched, what would go for it; or what would be handed out.
+
+        NotCached when the ask is offline.
+        """
+        held = self._held(ask.ref)
+        if held is not None and (ask.offline or self._fresh(held, ask)):
+            return held
+        if ask.offline:
+            raise _not_cached(ask.ref)
         listing = await self.workers.resolve(ask.ref, credentials, float(self.config.resolve_timeout))
         self._check(ask, listing)
         return await self.places.plan(listing)
@@ -221,7 +231,6 @@ class Cache:
             pinned = ref.at(listing.revision)
             refs[pinned.key] = (str(pinned), listing.revision)
         await disk.do(disk.store.commit, manifest, origin, refs, fill_id)
-        disk.uses.touch(manifest.digest)
         self._spawn(self._keep_below(place))
         return _ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 
@@ -257,6 +266,10 @@ class Cache:
         if running:
             await asyncio.wait(running, timeout=1.0)
         await self.flush()
+
+
+def _not_cached(ref: ModelRef) -> NotCached:
+    return NotCached(f"{ref} is not cached on this node; `cached pull` fetches it.")
 
 
 async def _abandon(disk: Disk, fill: int) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from cached.daemon.disk import Disk
 from cached.daemon.workers import Workers
-from cached.errors import StoreDegraded
+from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
+from cached.store.store import BlobRow
 from cached.worker.messages import Check
 
 
@@ -20,6 +21,11 @@ class Found:
     snapshots: tuple[Digest, ...] = ()
 
 
+TRIES = 3  # Each time another file was there when it had been read.
+
+_HAVING = "SELECT snapshot FROM snapshot_blob WHERE blob = ?"
+
+
 class Checker:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -27,11 +33,19 @@ class Checker:
     async def check(self, disk: Disk, digest: Digest, deep: bool = False, rate: int = 0) -> Found | None:
         """Read it, at `rate` bytes per second if that is not 0. What is damaged goes to quarantine.
 
-        None when there is no such blob, or no longer. WorkerLost, StoreDegraded.
+        None when there is no such blob, or no longer. WorkerLost; StoreDegraded, also when it changes all the time.
         """
-        row = await disk.do(disk.store.blob, digest)
-        if row is None:
-            return None
+        for _ in range(TRIES):
+            row = await disk.do(disk.store.blob, digest)
+            if row is None:
+                return None
+            found = await self._once(disk, digest, row, deep, rate)
+            if found is not None:
+                return found
+        raise StoreDegraded(f"The blob {digest.hex[:12]} is being written to while it is checked; see who does that.")
+
+    async def _once(self, disk: Disk, digest: Digest, row: BlobRow, deep: bool, rate: int) -> Found | None:
+        """None when another file lies there by now, or none."""
         path = disk.store.blobs.path(digest)
         found = await self._workers.check(Check(path, digest, row.size, row.pieces, deep, rate))
         if found.problem is None:
@@ -40,9 +54,8 @@ class Checker:
             return Found(row.size, None)
         try:
             snapshots = await disk.do(disk.store.condemn, digest, found)
-        except StoreDegraded:
-            disk.unsound.update(await disk.do(disk.store.index.having, digest))
-            raise
-        if snapshots is None:  # Removed meanwhile, or somebody else was first.
-            return None
-        return Found(row.size, found.problem, tuple(snapshots))
+        except (StoreDegraded, NoSpace) as error:  # Not even that can be written down.
+            snapshots = [Digest(each["snapshot"]) for each in disk.query(_HAVING, digest.hex)]
+            disk.unsound.update(snapshots)
+            return Found(row.size, f"{found.problem}; that cannot be noted: {error.message}", tuple(snapshots))
+        return None if snapshots is None else Found(row.size, found.problem, tuple(snapshots))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -11,6 +12,7 @@ from cached.daemon.threads import Threads
 from cached.daemon.usage import Uses
 from cached.errors import StoreDegraded
 from cached.model import Digest
+from cached.store.index import Known
 from cached.store.store import Store
 
 log = logging.getLogger("cached.disk")
@@ -33,6 +35,8 @@ class Disk:
             log.error("disk.degraded", extra={"root": str(self.root), "why": self.degraded})
         self.unsound: set[Digest] = set()  # Snapshots found damaged when that could not be written down any more.
         self.abandoned: set[int] = set()  # Fills that have ended while the disk did not take a word of it.
+        # Whom to tell that a blob or a snapshot, a name in it, may not be what it was; set by who checks that.
+        self.suspect: Callable[[Digest, str, str], None] = lambda digest, name, what: None
         self._changed = changed
         self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.
 
@@ -53,6 +57,22 @@ class Disk:
             self.degraded = error.message
             log.error("disk.degraded", extra={"root": str(self.root), "why": error.message})
             self._changed()
+
+    def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
+        """Rows of its index; none, when that cannot be read: the other disks are asked all the same. Synchronous."""
+        try:
+            return self.store.index.query(sql, parameters)
+        except StoreDegraded as error:
+            self.heard(error)
+            return []
+
+    def find(self, ref: str) -> Known | None:
+        """What `Index.find` knows, unless that cannot be read."""
+        try:
+            return self.store.index.find(ref)
+        except StoreDegraded as error:
+            self.heard(error)
+            return None
 
     def require_writable(self) -> None:
         """StoreDegraded, with the reason, when nothing may be written here."""

@@ -45,10 +45,11 @@ class Disks:
                 try:
                     stores.append(Store(replace(config, root=root)))
                     opened.callback(stores[-1].close)
-                except CachedError as error:
-                    first = first or error
-                    missing.append(Missing(root, error.message))
-                    log.error("disk.missing", extra={"root": str(root), "why": error.message})
+                except (CachedError, OSError) as error:
+                    failure = error if isinstance(error, CachedError) else StoreDegraded(f"{root}: {error}.")
+                    first = first or failure
+                    missing.append(Missing(root, failure.message))
+                    log.error("disk.missing", extra={"root": str(root), "why": failure.message})
             if not stores and first is not None:
                 raise first
             opened.pop_all()
@@ -66,32 +67,27 @@ class Disks:
         """The descriptors whose locks are the claims on the roots."""
         return [disk.store.claim for disk in self._all]
 
-    def known(self, ref: str) -> tuple[Disk, Known] | None:
-        """Where a ref's snapshot is, READY, and what it last meant; the latest answer, should two roots have one."""
-        best: tuple[Disk, Known] | None = None
-        for disk in self._all:
-            found = disk.store.index.find(ref)
-            if found is not None and (best is None or found.checked_at > best[1].checked_at):
-                best = disk, found
-        return best
-
-    def holding(self, snapshot: Digest) -> Disk | None:
-        """The disk that has this snapshot, in whatever state."""
-        for disk in self._all:
-            if disk.store.index.query("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)):
-                return disk
-        return None
+    def known(self, ref: str) -> list[tuple[Disk, Known]]:
+        """Where a ref's snapshots are, READY, and what it last meant there; the latest answer first."""
+        found = [(disk, known) for disk in self._all if (known := disk.find(ref)) is not None]
+        return sorted(found, key=lambda each: -each[1].checked_at) if len(found) > 1 else found
 
     def at(self, path: str) -> Disk:
         """The disk that a path of ours is on."""
         return next(disk for disk in self._all if path.startswith(f"{disk.root}/"))
 
     def blob(self, digest: Digest, but: Disk) -> Path | None:
-        """A sound copy on another disk that is well."""
+        """A copy on another disk that is well, as far as is known. Synchronous."""
         for disk in self._all:
-            if disk is not but and disk.degraded is None and disk.store.blob(digest) is not None:
+            if disk is but or disk.degraded is not None:
+                continue
+            if disk.query("SELECT 1 FROM blob WHERE digest = ? AND NOT damaged", digest.hex):
                 return disk.store.blobs.path(digest)
         return None
+
+    def doubt(self, copy: Path) -> None:
+        """That copy is not what it is called: whoever has it must look."""
+        self.at(str(copy)).suspect(Digest(copy.name), "", "a copy of it failed its check")
 
     @property
     def writable(self) -> list[Disk]:

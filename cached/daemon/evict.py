@@ -1,113 +1,18 @@
-"""Making room: least recently used first, never what is leased, pinned or being filled. Choose purely, then act."""
+"""Making room: look, choose, act."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from cached.daemon.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
 from cached.store.leases import held
+from cached.store.quarantine import Aside
 from cached.store.store import Store
 
 log = logging.getLogger("cached.evict")
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A snapshot as eviction sees it. `blobs` are its digests; what it frees depends on who shares them."""
-
-    digest: Digest
-    source: str
-    used_at: float
-    blobs: frozenset[str]
-    kept: bool = False  # Leased or pinned.
-    young: bool = False  # Within its minimum residency.
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What `choose` looks at: snapshots, bytes by blob, and the blobs that fills hold."""
-
-    candidates: tuple[Candidate, ...]
-    sizes: Mapping[str, int]
-    held: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    digest: Digest
-    source: str
-    frees: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Freed:
-    """What went (or would go), and how many bytes short of the wish that left it."""
-
-    victims: tuple[Victim, ...]
-    freed: int
-    short: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Why room is made. `purpose` ends the sentence that is recorded for each victim.
-
-    `spare_young`: rather too little room than something fetched a moment ago. `within`: of these URI prefixes' models
-    only, because their budget is at stake.
-    """
-
-    purpose: str
-    spare_young: bool = False
-    within: Budget | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Bytes that the models below a URI prefix may take."""
-
-    prefix: str
-    limit: int
-
-    def covers(self, source: str) -> bool:
-        rest = source.removeprefix(self.prefix)
-        return rest != source and (self.prefix.endswith("/") or rest == "" or rest[0] in "/@")
-
-
-def budget_of(source: str, budgets: Mapping[str, int]) -> Budget | None:
-    """The one with the longest prefix."""
-    found = [Budget(prefix, limit) for prefix, limit in budgets.items() if Budget(prefix, limit).covers(source)]
-    return max(found, key=lambda budget: len(budget.prefix), default=None)
-
-
-def choose(rows: Rows, need: int) -> list[Victim]:
-    """The least recently used snapshots whose going frees `need` bytes; all that may go when that is not enough.
-
-    Those within their minimum residency come last. A blob is freed with the last of its snapshots, and never while a
-    fill holds it.
-    """
-    links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
-    victims: list[Victim] = []
-    for candidate in sorted(rows.candidates, key=lambda c: (c.young, c.used_at, c.digest)):
-        if need <= 0:
-            break
-        if candidate.kept:
-            continue
-        links.subtract(candidate.blobs)
-        frees = sum(rows.sizes.get(b, 0) for b in candidate.blobs if links[b] == 0 and b not in rows.held)
-        need -= frees
-        victims.append(Victim(candidate.digest, candidate.source, frees, _why(candidate)))
-    return victims
-
-
-def _why(candidate: Candidate) -> str:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(candidate.used_at))
-    order = "least recently used of those fetched a moment ago" if candidate.young else "least recently used"
-    return f"{order} (last at {stamp})"
 
 
 class Evictor:
@@ -119,18 +24,49 @@ class Evictor:
         self._budgets = budgets
 
     def plan(self, need: int, wish: Wish) -> Freed:
-        """What `free` would do, as far as can be said beforehand."""
-        victims = choose(self._rows(wish, frozenset()), need)
-        planned = sum(victim.frees for victim in victims)
-        return Freed(tuple(_with(wish, victim) for victim in victims), planned, max(0, need - planned))
+        """What `free` would do, as far as can be said beforehand. Nothing is changed."""
+        first, last = (0, 0) if wish.within else self._loose(wish)
+        victims = [_with(wish, victim) for victim in choose(self._rows(wish), need - first)]
+        planned = first + sum(victim.frees for victim in victims)
+        planned += min(last, max(0, need - planned))
+        return Freed(tuple(victims), planned, max(0, need - planned))
 
     def free(self, need: int, wish: Wish) -> Freed:
-        """Free at least `need` bytes if that can be: parked downloads, orphans, then snapshots."""
+        """Free at least `need` bytes if that can be.
+
+        What nobody has any use of goes first: orphans, parked downloads, what lies in quarantine and has been replaced.
+        Then snapshots; then the rest of the quarantine, whose good pieces would have to be fetched again.
+        """
         before = self._taken(wish)
         if wish.within is None:
-            self._drop_unused(need)
+            self._drop_unused(need, wish)
+            self._drop_quarantined(need - (before - self._taken(wish)), wish, wanted=False)
+        gone = self._evict(need - (before - self._taken(wish)), wish)
+        if wish.within is None:
+            self._drop_quarantined(need - (before - self._taken(wish)), wish, wanted=True)
+        freed = before - self._taken(wish)
+        if gone:
+            log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})
+        return Freed(tuple(gone), freed, max(0, need - freed))
+
+    def spent(self, budget: Budget, wish: Wish, wants: Mapping[str, int]) -> int:
+        """Bytes under the budget: of its models, of fills for them, and of one that would have `wish.blobs` and fetch
+        `wants` (bytes by key)."""
+        blobs = set(wish.blobs)
+        for candidate in self._rows(wish, frozenset(), budget).candidates:
+            blobs |= candidate.blobs
+        keys = dict(wants)
+        for row in self._store.index.query("SELECT id, source FROM fill"):
+            if self._under(budget, row["source"]):
+                blobs |= self._held_blobs(row["id"])
+                keys |= self._reserved(row["id"])
+        sizes = self._sizes()
+        return sum(sizes.get(blob, 0) for blob in blobs) + sum(keys.values())
+
+    def _evict(self, need: int, wish: Wish) -> list[Victim]:
         gone: list[Victim] = []
         refused: set[Digest] = set()
+        before = self._taken(wish)
         while (missing := need - (before - self._taken(wish))) > 0:
             plan = choose(self._rows(wish, frozenset(refused)), missing)
             if not plan:
@@ -140,39 +76,49 @@ class Evictor:
                     gone.append(victim)
                 else:
                     refused.add(victim.digest)  # Leased or pinned since we looked.
-        freed = before - self._taken(wish)
-        if gone:
-            log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})
-        return Freed(tuple(gone), freed, max(0, need - freed))
+        return gone
 
-    def _drop_unused(self, need: int) -> None:
+    def _drop_unused(self, need: int, wish: Wish) -> None:
         before = self._store.index.committed()
         self._store.drop_orphans()
         for key in self._store.parked():
             if before - self._store.index.committed() >= need:
                 break
-            self._store.drop_parked(key)
+            if key not in wish.keys:
+                self._store.drop_parked(key)
 
-    def spent(self, budget: Budget) -> int:
-        """Bytes of the blobs that models under the budget have, and of what fills for them have reserved."""
-        rows = self._rows(Wish("", within=budget), frozenset())
-        blobs = frozenset().union(*(candidate.blobs for candidate in rows.candidates))
-        fills = self._store.index.query(
-            "SELECT f.source, w.key, r.bytes FROM fill f JOIN want w ON w.fill = f.id "
-            "JOIN reservation r ON r.key = w.key"
-        )
-        reserved = {row["key"]: row["bytes"] for row in fills if self._under(budget, row["source"])}
-        return sum(rows.sizes.get(blob, 0) for blob in blobs) + int(sum(reserved.values()))
+    def _drop_quarantined(self, need: int, wish: Wish, wanted: bool) -> None:
+        for aside in self._asides(wish, wanted):
+            if need <= 0:
+                break
+            self._store.quarantine.drop(aside)
+            need -= aside.bytes
+
+    def _asides(self, wish: Wish, wanted: bool) -> list[Aside]:
+        """What lies in quarantine and would give back room, and is (`wanted`) or is not of use for mending; what the
+        wish itself is about comes last."""
+        found = [aside for aside in self._store.quarantine.list() if aside.alone]
+        found = [aside for aside in found if (self._store.wanted_back(aside.blob) is not None) == wanted]
+        return sorted(found, key=lambda aside: aside.blob in wish.keys)
+
+    def _loose(self, wish: Wish) -> tuple[int, int]:
+        """Bytes that would go before any snapshot, and after them all."""
+        parked = sum(size for key, size in self._reserved(None).items() if key not in wish.keys)
+        unwanted, wanted = (sum(aside.bytes for aside in self._asides(wish, kind)) for kind in (False, True))
+        return self._store.index.orphaned() + parked + unwanted, wanted
 
     def _taken(self, wish: Wish) -> int:
-        return self._store.index.committed() if wish.within is None else self.spent(wish.within)
+        """Bytes that count against the limit, or against the budget."""
+        if wish.within is not None:
+            return self.spent(wish.within, wish, {})
+        return self._store.index.committed() + sum(aside.bytes for aside in self._store.quarantine.list())
 
     def _under(self, budget: Budget, source: str) -> bool:
         return budget_of(source, self._budgets) == budget
 
-    def _rows(self, wish: Wish, refused: frozenset[Digest]) -> Rows:
+    def _rows(self, wish: Wish, refused: frozenset[Digest] = frozenset(), within: Budget | None = None) -> Rows:
         """Within a budget only its own models count, also for who shares what."""
-        index, now = self._store.index, time.time()
+        index, now, budget = self._store.index, time.time(), within or wish.within
         blobs: dict[str, set[str]] = {}
         for row in index.query("SELECT snapshot, blob FROM snapshot_blob"):
             blobs.setdefault(row["snapshot"], set()).add(row["blob"])
@@ -181,22 +127,33 @@ class Evictor:
         }
         found: list[Candidate] = []
         for row in index.query("SELECT digest, source, used_at, created_at FROM snapshot WHERE state <> 'evicting'"):
-            if wish.within is not None and not self._under(wish.within, row["source"]):
+            if budget is not None and not self._under(budget, row["source"]):
                 continue
-            digest = Digest(row["digest"])
+            digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
             young = 0 <= now - row["created_at"] < self._residency
-            kept = digest.hex in pinned or digest in refused or (wish.spare_young and young)
+            # `keys` among its blobs: it is damaged, and what the room is for would mend it.
+            kept = (
+                digest.hex in pinned or digest in refused or (wish.spare_young and young) or bool(members & wish.keys)
+            )
             kept = kept or held(self._store.snapshots.lock(digest))
-            members = frozenset(blobs.get(digest.hex, ()))
             found.append(Candidate(digest, row["source"], row["used_at"], members, kept, young))
-        return Rows(tuple(found), self._sizes(), self._held_blobs())
+        return Rows(tuple(found), self._sizes(), self._held_blobs(None) | wish.blobs)
 
     def _sizes(self) -> dict[str, int]:
         rows = self._store.index.query("SELECT digest, size FROM blob WHERE NOT damaged")
         return {row["digest"]: row["size"] for row in rows}
 
-    def _held_blobs(self) -> frozenset[str]:
-        return frozenset(row["blob"] for row in self._store.index.query("SELECT DISTINCT blob FROM hold"))
+    def _held_blobs(self, fill: int | None) -> frozenset[str]:
+        """What a fill (None: any) counts on."""
+        rows = self._store.index.query("SELECT blob FROM hold WHERE ? IS NULL OR fill = ?", (fill, fill))
+        return frozenset(row["blob"] for row in rows)
+
+    def _reserved(self, fill: int | None) -> dict[str, int]:
+        """Bytes by key of what a fill waits for; None: of parked downloads, for which no fill waits."""
+        rows = self._store.index.query(
+            "SELECT r.key, r.bytes FROM reservation r LEFT JOIN want w ON w.key = r.key WHERE w.fill IS ?", (fill,)
+        )
+        return {row["key"]: row["bytes"] for row in rows}
 
 
 def _with(wish: Wish, victim: Victim) -> Victim:

@@ -52,13 +52,14 @@ class Fetcher:
         disk: Disk,
         workers: Workers,
         network: Network,
-        elsewhere: Callable[[Digest], Path | None] = lambda digest: None,
+        elsewhere: Callable[[Digest], Path | None],
+        doubt: Callable[[Path], None],
     ) -> None:
-        """`elsewhere` finds a sound copy of a blob on another disk of this node."""
+        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound."""
         self._config = config
         self._disk = disk
         self._workers = workers
-        self._elsewhere = elsewhere
+        self._elsewhere, self._doubt = elsewhere, doubt
         self._running: dict[str, Download] = {}
         self._network = network
         self._streams, self._files = network.streams, network.files
@@ -185,6 +186,7 @@ class Fetcher:
             if into.copy is None:
                 raise
             self._unsound.add(Digest(into.copy.name))
+            self._doubt(into.copy)
             found = await self._transfer(replace(into, copy=None), entry, download, remote)
         await self._publish({key: found}, download, remote, digests)
 

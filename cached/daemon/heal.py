@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 from cached.daemon.cache import Ask, Cache
@@ -23,8 +22,10 @@ class Healer:
 
     async def heal(self, disk: Disk, snapshot: Digest) -> str | None:
         """Mend it in place, for its holders too. None when that went well; else why not, as a sentence."""
-        before = self._cache.network.fetched_bytes
         try:
+            if await disk.do(disk.store.relink, snapshot):  # Its source need not be asked.
+                log.warning("snapshot.mended", extra={"snapshot": snapshot.hex, "how": "linked again"})
+                return None
             again = await self._fetch_again(disk, snapshot)
             why = None if again else "the source has another version now, or its disk has no room for it"
         except CachedError as error:
@@ -35,10 +36,9 @@ class Healer:
         if why is not None:
             log.error("snapshot.unmended", extra={**extra, "why": why})
             return why
-        fetched = self._cache.network.fetched_bytes - before
         held = f"; held meanwhile by {', '.join(who[:5])}, who must open its files again" if who else ""
-        await disk.do(disk.store.index.note, snapshot, "mended", f"{fetched:,} bytes were fetched again{held}")
-        log.warning("snapshot.mended", extra={**extra, "bytes": fetched})
+        await disk.do(disk.store.index.note, snapshot, "mended", f"what was damaged was fetched again{held}")
+        log.warning("snapshot.mended", extra={**extra, "how": "fetched again"})
         return None
 
     async def heal_all(self, disk: Disk) -> None:
@@ -51,9 +51,8 @@ class Healer:
         read = await disk.do(disk.store.snapshots.read, snapshot)
         if read is None:
             return False
-        uri, revision, include, exclude = json.loads(read[1].ref)
-        ref = ModelRef(uri, revision, tuple(include), tuple(exclude))
-        asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0)
+        ref = ModelRef.from_key(read[1].ref)
+        asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
         listing = await self._cache.workers.resolve(asked.ref, Credentials(), timeout)
         if listing.revision != read[1].revision:  # Nobody asked for what is there now.

@@ -11,6 +11,7 @@ from typing import Any
 from cached.daemon.cache import Cache
 from cached.daemon.disk import Disk
 from cached.daemon.scrub import Scrubber
+from cached.daemon.threads import Threads
 from cached.daemon.usage import rfc3339
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest, ModelRef
@@ -20,14 +21,16 @@ _SNAPSHOTS = (
     "SELECT s.*, p.snapshot IS NOT NULL AS pinned, p.until FROM snapshot s "
     "LEFT JOIN pin p ON p.snapshot = s.digest AND (p.until IS NULL OR p.until > ?) "
 )
+_NAMED = "SELECT DISTINCT s.digest, s.state FROM resolution r JOIN snapshot s ON s.digest = r.snapshot "
 _MIN_PREFIX = 4
 
 
 class Inventory:
-    """Synchronous but for `find`: called in a disk's thread."""
+    """What is not a coroutine is called in a disk's thread."""
 
-    def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], version: str) -> None:
+    def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], threads: Threads, version: str) -> None:
         self._cache = cache
+        self._threads = threads
         self._disks = cache.disks
         self._scrubbers = scrubbers
         self._version = version
@@ -35,42 +38,46 @@ class Inventory:
 
     async def find(self, text: str) -> tuple[Disk, Digest]:
         """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise."""
-        return await self._disks.first.do(self._find, text)
+        disks, digest = await self.find_all(text)
+        return disks[0], digest
 
-    def _find(self, text: str) -> tuple[Disk, Digest]:
+    async def find_all(self, text: str) -> tuple[list[Disk], Digest]:
+        """The same with every disk that has it, those first where it may be handed out."""
+        return await self._threads.disk(self._find, text)
+
+    def _find(self, text: str) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
+        found: dict[Digest, list[Disk]] = {}
         if prefix is not None:
-            found = self._ask_all("SELECT digest FROM snapshot WHERE digest GLOB ?", f"{prefix}*")
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
-        found = self._find_uri(text)
+            found = self._ask_all("SELECT digest, state FROM snapshot WHERE digest GLOB ?", f"{prefix}*")
+        if len(found) > 1:
+            raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
+        found = found or self._find_uri(text)
         if not found:
             raise NotCached(f"{text} is not cached on this node; `cached ls` shows what is.")
         if len(found) > 1:
             raise InvalidRequest(f"{text} is cached in {len(found)} versions; give the digest of one (`cached ls`).")
-        return found[0]
+        ((digest, disks),) = found.items()
+        return disks, digest
 
-    def _find_uri(self, text: str) -> list[tuple[Disk, Digest]]:
+    def _find_uri(self, text: str) -> dict[Digest, list[Disk]]:
         try:
             ref = ModelRef.parse(text)
         except CachedError:
-            return []
-        found = self._ask_all("SELECT snapshot AS digest FROM resolution WHERE ref = ?", ref.key)
-        if found:
-            return found
+            return {}
         # Asked for with patterns, or at a commit: any one snapshot of that source will do.
-        return self._ask_all(
-            "SELECT DISTINCT snapshot AS digest FROM resolution WHERE source = ? OR source LIKE ? ESCAPE '\\'",
-            str(ref),
-            _escape(f"{ref}@") + "%",
+        return self._ask_all(_NAMED + "WHERE r.ref = ?", ref.key) or self._ask_all(
+            _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", str(ref), _escape(f"{ref}@") + "%"
         )
 
-    def _ask_all(self, sql: str, *parameters: str) -> list[tuple[Disk, Digest]]:
-        """Each snapshot once, should two roots have it."""
-        found = {Digest(row["digest"]): disk for disk in self._disks for row in disk.store.index.query(sql, parameters)}
-        return [(disk, digest) for digest, disk in found.items()]
+    def _ask_all(self, sql: str, *parameters: str) -> dict[Digest, list[Disk]]:
+        """Snapshots of all disks, each with those that have it, READY ones first."""
+        found: dict[Digest, list[Disk]] = {}
+        for disk in self._disks:
+            for row in disk.query(sql, *parameters):
+                disks = found.setdefault(Digest(row["digest"]), [])
+                disks.insert(0 if row["state"] == "ready" else len(disks), disk)
+        return found
 
     def snapshots(self, disk: Disk) -> list[dict[str, Any]]:
         """Of one disk, the most recently used first."""
@@ -109,8 +116,11 @@ class Inventory:
             "holders": disk.uses.leases(digest),
         }
 
-    def gone(self, text: str) -> dict[str, Any] | None:
+    async def gone(self, text: str) -> dict[str, Any] | None:
         """What became of a snapshot that is no longer here; None when nothing is known of it."""
+        return await self._threads.disk(self._gone, text)
+
+    def _gone(self, text: str) -> dict[str, Any] | None:
         prefix = _digits(text)
         where, value = ("snapshot GLOB ?", f"{prefix}*") if prefix is not None else ("source = ?", _canonical(text))
         events = [event for disk in self._disks for event in _events(disk, where, value)]
@@ -140,13 +150,16 @@ class Inventory:
             "snapshots": counts["snapshots"],
             "blobs": counts["blobs"],
             "damaged": counts["damaged"],
-            "leases": disk.uses.count(),
+            "leases": len(disk.uses.leases()),
+            "recovered": disk.store.recovered.as_dict(),
         }
 
     def summary(self, roots: list[dict[str, Any]]) -> dict[str, Any]:
         """Of the node, from what `status` said of each root."""
-        counters, problem = self._cache.counters, self._disks.problem
-        totals = {name: sum(root[name] for root in roots) for name in _TOTALS}
+        counters = self._cache.counters
+        silent = [f"{root['root']}: {root['reason']}" for root in roots if "limit" not in root]
+        problem = self._disks.problem or " ".join(silent) or None
+        totals = {name: sum(root.get(name, 0) for root in roots) for name in _TOTALS}
         missing = [{"root": str(each.root), "reason": each.why} for each in self._disks.missing]
         return {
             "version": self._version,
@@ -154,6 +167,7 @@ class Inventory:
             "healthy": problem is None,
             "reason": problem,
             **totals,
+            "recovered": roots[0].get("recovered"),
             "roots": roots + missing,
             "hits": counters.hits,
             "misses": counters.misses,
@@ -186,7 +200,7 @@ def _canonical(text: str) -> str:
 
 
 def _events(disk: Disk, where: str, value: str) -> list[sqlite3.Row]:
-    return disk.store.index.query(f"SELECT * FROM event WHERE {where} ORDER BY id", (value,))
+    return disk.query(f"SELECT * FROM event WHERE {where} ORDER BY id", value)
 
 
 def _told(event: sqlite3.Row) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import grp
 import logging
 import os
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from cached.config import Config
 from cached.daemon.api import Api
+from cached.daemon.background import Background
 from cached.daemon.cache import Cache
 from cached.daemon.checks import Checker
 from cached.daemon.disks import Disks
@@ -80,16 +82,19 @@ async def _serve(config: Config) -> None:
         cache = Cache(config, disks, workers)
         checker, healer = Checker(workers), Healer(cache)
         scrubbers = [Scrubber(config, disk, checker, healer) for disk in disks]
-        inventory = Inventory(cache, scrubbers, version("model-cached"))
+        inventory = Inventory(cache, scrubbers, threads, version("model-cached"))
         api = Api(cache, inventory, Verifier(disks, checker, healer))
         tampers = [Tamper(disk, checker, healer if config.self_heal else None) for disk in disks]
         for tamper in tampers:
             await tamper.begin()
+        background = Background()
         async with _listening(config, api):
-            background = [asyncio.create_task(watchdog()), asyncio.create_task(_flush(cache))]
-            background += [asyncio.create_task(tamper.run()) for tamper in tampers]
-            background += [asyncio.create_task(scrubber.run()) for scrubber in scrubbers]
-            background += [asyncio.create_task(_start_early(workers))]
+            for run in (watchdog, functools.partial(_flush, cache), functools.partial(_start_early, workers)):
+                background.start(run)
+            for tamper in tampers:
+                background.start(tamper.run)
+            for scrubber in scrubbers:
+                background.start(scrubber.run)
             notify("READY=1")
             disks.say_how_we_are()
             roots = [str(disk.root) for disk in disks]
@@ -98,9 +103,8 @@ async def _serve(config: Config) -> None:
             notify("STOPPING=1\nSTATUS=finishing or parking fills")
             log.info("daemon.stopping", extra={"fills": len(cache.fills)})
             await cache.close(FINISH_SECONDS)
-            for task in background:
-                task.cancel()
             await workers.close()
+            await background.close()
     finally:
         disks.close()
     log.info("daemon.stopped")

@@ -36,14 +36,11 @@ class Places:
         def elsewhere(digest: Digest) -> Path | None:
             return self._disks.blob(digest, but=disk)
 
-        fetcher = Fetcher(self._config, disk, workers, network, elsewhere)
+        fetcher = Fetcher(self._config, disk, workers, network, elsewhere, self._disks.doubt)
         return Place(disk, Room(self._config, disk), fetcher)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._all)
-
-    def of(self, disk: Disk) -> Place:
-        return next(place for place in self._all if place.disk is disk)
 
     async def reserve(self, listing: Listing) -> tuple[Place, Reserved]:
         """On the first disk that takes it, a snapshot whole on one; else the refusal of the one that suits best."""
@@ -70,7 +67,9 @@ class Places:
         for number, place in enumerate(well):
             try:
                 needs, usage = await place.room.needs(listing), await place.disk.do(place.disk.store.usage)
+                # Where most of it is something may go for the rest; else where nothing has to.
+                apt = 2 * needs.ties >= needs.unique or await place.room.fits(needs)
             except CachedError:  # It has degraded just now, and would refuse.
                 continue
-            ranks.append((-needs.ties, usage.used + usage.reserved - usage.limit, number))
-        return [well[number] for _, _, number in sorted(ranks)] or well[:1]
+            ranks.append((not apt, -needs.ties, usage.used + usage.reserved - usage.limit, number))
+        return [well[rank[-1]] for rank in sorted(ranks)] or well[:1]

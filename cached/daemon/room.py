@@ -7,29 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cached.config import Config
+from cached.daemon.choice import Budget, Freed, Victim, Wish, budget_of
 from cached.daemon.disk import Disk
-from cached.daemon.evict import Budget, Evictor, Freed, Victim, Wish, budget_of
+from cached.daemon.evict import Evictor
 from cached.errors import AllHeld, CachedError, TooLarge
 from cached.model import Digest, Entry, Listing
 from cached.store.blobs import ingest_key
+from cached.store.store import Usage
 
 TRIES = 4  # Looks at the store that may each find that it has changed meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A listing as a disk sees it: digests by path of what is there; what is missing, by the key to fetch it by."""
+    """A listing as a disk sees it: digests by path of what is there; what is missing, by the key to fetch it by.
+
+    Of what is missing, `begun` has been reserved already, by another fill or for a download that broke off, and
+    `damaged` is to replace a damaged blob.
+    """
 
     listing: Listing
     keys: Mapping[str, str]  # By path, of every file.
     digests: Mapping[str, Digest]
     wants: Mapping[str, Entry]
-    begun: int  # Bytes of what is wanted and has been begun here, or is to replace something damaged here.
+    begun: frozenset[str]
+    damaged: frozenset[str]
 
     @property
     def missing(self) -> int:
-        """Bytes."""
+        """Bytes to fetch, as far as nothing of them has landed."""
         return sum(entry.size for entry in self.wants.values())
+
+    @property
+    def new(self) -> int:
+        """Bytes to reserve."""
+        return sum(entry.size for key, entry in self.wants.items() if key not in self.begun)
 
     @property
     def unique(self) -> int:
@@ -39,7 +51,12 @@ class Needs:
     @property
     def ties(self) -> int:
         """Bytes that speak for this disk."""
-        return self.unique - self.missing + self.begun
+        return self.unique - self.missing + sum(self.wants[key].size for key in self.begun | self.damaged)
+
+    def wish(self, purpose: str, within: Budget | None = None) -> Wish:
+        """To make room for this."""
+        blobs = frozenset(digest.hex for digest in self.digests.values())
+        return Wish(purpose, False, within, frozenset(self.wants), blobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +88,24 @@ class Room:
     async def needs(self, listing: Listing) -> Needs:
         return await self._disk.do(self._needs, listing)
 
-    async def reserve(self, listing: Listing) -> Reserved:
-        """Hold what is here and reserve for what is not, evicting when short.
+    async def fits(self, needs: Needs) -> bool:
+        """Whether nothing has to go for it."""
+        usage = await self._disk.do(self._disk.store.usage)
+        return usage.used + usage.reserved + needs.new <= usage.limit
 
-        TooLarge when an empty store could not take it, AllHeld when nothing more may go, StoreDegraded.
+    async def reserve(self, listing: Listing) -> Reserved:
+        """Hold what is here and reserve for what is not, evicting when short, and only when that is enough.
+
+        TooLarge when an empty store could not take it, AllHeld when too little may go, StoreDegraded.
         """
         self._disk.require_writable()
         ref, store = str(listing.ref), self._disk.store
         for _ in range(TRIES):
             needs = await self.needs(listing)
             usage = await self._disk.do(store.usage)
-            self._refuse_too_large(needs, usage.limit + usage.quarantined)
-            if (budget := budget_of(ref, self._config.budgets)) and not await self._keep_budget(budget, needs):
-                raise AllHeld(f"There is no room for {ref}: leases, pins and running fills hold {_spoken(budget)}.")
+            self._refuse_too_large(needs, usage)
+            if budget := budget_of(ref, self._config.budgets):
+                await self._keep_budget(budget, needs)
             missing = {key: entry.size for key, entry in needs.wants.items()}
             try:
                 fill = await self._disk.do(store.index.begin, ref, missing, set(needs.digests.values()), usage.limit)
@@ -91,10 +113,7 @@ class Room:
                 continue
             if fill is not None:
                 return Reserved(fill, needs)
-            usage = await self._disk.do(store.usage)
-            short = usage.used + usage.reserved + needs.missing - usage.limit
-            freed = await self.make(short, Wish(f"to make room for {ref}"))
-            if freed.short and not freed.freed:
+            if not await self._make_enough(_short(usage, needs), needs.wish(f"to make room for {ref}")):
                 break
         raise AllHeld(
             f"There is no room for {ref}: leases, pins and running fills hold the rest of the store; "
@@ -106,17 +125,18 @@ class Room:
         needs = await self.needs(listing)
         usage = await self._disk.do(self._disk.store.usage)
         ref = str(listing.ref)
+        budget = budget_of(ref, self._config.budgets)
         try:
             self._disk.require_writable()
-            self._refuse_too_large(needs, usage.limit + usage.quarantined)
+            self._refuse_too_large(needs, usage)
+            if budget:
+                _refuse_over_budget(needs, budget)
         except CachedError as error:
             return Plan(needs, (), error.message)
-        short = usage.used + usage.reserved + needs.missing - usage.limit
-        found = await self._disk.do(self._evictor.plan, max(0, short), Wish(f"to make room for {ref}"))
+        found = await self._disk.do(self._evictor.plan, _short(usage, needs), needs.wish(f"to make room for {ref}"))
         victims, missing = list(found.victims), found.short
-        if budget := budget_of(ref, self._config.budgets):
-            over = await self._disk.do(self._evictor.spent, budget) + needs.missing - budget.limit
-            within = await self._disk.do(self._evictor.plan, max(0, over), _over(budget))
+        if budget:
+            within = await self._disk.do(self._evictor.plan, await self._over(budget, needs), _keeping(budget, needs))
             gone = {victim.digest for victim in victims}
             victims += [victim for victim in within.victims if victim.digest not in gone]
             missing = max(missing, within.short)
@@ -128,13 +148,19 @@ class Room:
         async with self._evicting:
             if dry_run:
                 return await self._disk.do(self._evictor.plan, need, wish)
-            self._disk.require_writable()
-            await self._disk.do(self._disk.uses.flush)
-            dropped = await self._disk.do(self._drop_quarantined, need, False)
-            freed = await self._disk.do(self._evictor.free, need - dropped, wish)
-            # Last, because its good pieces would have to be fetched again.
-            dropped += await self._disk.do(self._drop_quarantined, freed.short, True)
-            return Freed(freed.victims, freed.freed + dropped, max(0, need - freed.freed - dropped))
+            return await self._make(need, wish)
+
+    async def _make(self, need: int, wish: Wish) -> Freed:
+        self._disk.require_writable()
+        await self._disk.do(self._disk.uses.flush)
+        return await self._disk.do(self._evictor.free, need, wish)
+
+    async def _make_enough(self, need: int, wish: Wish) -> bool:
+        """False when not so much may go; then nothing does."""
+        async with self._evicting:
+            if (await self._disk.do(self._evictor.plan, need, wish)).short:
+                return False
+            return need <= 0 or (await self._make(need, wish)).short == 0
 
     async def keep_below(self) -> None:
         """Above the high watermark: evict down to the low one, so that the next fill need not wait for it."""
@@ -147,58 +173,61 @@ class Room:
         usage = self._disk.store.usage()
         return max(0, usage.used + usage.reserved - int(usage.limit * share))
 
-    async def _keep_budget(self, budget: Budget, needs: Needs) -> bool:
-        """Whether the listing fits its budget, once others of the same budget have gone."""
-        if needs.unique > budget.limit:
-            raise TooLarge(f"{needs.listing.ref} needs {needs.unique:,} bytes, more than {_spoken(budget)}; raise it.")
-        over = await self._disk.do(self._evictor.spent, budget) + needs.missing - budget.limit
-        return over <= 0 or (await self.make(over, _over(budget))).short == 0
-
-    def _refuse_too_large(self, needs: Needs, limit: int) -> None:
-        if needs.unique > limit:
-            raise TooLarge(
-                f"{needs.listing.ref} needs {needs.unique:,} bytes, but the store may take {limit:,}; "
-                "raise `limit`, or use a larger disk."
+    async def _keep_budget(self, budget: Budget, needs: Needs) -> None:
+        """Have others of the same budget go as far as the listing needs it. TooLarge, AllHeld."""
+        _refuse_over_budget(needs, budget)
+        if not await self._make_enough(await self._over(budget, needs), _keeping(budget, needs)):
+            raise AllHeld(
+                f"There is no room for {needs.listing.ref}: leases, pins and running fills hold {_spoken(budget)}."
             )
 
-    def _drop_quarantined(self, need: int, wanted: bool) -> int:
-        """Damaged files take room too: those that nobody wants back, or those whose good pieces are still of use.
+    async def _over(self, budget: Budget, needs: Needs) -> int:
+        """Bytes above the budget, were the listing here."""
+        wants = {key: entry.size for key, entry in needs.wants.items()}
+        return await self._disk.do(self._evictor.spent, budget, _keeping(budget, needs), wants) - budget.limit
 
-        Bytes that this gave back to the limit.
-        """
-        store, before = self._disk.store, self._disk.store.usage().limit
-        for path in store.quarantined():
-            if store.usage().limit - before >= need:
-                break
-            if (store.wanted_back(path.name[:64]) is not None) == wanted:
-                store.drop_quarantined(path)
-        return max(0, store.usage().limit - before)
+    def _refuse_too_large(self, needs: Needs, usage: Usage) -> None:
+        most = usage.limit + usage.quarantined
+        if needs.unique > most:
+            raise TooLarge(
+                f"{needs.listing.ref} needs {needs.unique:,} bytes, but the store may take {most:,}; "
+                "raise `limit`, or use a larger disk."
+            )
 
     def _needs(self, listing: Listing) -> Needs:
         index, blobs = self._disk.store.index, self._disk.store.blobs
         identities = {entry.path: listing.identity(entry) for entry in listing.entries if entry.digest is None}
         remembered = index.identities(identities.values())
-        rows = {row["digest"]: row["damaged"] for row in index.query("SELECT digest, damaged FROM blob")}
-        begun = {row["key"] for row in index.query("SELECT key FROM reservation")}
-        begun |= {digest for digest, damaged in rows.items() if damaged}
+        expected = {e.path: e.digest or remembered.get(identities[e.path]) for e in listing.entries}
+        rows = index.blobs(digest.hex for digest in expected.values() if digest is not None)
         keys: dict[str, str] = {}
         digests: dict[str, Digest] = {}
         wants: dict[str, Entry] = {}
         for entry in listing.entries:
-            digest = entry.digest or remembered.get(identities[entry.path])
+            digest = expected[entry.path]
             damaged = None if digest is None else rows.get(digest.hex)
             # What replaces a damaged blob goes by its digest, whatever the source calls it: see `Store.wanted_back`.
             key = ingest_key(listing.identity(entry), digest if damaged else entry.digest)
             keys[entry.path] = key
-            if digest is not None and damaged == 0 and blobs.size(digest) == entry.size:
+            if digest is not None and damaged is False and blobs.size(digest) == entry.size:
                 digests[entry.path] = digest
             else:
                 wants[key] = entry
-        return Needs(listing, keys, digests, wants, sum(wants[key].size for key in wants.keys() & begun))
+        damaged_keys = frozenset(key for key in wants if rows.get(key))
+        return Needs(listing, keys, digests, wants, frozenset(index.reserved(wants)), damaged_keys)
 
 
-def _over(budget: Budget) -> Wish:
-    return Wish(f"to keep {_spoken(budget)}", within=budget)
+def _short(usage: Usage, needs: Needs) -> int:
+    return usage.used + usage.reserved + needs.new - usage.limit
+
+
+def _refuse_over_budget(needs: Needs, budget: Budget) -> None:
+    if needs.unique > budget.limit:
+        raise TooLarge(f"{needs.listing.ref} needs {needs.unique:,} bytes, more than {_spoken(budget)}; raise it.")
+
+
+def _keeping(budget: Budget, needs: Needs) -> Wish:
+    return needs.wish(f"to keep {_spoken(budget)}", budget)
 
 
 def _spoken(budget: Budget) -> str:

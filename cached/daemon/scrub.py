@@ -88,7 +88,7 @@ def find_due(index: Index, config: Config, now: float) -> Due | None:
     deep, shallow = config.scrub_deep_interval, config.scrub_interval
     if not shallow:
         return None
-    looks = [("hashed_at", 0.0, False)]  # Without stored pieces the check hashes it anyway.
+    looks = [("hashed_at", 0.0, True)]
     looks += [("hashed_at", now - deep, True)] if deep else []
     looks += [("checked_at", now - shallow, False)]
     for column, before, thorough in looks:

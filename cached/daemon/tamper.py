@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 
 from cached.daemon.checks import Checker
 from cached.daemon.disk import Disk
@@ -16,6 +17,17 @@ from cached.model import Digest
 log = logging.getLogger("cached.watch")
 
 
+RETRY_SECONDS = 5.0  # What could not be checked (no worker, a disk that is full) is looked at again.
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """`name` is that of a file in a snapshot, without its folder; empty when the blob or snapshot itself is meant."""
+
+    digest: Digest
+    name: str
+
+
 class Tamper:
     """Of one disk. Begin before the daemon answers, then `run`, which ends only by being cancelled."""
 
@@ -23,10 +35,11 @@ class Tamper:
         """Without a `healer`, what is damaged waits for the next acquire."""
         self._disk, self._checker, self._healer = disk, checker, healer
         self._loop = asyncio.get_running_loop()
-        self._suspects: dict[Digest, str] = {}
+        self._suspects: dict[Suspicion, str] = {}
         self._arrived = asyncio.Event()
         self._healing: set[asyncio.Task[None]] = set()
         self._watch = Watch(disk.store.layout, self._suspect)
+        disk.suspect = self._suspect
 
     async def begin(self) -> None:
         await self._disk.do(self._watch.start)
@@ -37,56 +50,80 @@ class Tamper:
                 await self._arrived.wait()
                 self._arrived.clear()
                 suspects, self._suspects = self._suspects, {}
-                for digest, what in suspects.items():
-                    try:
-                        await self._check(digest, what)
-                    except CachedError as error:
-                        log.warning("tamper.unchecked", extra={"digest": digest.hex, "why": error.message})
+                left = [item for item in suspects.items() if not await self._checked(*item)]
+                if left:
+                    self._suspects.update(left)
+                    self._loop.call_later(RETRY_SECONDS, self._arrived.set)
         finally:
+            for task in self._healing:
+                task.cancel()
             self._watch.close()
 
-    def _suspect(self, digest: Digest, what: str) -> None:
-        """From the watching thread."""
+    def _suspect(self, digest: Digest, name: str, what: str) -> None:
+        """From any thread."""
 
         def note() -> None:
-            self._suspects[digest] = what
+            self._suspects[Suspicion(digest, name)] = what
             self._arrived.set()
 
         with contextlib.suppress(RuntimeError):  # The loop has ended; so has the daemon.
             self._loop.call_soon_threadsafe(note)
 
-    async def _check(self, digest: Digest, what: str) -> None:
-        """Our own removals have dropped their rows before they touch a file, so they find nothing to check here."""
-        affected: set[Digest] = set()
-        for blob in await self._disk.do(self._blobs, digest):
-            found = await self._checker.check(self._disk, blob)
-            if found is not None and found.problem is not None:
-                log.error("tamper.blob", extra={"digest": blob.hex, "what": what, "problem": found.problem})
-                affected.update(found.snapshots)
-        if await self._disk.do(self._links_broken, digest, what):
-            affected.add(digest)
+    async def _checked(self, suspicion: Suspicion, what: str) -> bool:
+        """False when it could not be, and has to be again."""
+        try:
+            affected = await self._check(suspicion, what)
+        except CachedError as error:
+            log.warning("tamper.unchecked", extra={"digest": suspicion.digest.hex, "why": error.message})
+            return False
+        except Exception:
+            log.exception("tamper.bug")
+            return True
         if self._healer is not None and affected:
             healing = asyncio.create_task(_heal(self._healer, self._disk, affected))
             self._healing.add(healing)  # By itself: what is changed meanwhile must not wait for a download.
             healing.add_done_callback(self._healing.discard)
+        return True
 
-    def _blobs(self, digest: Digest) -> list[Digest]:
-        """The blob of that name, or those of the snapshot of that name."""
-        rows = self._disk.store.index.query(
-            "SELECT digest FROM blob WHERE digest = ? AND NOT damaged UNION SELECT b.digest FROM snapshot_blob s "
-            "JOIN blob b ON b.digest = s.blob WHERE s.snapshot = ? AND NOT b.damaged",
-            (digest.hex, digest.hex),
-        )
-        return [Digest(row["digest"]) for row in rows]
+    async def _check(self, suspicion: Suspicion, what: str) -> set[Digest]:
+        """The snapshots that are not handed out because of it.
+
+        Our own removals have dropped their rows before they touch a file, so they find nothing to check here.
+        """
+        affected: set[Digest] = set()
+        for blob in await self._disk.do(self._blobs, suspicion):
+            found = await self._checker.check(self._disk, blob)
+            if found is not None and found.problem is not None:
+                log.error("tamper.blob", extra={"digest": blob.hex, "what": what, "problem": found.problem})
+                affected.update(found.snapshots)
+        if await self._disk.do(self._links_broken, suspicion.digest, what):
+            affected.add(suspicion.digest)
+        return affected
+
+    def _blobs(self, suspicion: Suspicion) -> list[Digest]:
+        """The blob of that name, or those in the snapshot that the file may be, or all that the snapshot has."""
+        digest, store = suspicion.digest, self._disk.store
+        if store.blob(digest) is not None:
+            return [digest]
+        read = store.snapshots.read(digest)
+        if read is None:
+            return []
+        files = read[0].files
+        named = {file.digest for file in files if file.path.rpartition("/")[2] == suspicion.name}
+        return sorted(named or {file.digest for file in files if not suspicion.name})
 
     def _links_broken(self, digest: Digest, what: str) -> bool:
+        """Whether a snapshot's directory is not what its manifest says; then it is not handed out any more."""
         index, snapshots = self._disk.store.index, self._disk.store.snapshots
         read = snapshots.read(digest)
         ready = index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (digest.hex,))
         if not ready or (read is not None and snapshots.intact(read[0])):
             return False
         log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
-        index.mark_damaged(digest)
+        try:
+            index.mark_damaged(digest)
+        except CachedError:  # Not even that can be written down.
+            self._disk.unsound.add(digest)
         return True
 
 
@@ -96,3 +133,5 @@ async def _heal(healer: Healer, disk: Disk, snapshots: set[Digest]) -> None:
             await healer.heal(disk, snapshot)
         except CachedError as error:
             log.warning("heal.failed", extra={"snapshot": snapshot.hex, "why": error.message})
+        except Exception:
+            log.exception("heal.bug")

@@ -103,17 +103,13 @@ class Uses:
                 )
         return found
 
-    def count(self) -> int:
-        """Snapshots that somebody holds, times who does, as far as this pid namespace shows them."""
-        return len(self.leases())
-
     def _held(self, snapshots: set[Digest]) -> dict[Digest, set[int]]:
         locks = holders()
         found: dict[Digest, set[int]] = {}
         for digest in snapshots:
             try:
                 status = os.stat(self._store.snapshots.lock(digest))
-            except FileNotFoundError:
+            except OSError:  # Gone, or something else lies there.
                 found[digest] = set()
                 continue
             # /proc/locks names the device of the superblock, which on btrfs and overlays differs from st_dev.

@@ -1,8 +1,8 @@
 """Noticing when somebody else changes what is published: a file written to, removed or replaced behind our back.
 
-The kernel tells (inotify), so that a hit need not look at every file. It is a tripwire, not a proof: `verify` is the
-proof. What our own work does there all the time (names that come under blobs/, directories that come under snapshots/,
-names that are mended) wakes or concerns nobody.
+The kernel tells (inotify, through watchdog), so that a hit need not look at every file. It is a tripwire, not a proof:
+`verify` is the proof. What our own work does there all the time (names that come under blobs/, directories that come
+under snapshots/, names that are mended) wakes or concerns nobody.
 """
 
 from __future__ import annotations
@@ -12,46 +12,49 @@ import errno
 import logging
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from cached.daemon import inotify
-from cached.daemon.inotify import Event, Inotify
+from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Mask, WatchDescriptor
+from watchdog.observers.inotify_c import InotifyConstants as Kernel
+
 from cached.model import Digest
 from cached.store.layout import Layout
 
 log = logging.getLogger("cached.watch")
 
-_GOES = inotify.MODIFY | inotify.CLOSE_WRITE | inotify.MOVED_FROM | inotify.DELETE
-_COMES = inotify.MOVED_TO | inotify.CREATE
+_WRITTEN = Kernel.IN_MODIFY | Kernel.IN_CLOSE_WRITE
+_GOES = _WRITTEN | Kernel.IN_MOVED_FROM | Kernel.IN_DELETE | Kernel.IN_ONLYDIR | Kernel.IN_DONT_FOLLOW
+_COMES = Kernel.IN_MOVED_TO | Kernel.IN_CREATE
 _WHAT = (
-    (inotify.MODIFY | inotify.CLOSE_WRITE, "written to"),
-    (inotify.DELETE, "removed"),
-    (inotify.MOVED_FROM, "moved away"),
-    (inotify.MOVED_TO, "replaced"),
+    (_WRITTEN, "written to"),
+    (Kernel.IN_DELETE, "removed"),
+    (Kernel.IN_MOVED_FROM, "moved away"),
+    (Kernel.IN_MOVED_TO, "replaced"),
 )
 _NAME = re.compile(r"([0-9a-f]{64})(\.json)?\Z")
 _OURS = re.compile(r"\.[0-9a-f]{16}\Z")  # A name that Snapshots.mend links before it renames it.
 
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # Whose a watch is, beside the snapshots themselves.
+_CALLBACK = CallbackId(0)  # There is one for each watch.
 
 
 class Watch:
-    """Calls `suspect(snapshot or blob, what happened)` from a thread of its own for every change that is seen."""
+    """Calls `suspect(snapshot or blob, the name in the snapshot or "", what happened)` from a thread of its own."""
 
-    def __init__(self, layout: Layout, suspect: Callable[[Digest, str], None]) -> None:
+    def __init__(self, layout: Layout, suspect: Callable[[Digest, str, str], None]) -> None:
         self._blobs, self._snapshots = str(layout.blobs), str(layout.snapshots)
         self._suspect = suspect
-        self._watched: dict[int, str] = {}  # What is watched: a snapshot's digest, or one of the two folders.
-        self._kernel: Inotify | None = None
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        # What is watched, by its number: the path, and a snapshot's digest or one of the two folders.
+        self._watched: dict[WatchDescriptor, tuple[str, str]] = {}
+        self._paths: dict[str, WatchDescriptor] = {}
+        self._kernel: InotifyFD | None = None
         self._short = False
         self._mending = 0
 
     def start(self) -> bool:
         """False, and a warning, where the kernel has no watches left: everything works without those that it lacks."""
         try:
-            self._kernel = Inotify()
+            self._kernel = InotifyFD()
         except OSError as error:
             log.warning("watch.off", extra={"why": error.strerror, "mend": "raise fs.inotify.max_user_instances"})
             return False
@@ -61,17 +64,40 @@ class Watch:
         self._add(self._snapshots, _GOES | _COMES, _SNAPSHOTS)
         for name in os.listdir(self._snapshots):
             if not name.endswith(".json"):
-                self._add_snapshot(name)
-        self._thread.start()
+                self._add_tree(f"{self._snapshots}/{name}", name)
+        self._kernel.start()
         return not self._short
 
     def close(self) -> None:
-        if self._kernel is not None and self._thread.is_alive():
+        if self._kernel is not None and self._kernel.is_alive():
             self._kernel.stop()
-            self._thread.join(1.0)
+            self._kernel.join(1.0)
 
-    def _add_snapshot(self, digest: str) -> None:
-        self._add_tree(f"{self._snapshots}/{digest}", digest)
+    def on_event(self, event: InotifyEvent) -> None:
+        """What watchdog calls."""
+        if event.wd not in self._watched or not event.name:
+            return
+        _, whose = self._watched[event.wd]
+        name = os.fsdecode(event.name)
+        what = next((what for mask, what in _WHAT if event.mask & mask), "changed")
+        if whose not in (_BLOBS, _SNAPSHOTS):
+            if self._inside(event, name, whose):
+                self._suspect(Digest(whose), name, what)
+            return
+        named = _NAME.match(name)
+        if named is None or (whose == _BLOBS and named[2]):
+            return
+        if whose == _BLOBS or self._under_snapshots(event, named[1]):
+            self._suspect(Digest(named[1]), "", what)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """What watchdog calls: the directory is gone."""
+        path, _ = self._watched.pop(wd, ("", ""))
+        self._paths.pop(path, None)
+
+    def on_queue_overflow(self) -> None:
+        """What watchdog calls."""
+        log.warning("watch.overflow", extra={"why": "more changes at once than the kernel keeps; `cached verify`"})
 
     def _add_tree(self, path: str, digest: str) -> None:
         """Watched before it is looked into: no folder can come in between."""
@@ -83,68 +109,44 @@ class Watch:
 
     def _add(self, path: str, mask: int, whose: str) -> bool:
         assert self._kernel is not None  # Made by `start`, before anything is added.
+        if path in self._paths:
+            return True
         try:
-            self._watched[self._kernel.add(path, mask)] = whose
+            watch = self._kernel.add_callback(os.fsencode(path), Mask(mask), self, _CALLBACK)
         except OSError as error:
             if error.errno == errno.ENOSPC and not self._short:
                 self._short = True
                 told = {"watched": len(self._watched), "mend": "raise fs.inotify.max_user_watches"}
                 log.warning("watch.short", extra={"why": "the kernel has no watches left", **told})
             return False  # Or it is gone again.
+        self._paths[path], self._watched[watch] = watch, (path, whose)
         return True
 
-    def _run(self) -> None:
-        assert self._kernel is not None
-        for events in self._kernel.events():
-            suspects: dict[str, str] = {}
-            for event in events:
-                digest = self._touched(event)
-                if digest is not None:
-                    suspects[digest] = next((what for mask, what in _WHAT if event.mask & mask), "changed")
-            for digest, what in suspects.items():
-                self._suspect(Digest(digest), what)
-        self._kernel.close()
-
-    def _touched(self, event: Event) -> str | None:
-        """The digest of the blob or the snapshot that somebody else has changed, if that is what it says."""
-        if event.mask & inotify.OVERFLOW:
-            log.warning("watch.overflow", extra={"why": "more changes at once than the kernel keeps; `cached verify`"})
-        whose = self._watched.get(event.watch)
-        if event.mask & inotify.IGNORED:  # The directory is gone.
-            self._watched.pop(event.watch, None)
-        if whose is None or not event.name:
-            return None
-        if whose in (_BLOBS, _SNAPSHOTS):
-            named = _NAME.match(event.name)
-            if named is None or (whose == _BLOBS and named[2]):
-                return None
-            return named[1] if whose == _BLOBS else self._under_snapshots(event, named[1])
-        return self._inside(event, whose)
-
-    def _under_snapshots(self, event: Event, digest: str) -> str | None:
+    def _under_snapshots(self, event: InotifyEvent, digest: str) -> bool:
         """Coming is our own publishing; going is a removal, of which `suspect` knows whether it was ours."""
         if event.mask & _COMES:
-            if event.mask & inotify.IS_DIRECTORY:
-                self._add_snapshot(digest)
-            return None
-        if event.mask & inotify.IS_DIRECTORY:
-            self._forget(watch for watch, whose in list(self._watched.items()) if whose == digest)
-        return digest
+            if event.is_directory:
+                self._add_tree(f"{self._snapshots}/{digest}", digest)
+            return False
+        if event.is_directory:
+            self._forget(digest)
+        return True
 
-    def _forget(self, watches: Iterable[int]) -> None:
+    def _forget(self, digest: str) -> None:
         """Else what becomes of it in the trash would be told under its old name."""
         assert self._kernel is not None
+        watches = [watch for watch, (_, whose) in self._watched.items() if whose == digest]
+        self._kernel.remove_callbacks([(watch, _CALLBACK) for watch in watches])
         for watch in watches:
-            self._watched.pop(watch, None)
-            self._kernel.remove(watch)
+            self.on_watch_deleted(watch)
 
-    def _inside(self, event: Event, digest: str) -> str | None:
-        if event.mask & inotify.MOVED_FROM and _OURS.match(event.name):
+    def _inside(self, event: InotifyEvent, name: str, digest: str) -> bool:
+        if event.mask & Kernel.IN_MOVED_FROM and _OURS.match(name):
             self._mending = event.cookie
-            return None
-        if event.mask & inotify.MOVED_TO and event.cookie == self._mending:
-            return None
-        if event.mask & _COMES and event.mask & inotify.IS_DIRECTORY:
-            self._add_snapshot(digest)  # Which folder of it, the event does not say; adding again changes nothing.
-            return None
-        return None if event.mask & inotify.CREATE else digest
+            return False
+        if event.mask & Kernel.IN_MOVED_TO and event.cookie == self._mending:
+            return False
+        if event.mask & _COMES and event.is_directory:
+            self._add_tree(f"{self._snapshots}/{digest}", digest)  # Which folder of it, the event does not say.
+            return False
+        return not event.mask & Kernel.IN_CREATE

@@ -52,6 +52,7 @@ class Workers:
         self._crew: Crew | None = None
         self._changing = asyncio.Lock()
         self._failed_at = float("-inf")
+        self._closed = False
         self.lost = 0  # How often they had to be replaced.
 
     @property
@@ -62,6 +63,8 @@ class Workers:
     async def start(self) -> Crew:
         """The processes, started unless they run. WorkerLost when they cannot be."""
         async with self._changing:
+            if self._closed:
+                raise lost()
             crew = self._crew
             if crew is not None and not crew.alive:
                 await asyncio.shield(crew.gone)  # Its ingests may be opened again only then.
@@ -80,6 +83,7 @@ class Workers:
     async def close(self) -> None:
         """End them, and wait until they are gone: the root is theirs too as long as one of them lives."""
         async with self._changing:
+            self._closed = True
             if self._crew is not None:
                 self._crew.end()
                 await asyncio.wait([self._crew.gone], timeout=CLOSE_SECONDS)

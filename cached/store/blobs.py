@@ -7,11 +7,10 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cached.errors import InvalidRequest
 from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store import salvage, sidecar
 from cached.store.ingest import Ingest, Verified
@@ -34,11 +33,8 @@ class Blobs:
 
     def size(self, digest: Digest) -> int | None:
         """Bytes of the published file; None when there is none, or something else lies there."""
-        try:
-            status = os.lstat(self._name(digest))
-        except OSError:
-            return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        status = self.status(digest)
+        return None if status is None else status.st_size
 
     def status(self, digest: Digest) -> os.stat_result | None:
         """Of the published file; None when there is none, or something else lies there."""
@@ -77,7 +73,8 @@ class Blobs:
             os.rename(self._part(key), name)
             mtime_ns = os.lstat(name).st_mtime_ns
             if verified.size > PIECE_BYTES:
-                sidecar.write(_beside(name), verified.size, mtime_ns, verified.pieces)
+                with contextlib.suppress(OSError):  # Without it a lost index costs more, and nothing else.
+                    sidecar.write(_beside(name), verified.size, mtime_ns, verified.pieces)
                 with contextlib.suppress(FileNotFoundError):  # The piece state has done its work.
                     self._part(key).with_suffix(".pieces").unlink()
             return mtime_ns
@@ -132,14 +129,6 @@ class Blobs:
         for suffix in ("part", "pieces"):
             with contextlib.suppress(FileNotFoundError):
                 (self._layout.ingest / f"{key}.{suffix}").unlink()
-
-    def digests(self) -> Iterator[Digest]:
-        """Every well-formed name under blobs/, whether or not the index knows it."""
-        for folder in self._layout.blobs.iterdir():
-            for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
-                with contextlib.suppress(InvalidRequest):
-                    if len(path.name) == 64 and path.name.startswith(folder.name):
-                        yield Digest(path.name)
 
 
 def _beside(name: str) -> str:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import xxhash
 
 from cached.model import PIECE_BYTES, Digest
+from cached.store.layout import disk_errors
 from cached.store.reading import QuietReader
+
+# What the disk says of a file that it cannot give back; ELOOP is a symbolic link where the file was.
+_UNREADABLE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
     """What a check found. `problem` is None when all is right; then `pieces` and `mtime_ns` are the blob's own.
 
-    `bad` are the pieces known to be damaged: when there is a problem and none is named, any may be.
+    `bad` are the pieces known to be damaged: when there is a problem and none is named, any may be. `seen` is the file
+    that was looked at, see `identity`: another may lie there by now.
     """
 
     problem: str | None
@@ -26,7 +32,16 @@ class Checkup:
     pieces: bytes = b""
     mtime_ns: int = 0
     hashed: bool = False
-    read: int = 0
+    seen: tuple[int, int] | None = None
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Inode and st_mtime_ns of what lies there; None when nothing does."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def check(
@@ -34,29 +49,39 @@ def check(
 ) -> Checkup:
     """Read the blob; `deep`: its sha256, all from the disk. `pace` hears of bytes as they are read, and may wait.
 
-    A blob is never called damaged while its sha256 is right: then it was the stored checksums that were wrong.
+    A blob is never called damaged while its sha256 is right: then it was the stored checksums that were wrong. Nor when
+    it was the process that ran out of something: StoreDegraded.
     """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return Checkup("missing")
-    except OSError as error:
-        return Checkup(f"unreadable: {error.strerror}")
+    with disk_errors(f"checking {digest.hex[:12]}"):
+        seen = identity(path)
+        try:
+            return replace(_check(path, digest, size, pieces, deep, pace), seen=seen)
+        except FileNotFoundError:
+            return Checkup("missing", seen=seen)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return Checkup(f"unreadable: {error.strerror}", seen=seen)
+
+
+def _check(
+    path: str, digest: Digest, size: int, pieces: bytes | None, deep: bool, pace: Callable[[int], None] | None
+) -> Checkup:
+    status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         return Checkup("not a regular file")
     if status.st_size != size:
         return Checkup(f"{status.st_size} bytes instead of {size}")
+    if not status.st_mode & stat.S_IRUSR:
+        os.chmod(path, 0o444)  # Somebody took the right to read it away; its bytes may be as they were.
     known = pieces if pieces and len(pieces) == 16 * -(-size // PIECE_BYTES) else None
-    try:
-        found = _read(path, size, deep or known is None, deep, pace)
-        if found.sha256 is None and found.pieces != known:
-            found = _read(path, size, True, deep, pace)
-    except OSError as error:
-        return Checkup(f"unreadable: {error.strerror}")
+    found = _read(path, size, deep or known is None, deep, pace)
+    if found.sha256 is None and found.pieces != known:
+        found = _read(path, size, True, deep, pace)
     if found.sha256 is None or found.sha256 == digest.hex:
-        return Checkup(None, (), found.pieces, found.mtime_ns, found.sha256 is not None, size)
+        return Checkup(None, (), found.pieces, found.mtime_ns, found.sha256 is not None)
     bad = _differing(found.pieces, known) if known else ()
-    return Checkup(f"damaged pieces {_listed(bad)}" if bad else "wrong sha256", bad, read=size)
+    return Checkup(f"damaged pieces {_listed(bad)}" if bad else "wrong sha256", bad)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from cached.store.steady import steady_time
 
 MAX_EVENTS = 10_000
 
+_FREE = "NOT EXISTS (SELECT 1 FROM {} WHERE blob = digest)"
+_ORPHAN = f"{_FREE.format('snapshot_blob')} AND {_FREE.format('hold')}"
 _RESOLUTION = "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?"
 
 
@@ -27,6 +30,7 @@ class Known:
     source: str
     revision: str
     size: int
+    files: int
     checked_at: float
 
 
@@ -36,14 +40,16 @@ class Index(IndexFile):
     def find(self, ref: str) -> Known | None:
         """The READY snapshot that `ref` (ModelRef.key) last meant."""
         rows = self.hits.query(
-            "SELECT r.snapshot, r.source, r.revision, s.size, r.checked_at FROM resolution r "
+            "SELECT r.snapshot, r.source, r.revision, s.size, s.files, r.checked_at FROM resolution r "
             "JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? AND s.state = 'ready'",
             (ref,),
         )
         if not rows:
             return None
         row = rows[0]
-        return Known(Digest(row["snapshot"]), row["source"], row["revision"], row["size"], row["checked_at"])
+        return Known(
+            Digest(row["snapshot"]), row["source"], row["revision"], row["size"], row["files"], row["checked_at"]
+        )
 
     def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
         """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
@@ -74,6 +80,21 @@ class Index(IndexFile):
             for row in self.query("SELECT blob FROM identity WHERE identity = ?", (identity,)):
                 found[identity] = Digest(row["blob"])
         return found
+
+    def blobs(self, digests: Iterable[str]) -> dict[str, bool]:
+        """Those of them that have a row, by hex: whether each is damaged."""
+        rows = self.query(
+            "SELECT digest, damaged FROM blob WHERE digest IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(digests)),),
+        )
+        return {row["digest"]: bool(row["damaged"]) for row in rows}
+
+    def reserved(self, keys: Iterable[str]) -> set[str]:
+        """Those of them for which room is reserved."""
+        rows = self.query(
+            "SELECT key FROM reservation WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+        )
+        return {row["key"] for row in rows}
 
     # Fills.
 
@@ -129,14 +150,6 @@ class Index(IndexFile):
                 db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest, key))
                 db.execute("DELETE FROM reservation WHERE key = ?", (key,))
 
-    def know(self, identity: str, digest: Digest) -> None:
-        """A source promised this digest for this file, and the blob is here."""
-        with self.transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)",
-                (identity, digest.hex, seal(identity, digest.hex), digest.hex),
-            )
-
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
         """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""
         with self.transaction() as db:
@@ -155,7 +168,7 @@ class Index(IndexFile):
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
-                "state='ready', used_at=excluded.used_at",
+                "state='ready'",
                 (digest, origin.ref, origin.source, origin.revision, manifest.size, files, now, steady_time()),
             )
             db.executemany(
@@ -197,13 +210,15 @@ class Index(IndexFile):
             self.note(snapshot, what, why)
             db.execute("DELETE FROM snapshot WHERE digest = ?", (snapshot.hex,))
 
+    def orphaned(self) -> int:
+        """Bytes of blobs that `forget_orphans` would drop."""
+        rows = self.query(f"SELECT coalesce(sum(size), 0) AS size FROM blob WHERE NOT damaged AND {_ORPHAN}")
+        return int(rows[0]["size"])
+
     def forget_orphans(self) -> list[Digest]:
         """Drop the rows of blobs that no snapshot has and no fill holds; their files are the caller's to remove."""
         with self.transaction() as db:
-            rows = db.execute(
-                "DELETE FROM blob WHERE NOT EXISTS (SELECT 1 FROM snapshot_blob WHERE blob = digest) "
-                "AND NOT EXISTS (SELECT 1 FROM hold WHERE blob = digest) RETURNING digest"
-            ).fetchall()
+            rows = db.execute(f"DELETE FROM blob WHERE {_ORPHAN} RETURNING digest").fetchall()
         return [Digest(row["digest"]) for row in rows]
 
     def forget_parked(self, key: str) -> bool:
@@ -232,10 +247,16 @@ class Index(IndexFile):
                 self._take_out(db, snapshot, f"blob {blob.hex[:12]}: {why}")
         return affected
 
-    def having(self, blob: Digest) -> list[Digest]:
-        """The snapshots that have this blob."""
-        rows = self.query("SELECT snapshot FROM snapshot_blob WHERE blob = ?", (blob.hex,))
-        return [Digest(row["snapshot"]) for row in rows]
+    def mended(self, snapshot: Digest) -> bool:
+        """DAMAGED → READY; False when it was not damaged."""
+        with self.transaction() as db:
+            changed = db.execute(
+                "UPDATE snapshot SET state = 'ready' WHERE digest = ? AND state = 'damaged' RETURNING digest",
+                (snapshot.hex,),
+            ).fetchall()
+            if changed:
+                self.note(snapshot, "mended", "all its files were here; names in its directory were linked again")
+        return bool(changed)
 
     def mark_damaged(self, snapshot: Digest) -> None:
         """READY → DAMAGED: its directory is not what its manifest says; the next acquire mends it."""

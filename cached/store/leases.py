@@ -6,10 +6,14 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger("cached.store")
+
+# One at a time in this process: a look whether a snapshot is leased must not look like a lease to another.
+_trying = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -28,7 +32,9 @@ def exclusive(lock: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _locked(fd, lock)
+        with _trying:
+            free = _locked(fd, lock)
+        yield free
     finally:
         os.close(fd)
 
@@ -45,7 +51,8 @@ def _locked(fd: int, lock: Path) -> bool:
 
 
 def held(lock: Path) -> bool:
-    with exclusive(lock) as free:
+    """Whether somebody does, or it cannot be told."""
+    with _trying, exclusive(lock) as free:
         return not free
 
 

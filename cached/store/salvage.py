@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,12 +30,21 @@ def take_over(quarantine: Path, digest: Digest, part: Path, size: int) -> None:
 
     Whoever opens that ingest checks each of them. Nothing happens where there is no such copy.
     """
-    for notes in sorted(quarantine.glob(f"{digest.hex}.*.pieces"), key=lambda path: -path.stat().st_mtime):
+    for notes in sorted(quarantine.glob(f"{digest.hex}.*.pieces"), key=_age):
         source = notes.with_suffix("")
         claims = [claim for claim in recorded(notes) if claim.count is None]
-        if claims and source.is_file() and source.stat().st_size == size:
-            _copy(source, part, size, claims)
-            return
+        with contextlib.suppress(FileNotFoundError):  # Its room was needed just now.
+            if claims and stat.S_ISREG(source.lstat().st_mode) and source.lstat().st_size == size:
+                _copy(source, part, size, claims)
+                return
+
+
+def _age(path: Path) -> float:
+    """For sorting, the latest first."""
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _copy(source: Path, part: Path, size: int, claims: list[Claim]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
 from cached.model import Digest, Manifest
+from cached.store import checkup
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup
 from cached.store.frozen import FrozenIndex, read_only, take_out_broken
@@ -22,7 +22,8 @@ from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
 from cached.store.opening import open_index
-from cached.store.reconcile import reconcile
+from cached.store.quarantine import Quarantine
+from cached.store.reconcile import correct, reconcile
 from cached.store.recovered import Recovered
 from cached.store.root import RootLock
 from cached.store.snapshots import Origin, Snapshots, delete_tree
@@ -71,6 +72,7 @@ class Store:
         try:
             self.blobs = Blobs(self.layout)
             self.snapshots = Snapshots(self.layout)
+            self.quarantine = Quarantine(self.layout)
             self.index, self.recovered = self._frozen() if self.frozen else self._reconciled()
         except BaseException:
             self._root_lock.close()
@@ -84,9 +86,10 @@ class Store:
         return index, reconcile(self.layout, index, self.blobs, self.snapshots, state, opened.damaged)
 
     def _frozen(self) -> tuple[Index, Recovered]:
-        index = FrozenIndex(self.layout)
+        index, done = FrozenIndex(self.layout), Recovered(index="kept")
+        correct(index, done)
         take_out_broken(index, self.snapshots)
-        return index, Recovered(index="kept")
+        return index, done
 
     @property
     def claim(self) -> int:
@@ -106,7 +109,7 @@ class Store:
         with disk_errors("looking at what is taken"):
             system = os.statvfs(self.layout.root)
             parts = sum(self.blobs.parts().values())
-            aside = sum(_occupied(path) for path in self.quarantined())
+            aside = sum(each.bytes for each in self.quarantine.list())
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
         limit = min(configured - aside, row["used"] + parts + free - int(self._config.keep_free))
@@ -114,6 +117,8 @@ class Store:
 
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""
+        for arrival in arrivals:
+            self._doubt(arrival.verified)
         with self._publishing, disk_errors("publishing"):
             times = [self.blobs.publish(arrival.key, arrival.verified) for arrival in arrivals]
             self.blobs.sync(arrival.verified.digest for arrival in arrivals)
@@ -122,6 +127,17 @@ class Store:
         for arrival in arrivals:
             digest = arrival.verified.digest.hex
             log.debug("blob.published", extra={"digest": digest, "bytes": arrival.verified.size})
+
+    def _doubt(self, verified: Verified) -> None:
+        """What lies under the name already takes the place of what has just been verified only if it is as sound."""
+        path = str(self.blobs.path(verified.digest))
+        if not os.path.lexists(path):
+            return
+        found = checkup.check(path, verified.digest, verified.size, verified.pieces, deep=False)
+        if found.problem is not None and self.condemn(verified.digest, found) is None:
+            with self._publishing:  # No row says that it is there, or one that it is damaged.
+                if checkup.identity(path) == found.seen:
+                    self.blobs.quarantine(verified.digest, verified.size, None, ())
 
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
         """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
@@ -184,9 +200,11 @@ class Store:
     def condemn(self, digest: Digest, found: Checkup) -> list[Digest] | None:
         """A blob failed a check: put it aside. The snapshots that have it are not handed out until mended.
 
-        None when somebody else has condemned or removed it meanwhile.
+        None when somebody else has condemned, removed or replaced it meanwhile.
         """
         with self._publishing:
+            if checkup.identity(str(self.blobs.path(digest))) != found.seen:
+                return None
             row = self.blob(digest)
             affected = self.index.condemn(digest, found.problem or "damaged")
             if row is None or affected is None:
@@ -198,6 +216,19 @@ class Store:
         )
         return affected
 
+    def relink(self, snapshot: Digest) -> bool:
+        """Mend a snapshot all of whose blobs are here. False when one is not, or it need not be mended."""
+        with self._publishing:
+            read = self.snapshots.read(snapshot)
+            if read is None or not all(self._sound(blob, size) for blob, size in read[0].blobs.items()):
+                return False
+            with disk_errors("mending a snapshot"):
+                self.snapshots.mend(read[0])
+            return self.index.mended(snapshot)
+
+    def _sound(self, blob: Digest, size: int) -> bool:
+        return self.blob(blob) is not None and self.blobs.size(blob) == size
+
     def blob(self, digest: Digest) -> BlobRow | None:
         """What the index knows of a blob that is here and not damaged."""
         rows = self.index.query("SELECT size, pieces FROM blob WHERE digest = ? AND NOT damaged", (digest.hex,))
@@ -208,31 +239,9 @@ class Store:
         rows = self.index.query("SELECT digest FROM blob WHERE digest = ? AND damaged", (key,))
         return Digest(rows[0]["digest"]) if rows else None
 
-    def quarantined(self) -> list[Path]:
-        """Damaged blobs that are kept, oldest first."""
-        found: list[tuple[float, Path]] = []
-        for path in self.layout.quarantine.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # Dropped since it was listed.
-                if path.suffix != ".pieces":
-                    found.append((path.lstat().st_ctime, path))
-        return [path for _, path in sorted(found)]
-
-    def drop_quarantined(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            delete_tree(path)
-            path.with_name(f"{path.name}.pieces").unlink(missing_ok=True)
-        log.info("quarantine.dropped", extra={"blob": path.name[:80]})
-
-
-def _occupied(path: Path) -> int:
-    """Bytes on the disk; 0 for what has gone."""
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
 
 def _delete(paths: list[Path | None]) -> None:
-    for path in paths:
-        if path is not None:
-            delete_tree(path)
+    with disk_errors("emptying the trash"):
+        for path in paths:
+            if path is not None:
+                delete_tree(path)

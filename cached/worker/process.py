@@ -52,6 +52,7 @@ OOM_SCORE = 500
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
 CHECKS = 2  # As well: checking reads a disk for minutes.
+SCRUBS = 4  # And those for which nobody waits: each root has one under way.
 PR_SET_PDEATHSIG = 1
 
 
@@ -117,6 +118,7 @@ class Worker:
         # Reads, and the opening and finishing of other files meanwhile.
         self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")
         self._checking = ThreadPoolExecutor(CHECKS, "check")
+        self._scrubbing = ThreadPoolExecutor(max(SCRUBS, len(config.all_roots)), "scrub")
 
     def run(self) -> None:
         """Until the daemon has gone."""
@@ -128,7 +130,9 @@ class Worker:
     def _pool(self, question: Question) -> ThreadPoolExecutor:
         if isinstance(question, Resolve):
             return self._resolving
-        return self._checking if isinstance(question, Check) else self._reading
+        if isinstance(question, Check):
+            return self._scrubbing if question.rate else self._checking
+        return self._reading
 
     def _tell(self) -> None:
         pause = threading.Event()

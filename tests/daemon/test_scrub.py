@@ -65,7 +65,7 @@ def test_the_whole_sha256_is_due_at_its_own_interval_and_before_pieces(store: St
 def test_what_a_rebuilt_index_knows_nothing_of_comes_before_everything(store: Store) -> None:
     know(store, A, checked=100, hashed=100)
     know(store, B, checked=0, hashed=0)
-    assert find_due(store.index, CONFIG, NOW) == Due(B, deep=False)
+    assert find_due(store.index, CONFIG, NOW) == Due(B, deep=True)
 
 
 def test_what_is_damaged_is_not_checked_again(store: Store) -> None:
