@@ -13,6 +13,7 @@ from cached.daemon.usage import Uses
 from cached.errors import StoreDegraded
 from cached.model import Digest
 from cached.store.index import Known
+from cached.store.layout import disk_errors
 from cached.store.store import Store
 
 log = logging.getLogger("cached.disk")
@@ -46,7 +47,8 @@ class Disk:
     async def do(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it in a thread. A failure of the disk itself degrades it."""
         try:
-            return await self._threads.disk(call, *args, **kwargs)
+            with disk_errors(f"working on {self.root}"):  # What nobody nearer to it has translated.
+                return await self._threads.disk(call, *args, **kwargs)
         except StoreDegraded as error:
             self.heard(error)
             raise

@@ -36,7 +36,7 @@ class Quarantine:
     def list(self) -> list[Aside]:
         """Oldest first."""
         found: list[Aside] = []
-        with os.scandir(self._folder) as entries:
+        with disk_errors("looking into the quarantine"), os.scandir(self._folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # Dropped since it was listed.
                     status = entry.stat(follow_symlinks=False)

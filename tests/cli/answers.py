@@ -60,10 +60,9 @@ def shown(**changes: Any) -> dict[str, Any]:
 
 
 def status(**changes: Any) -> dict[str, Any]:
-    return {
-        "version": "0.1.0",
+    """What is changed of the node is changed of its one root."""
+    root = {
         "root": "/nowhere/cached",
-        "healthy": True,
         "reason": None,
         "limit": 100 * GIB,
         "used": 10 * GIB,
@@ -73,11 +72,20 @@ def status(**changes: Any) -> dict[str, Any]:
         "snapshots": 3,
         "blobs": 12,
         "damaged": 0,
-        "roots": [{"root": "/nowhere/cached", "reason": None}],
-        "fills": [],
         "leases": 1,
+        "recovered": {"index": "kept"},
+    }
+    root |= {name: value for name, value in changes.items() if name in root}
+    return {
+        "version": "0.1.0",
+        "healthy": True,
+        **root,
+        "roots": [root],
+        "fills": [],
         "hits": 7,
         "misses": 3,
+        "stale": 0,
+        "failures": 0,
         "fetched_bytes": 10 * GIB,
         "scrubbed_blobs": 0,
         "scrubbed_bytes": 0,

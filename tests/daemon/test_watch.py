@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 from cached.config import Config, Size
-from cached.daemon import inotify
-from cached.daemon.inotify import Inotify
 from cached.daemon.watch import Watch
 from cached.model import Digest, Manifest
 from cached.store.store import Store
@@ -31,7 +31,7 @@ class Suspects:
         self.told: list[Digest] = []
         self._arrived = threading.Event()
 
-    def __call__(self, digest: Digest, what: str) -> None:
+    def __call__(self, digest: Digest, name: str, what: str) -> None:
         self.told.append(digest)
         self._arrived.set()
 
@@ -127,7 +127,7 @@ def test_a_change_under_a_snapshot_is_told_with_its_digest(
     else:
         watch = watching()
         manifest = add(store, "m", MODEL)
-        until(lambda: list(watch._watched.values()).count(manifest.digest.hex) == 3)
+        until(lambda: watched(watch).count(manifest.digest.hex) == 3)
     place = opened(store, manifest)
     assert suspects.told == []
     change(place)
@@ -148,12 +148,12 @@ def test_a_change_of_a_blob_is_told_with_its_digest(
 def test_publishing_wakes_nobody_but_for_each_new_snapshot(
     store: Store, suspects: Suspects, watching: Callable[[], Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[inotify.Event] = []
-    parsed = inotify._parsed
-    monkeypatch.setattr(inotify, "_parsed", lambda data: [seen.append(e) or e for e in parsed(data)])  # type: ignore[func-returns-value]
+    seen: list[InotifyEvent] = []
+    hear = InotifyFD.handle_event
+    monkeypatch.setattr(InotifyFD, "handle_event", lambda self, event: (seen.append(event), hear(self, event)))
     watch = watching()
     manifest = add(store, "m", {f"{number}": b"%d" % number for number in range(30)})
-    until(lambda: manifest.digest.hex in watch._watched.values())
+    until(lambda: manifest.digest.hex in watched(watch))
     assert len(seen) == 2, "its directory and its manifest"
     assert suspects.told == []
 
@@ -168,7 +168,7 @@ def test_mending_a_name_is_no_change_and_an_eviction_is_told_once_and_forgotten(
     store.snapshots.mend(manifest)
     store.evict(other.digest, "test")
     assert manifest.digest not in suspects.after()
-    until(lambda: other.digest.hex not in watch._watched.values())
+    until(lambda: other.digest.hex not in watched(watch))
     write(opened(store, manifest))
     until(lambda: manifest.digest in suspects.told)
 
@@ -177,15 +177,15 @@ def test_a_kernel_without_watches_left_is_said_and_the_others_work(
     store: Store, suspects: Suspects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifests = [add(store, f"m{number}", {"w": b"%d" % number}) for number in range(5)]
-    left, add_watch = [256 + 1 + 3], Inotify.add
+    left, add_watch = [256 + 1 + 3], InotifyFD.add_callback
 
-    def limited(self: Inotify, path: str, mask: int) -> int:
+    def limited(self: InotifyFD, *given: Any) -> int:
         left[0] -= 1
         if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return add_watch(self, path, mask)
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        return add_watch(self, *given)
 
-    monkeypatch.setattr(Inotify, "add", limited)
+    monkeypatch.setattr(InotifyFD, "add_callback", limited)
     watch = Watch(store.layout, suspects)
     assert not watch.start()
     assert [line.message for line in caplog.records if line.message.startswith("watch.")] == ["watch.short"]
@@ -202,6 +202,11 @@ def test_a_watch_that_ends_leaves_no_thread_and_no_descriptor(store: Store, watc
     watch = watching()
     watch.close()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def watched(watch: Watch) -> list[str]:
+    """Whose the watches are."""
+    return [whose for _, whose in list(watch._watched.values())]
 
 
 def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
