@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,14 @@ import pytest
 
 from cached.config import Config, Size
 from cached.store.store import Store
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder where a hundred stores open and close in a second, where that can be had."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="cached-tests-", dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
