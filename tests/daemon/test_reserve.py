@@ -92,6 +92,17 @@ async def test_a_download_that_goes_on_needs_no_second_room_and_is_not_dropped_f
     assert store_of(room).usage().reserved == 140 * KB
 
 
+async def test_a_download_that_goes_on_stays_when_something_has_to_go_for_its_model(make: Make) -> None:
+    room = make(150)
+    add(store_of(room), "old", {"w": data("o", 20)})
+    listing = model("new", k=100, l=40)
+    park(room, listing, "k")
+    assert [victim.frees for victim in (await room.plan(listing)).victims] == [20 * KB]
+    reserved = await room.reserve(listing)
+    assert here(room) == set()
+    assert [part.stem for part in store_of(room).layout.ingest.glob("*.part")] == list(reserved.needs.begun)
+
+
 async def test_parked_downloads_go_before_any_model_and_a_plan_says_so(make: Make) -> None:
     room = make(100)
     add(store_of(room), "old", {"w": data("o", 20)})
