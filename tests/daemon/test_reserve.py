@@ -98,9 +98,9 @@ async def test_a_download_that_goes_on_stays_when_something_has_to_go_for_its_mo
     listing = model("new", k=100, l=40)
     park(room, listing, "k")
     assert [victim.frees for victim in (await room.plan(listing)).victims] == [20 * KB]
-    reserved = await room.reserve(listing)
+    await room.reserve(listing)
     assert here(room) == set()
-    assert [part.stem for part in store_of(room).layout.ingest.glob("*.part")] == list(reserved.needs.begun)
+    assert len(list(store_of(room).layout.ingest.glob("*.part"))) == 1, "what had landed of it is still there"
 
 
 async def test_parked_downloads_go_before_any_model_and_a_plan_says_so(make: Make) -> None:
