@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -23,13 +23,14 @@ from cached.daemon.room import Plan
 from cached.daemon.usage import Peer
 from cached.daemon.verify import Verifier
 from cached.errors import CachedError, InvalidRequest, NotCached
-from cached.model import Digest
+from cached.model import Digest, Progress
 from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line
 
 log = logging.getLogger("cached.api")
 
 PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
 T = TypeVar("T")
+Steps = AsyncGenerator[Progress | Ready, None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -110,8 +111,20 @@ class Api:
 
     async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
         steps = fill.watch(PROGRESS_SECONDS, wish.abandon)
+        try:
+            await response.prepare(request)
+            await self._tell(response, steps, fill, wish, peer)
+        except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
+            log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+        finally:
+            await steps.aclose()
+        return response
+
+    async def _tell(
+        self, response: web.StreamResponse, steps: Steps, fill: Fill, wish: Acquire, peer: Peer | None
+    ) -> None:
+        """Progress, and a last line that says what came of it. ConnectionError when the caller does not listen."""
         try:
             async for step in steps:
                 ready = isinstance(step, Ready)
@@ -123,8 +136,8 @@ class Api:
                     break
         except CachedError as error:
             await response.write(encode(error_body(error)))
-        except ConnectionError:  # The caller has gone; the others stay.
-            log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+        except ConnectionError:
+            raise
         except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
             await response.write(encode(_unforeseen("/v1/acquire", error)))
         except asyncio.CancelledError:
@@ -137,9 +150,6 @@ class Api:
                 "retryable": True,
             }
             await response.write(encode(body))
-        finally:
-            await steps.aclose()
-        return response
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish = Acquire.parse(await _body(request))
