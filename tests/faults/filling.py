@@ -1,0 +1,74 @@
+"""A fill that is taken step by step, so that anything may happen between two of them."""
+
+from __future__ import annotations
+
+import contextlib
+
+from cached.model import Digest, Entry, Manifest, ManifestFile
+from cached.store.blobs import ingest_key
+from cached.store.snapshots import Origin
+from cached.store.store import Arrival, Store
+from tests.faults.models import Model
+
+
+class Filling:
+    """Begun when this is made, unless `number` is None: then there was no room."""
+
+    def __init__(self, store: Store, model: Model) -> None:
+        self.model = model
+        self._store = store
+        self._digests: dict[str, Digest] = {}  # By path, of what the store has.
+        self.wanted: dict[str, Entry] = {}  # By key, of what it lacks.
+        for entry in model.listing.entries:
+            self._look(entry)
+        self.needed = sum(entry.size for entry in self.wanted.values())
+        sizes = {key: entry.size for key, entry in self.wanted.items()}
+        held = set(self._digests.values())
+        self.number = store.index.begin(str(model.listing.ref), sizes, held, store.usage().limit)
+
+    def __repr__(self) -> str:
+        return f"<Filling {self.model.name}, {len(self.wanted)} to come>"
+
+    def _look(self, entry: Entry) -> None:
+        identity = self.model.listing.identity(entry)
+        digest = entry.digest or self._store.index.identities([identity]).get(identity)
+        if digest is not None and self._store.blob(digest) is not None:
+            self._digests[entry.path] = digest
+            return
+        damaged = digest is not None and self._store.wanted_back(digest.hex) is not None
+        self.wanted[ingest_key(identity, digest if damaged else entry.digest)] = entry
+
+    def step(self) -> None:
+        """Bring and publish the next file, which another fill may have brought meanwhile."""
+        key, entry = self.wanted.popitem()
+        if entry.digest is not None and self._store.blob(entry.digest) is not None:
+            self._digests[entry.path] = entry.digest
+            return
+        with contextlib.closing(self._store.blobs.ingest(key, entry, self._store.wanted_back(key))) as ingest:
+            for piece in ingest.missing():
+                ingest.land(piece, self.model.files[entry.path][piece.offset : piece.offset + piece.length])
+            verified = ingest.verify()
+        self._store.publish([Arrival(key, verified, self.model.listing.identity(entry))])
+        self._digests[entry.path] = verified.digest
+
+    def begin_next(self) -> None:
+        """Bring the next file, and leave it at that: neither checked nor published."""
+        key, entry = next(reversed(self.wanted.items()))
+        ingest = self._store.blobs.ingest(key, entry, self._store.wanted_back(key))
+        for piece in ingest.missing():
+            ingest.land(piece, self.model.files[entry.path][piece.offset : piece.offset + piece.length])
+        ingest.close()
+
+    def finish(self) -> Digest:
+        """DigestMismatch when a blob that it counted on has been condemned since."""
+        while self.wanted:
+            self.step()
+        listing = self.model.listing
+        manifest = Manifest(tuple(ManifestFile(e.path, e.size, self._digests[e.path]) for e in listing.entries))
+        origin = Origin(self.model.ref, str(listing.ref), listing.revision)
+        self._store.commit(manifest, origin, {self.model.ref: (str(listing.ref), listing.revision)}, self.number)
+        return manifest.digest
+
+    def abandon(self) -> None:
+        assert self.number is not None
+        self._store.index.abandon(self.number, self._store.blobs.parts())

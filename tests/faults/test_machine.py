@@ -1,0 +1,72 @@
+"""The state machine by itself, and that it sees what it is there for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cached.model import Manifest
+from cached.store import store as stores
+from cached.store.checkup import Checkup
+from cached.store.index import Index
+from cached.store.snapshots import Snapshots
+from tests.faults import machine
+from tests.faults.machine import explore
+
+
+def test_whatever_is_done_in_whatever_order_every_invariant_holds() -> None:
+    explore(150, 30)
+
+
+@contextlib.contextmanager
+def _free(lock: Path) -> Iterator[bool]:
+    yield True
+
+
+def without_the_exclusive_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(stores, "exclusive", _free)
+    patch.setattr("cached.daemon.evict.held", lambda lock: False)
+
+
+def with_reservations_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:
+    begin = Index.begin
+    patch.setattr(
+        Index, "begin", lambda self, source, wants, holds, capacity: begin(self, source, wants, holds, 1 << 40)
+    )
+
+
+def with_removals_that_leave_the_blobs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(stores.Blobs, "remove", lambda self, digest: None)
+
+
+def with_damage_that_is_not_mended(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Snapshots, "mend", _farm_only)
+
+
+def _farm_only(self: Snapshots, manifest: Manifest) -> None:
+    if not self.path(manifest.digest).is_dir():
+        self._farm(self.path(manifest.digest), manifest)
+
+
+def with_checks_that_find_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(machine.checkup, "check", lambda *_, **__: Checkup(None))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        without_the_exclusive_lock,
+        with_reservations_that_nobody_checks,
+        with_removals_that_leave_the_blobs,
+        with_damage_that_is_not_mended,
+        with_checks_that_find_nothing,
+    ],
+)
+def test_the_machine_sees_a_store_that_is_broken(broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callable(broken)
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        explore(150, 30, shortest=False)
