@@ -25,10 +25,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th point, and each kind of call")
-    parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="names of suites, as 'KILL *'")
+    parser.add_argument(
+        "--only", "--case", nargs="*", default=["*"], metavar="GLOB", help="names of suites, as 'KILL *' or pressure"
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long the pressure goes on")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at once")
     given = parser.parse_args()
-    tallies, seconds = _run(given.only, given.every, given.workers)
+    tallies, seconds = _run(given)
     violations = [str(violation) for tally in tallies for violation in tally.violations]
     if given.json:
         print(json.dumps({"suites": [tally.as_json() for tally in tallies], "violations": violations}, indent=1))
@@ -38,7 +41,7 @@ def main() -> int:
     return 1 if violations or not tallies else 0
 
 
-def _run(only: list[str], every: int, workers: int) -> tuple[list[Tally], float]:
+def _run(given: argparse.Namespace) -> tuple[list[Tally], float]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that what is below cleans up.
     logging.disable(logging.CRITICAL)  # What the store says of thousands of faults is of no use here.
     gc.collect()
@@ -48,9 +51,9 @@ def _run(only: list[str], every: int, workers: int) -> tuple[list[Tally], float]
     tallies = []
     try:
         for suite in SUITES:
-            if any(fnmatchcase(suite.name, pattern) for pattern in only):
+            if any(fnmatchcase(suite.name, pattern) for pattern in given.only):
                 before = time.monotonic()
-                tallies.append(suite.run(Context(folder, workers, every)))
+                tallies.append(suite.run(Context(folder, given.workers, given.every, given.minutes)))
                 _progress(tallies[-1], time.monotonic() - before)
     finally:
         remove_root(folder)

@@ -202,7 +202,7 @@ def suite(context: Context) -> Tally:
     tally = Tally("F20", "pressure", "acquires under pressure")
     with in_folder(context.folder) as folder:
         pressure = Pressure(folder)
-        pressure.run(60.0 / context.every)
+        pressure.run(60.0 * context.minutes / context.every)
     tally.points = pressure.acquires
     point = Point("pressure", "-", 0, "-")
     for violation in pressure.violations:

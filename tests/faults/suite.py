@@ -20,6 +20,7 @@ class Context:
     folder: Path
     workers: int = 2
     every: int = 1
+    minutes: float = 1.0  # Of what goes on for a while.
     patch: Patch = unpatched  # What is wrong with the code while it is tried: see controls.
 
     @property
