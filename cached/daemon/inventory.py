@@ -87,7 +87,8 @@ class Inventory:
         refs: dict[str, list[str]] = {}
         for row in index.query("SELECT snapshot, source FROM resolution ORDER BY source"):
             refs.setdefault(row["snapshot"], []).append(row["source"])
-        return [_snapshot(disk, row, refs.get(row["digest"], [])) for row in rows]
+        root, folder = str(disk.root), str(disk.store.layout.snapshots)
+        return [_snapshot(root, folder, row, refs.get(row["digest"], [])) for row in rows]
 
     def snapshot(self, disk: Disk, digest: Digest) -> dict[str, Any]:
         self._flush(disk)
@@ -95,7 +96,8 @@ class Inventory:
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
         refs = disk.store.index.query("SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,))
-        return _snapshot(disk, rows[0], [row["source"] for row in refs])
+        folder = str(disk.store.layout.snapshots)
+        return _snapshot(str(disk.root), folder, rows[0], [row["source"] for row in refs])
 
     def _flush(self, disk: Disk) -> None:
         """Should the disk not take it, what is shown is a little behind."""
@@ -217,7 +219,8 @@ def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
     return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
 
 
-def _snapshot(disk: Disk, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
+def _snapshot(root: str, folder: str, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
+    """`folder` is where the root's snapshots lie. Text, because a listing may have ten thousand."""
     return {
         "digest": f"sha256:{row['digest']}",
         "state": row["state"],
@@ -227,10 +230,10 @@ def _snapshot(disk: Disk, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
         "files": row["files"],
         "created_at": rfc3339(row["created_at"]),
         "used_at": rfc3339(row["used_at"]),
-        "leased": held(disk.store.snapshots.lock(Digest(row["digest"]))),
+        "leased": held(f"{folder}/{row['digest']}.json"),
         "pinned": bool(row["pinned"]),
         "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
-        "root": str(disk.root),
+        "root": root,
         "refs": refs,
     }
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.leases import held, holders
+from cached.store.leases import holders, look
 from cached.store.steady import steady_time
 from cached.store.store import Store
 
@@ -49,11 +50,11 @@ class Uses:
             given, self._given = self._given, {}
         if not used and not given:
             return
-        pids = self._held({digest for digest, _ in given})
+        pids = self._held({digest.hex for digest, _ in given})
         leases = [
             (digest, pid, uid, _command(pid), since)
             for (digest, pid), (uid, since) in given.items()
-            if pid in pids[digest]
+            if pid in pids.get(digest.hex, ())
         ]
         try:
             self._store.index.touch(used, leases)
@@ -69,52 +70,45 @@ class Uses:
         """
         with contextlib.suppress(StoreDegraded, NoSpace):  # The kernel knows all the same.
             self.flush()
-        rows = self._store.index.query("SELECT digest, source FROM snapshot ORDER BY used_at DESC")
-        sources = {Digest(row["digest"]): row["source"] for row in rows}
-        wanted = [digest for digest in sources if only is None or digest == only]
-        since = {
-            (row["snapshot"], row["pid"]): row["since"]
-            for row in self._store.index.query("SELECT snapshot, pid, since FROM lease")
-        }
+        index = self._store.index
+        rows = index.query(
+            "SELECT digest, source FROM snapshot WHERE ? IS NULL OR digest = ? ORDER BY used_at DESC",
+            (only and only.hex, only and only.hex),
+        )
+        sources = {row["digest"]: row["source"] for row in rows}
+        pids_of = self._held(sources)
+        since = {(row["snapshot"], row["pid"]): row["since"] for row in index.query("SELECT * FROM lease")}
         # The last time a file was found damaged: whoever held it then has the old file open.
         damaged = {
             row["snapshot"]: row["at"]
-            for row in self._store.index.query(
-                "SELECT snapshot, max(at) AS at FROM event WHERE what = 'damaged' GROUP BY snapshot"
-            )
+            for row in index.query("SELECT snapshot, max(at) AS at FROM event WHERE what = 'damaged' GROUP BY snapshot")
         }
         found = []
-        for digest, pids in self._held(set(wanted)).items():
-            if not pids and held(self._store.snapshots.lock(digest)):
-                pids = {0}  # Held, by a process that this pid namespace does not show.
+        for digest, pids in pids_of.items():
             for pid in sorted(pids):
-                at = since.get((digest.hex, pid))
+                at = since.get((digest, pid))
                 found.append(
                     {
-                        "digest": str(digest),
+                        "digest": f"sha256:{digest}",
                         "source": sources[digest],
                         "pid": pid,
                         "uid": _uid(pid),
                         "command": _command(pid),
                         "since": None if at is None else rfc3339(at),
                         "held": True,
-                        "reopen": damaged.get(digest.hex, 0.0) > (at or float("inf")),
+                        "reopen": damaged.get(digest, 0.0) > (at or float("inf")),
                     }
                 )
         return found
 
-    def _held(self, snapshots: set[Digest]) -> dict[Digest, set[int]]:
-        locks = holders()
-        found: dict[Digest, set[int]] = {}
+    def _held(self, snapshots: Iterable[str]) -> dict[str, set[int]]:
+        """Those that are leased, by hex, and by whom; pid 0 is a process that this pid namespace does not show."""
+        folder, locks = self._store.layout.snapshots, holders()
+        found: dict[str, set[int]] = {}
         for digest in snapshots:
-            try:
-                status = os.stat(self._store.snapshots.lock(digest))
-            except OSError:  # Gone, or something else lies there.
-                found[digest] = set()
-                continue
-            # /proc/locks names the device of the superblock, which on btrfs and overlays differs from st_dev.
-            exact = locks.get((status.st_dev, status.st_ino), set())
-            found[digest] = exact or set().union(*(p for (_, inode), p in locks.items() if inode == status.st_ino))
+            seen = look(f"{folder}/{digest}.json")
+            if seen.held:
+                found[digest] = locks.get(seen.file) or locks.get((0, seen.file[1])) or {0}
         return found
 
 
