@@ -20,11 +20,14 @@ class Channel:
 
     def receive(self) -> Any:
         """The next message; None when the daemon has gone."""
-        head = self._file.read(HEADER.size)
-        if len(head) < HEADER.size:
+        try:
+            head = self._file.read(HEADER.size)
+            if len(head) < HEADER.size:
+                return None
+            (length,) = HEADER.unpack(head)
+            data = self._file.read(length)
+        except ConnectionResetError:  # Gone without having read what we said last.
             return None
-        (length,) = HEADER.unpack(head)
-        data = self._file.read(length)
         return pickle.loads(data) if len(data) == length else None
 
     def send(self, *messages: object) -> None:
