@@ -170,8 +170,9 @@ class Ingest:
         """Take every piece as it lies in the file, which somebody else has written. `verify` then judges it."""
         for piece in self.missing():
             running = xxhash.xxh3_128()
-            for data in slices(self._fd, piece.offset, piece.length):
-                running.update(data)
+            with disk_errors(f"reading {self.entry.path} back"):
+                for data in slices(self._fd, piece.offset, piece.length):
+                    running.update(data)
             self._landed_now(piece, running.digest(), None)
 
     def verify(self) -> Verified:
@@ -213,9 +214,10 @@ class Ingest:
             self._users -= 1
             last = self._closed and self._users == 0
         if last:
-            os.close(self._fd)
-            if self._state is not None:
-                self._state.close()
+            with disk_errors(f"closing {self.entry.path}"):
+                os.close(self._fd)
+                if self._state is not None:
+                    self._state.close()
 
     def _piece(self, index: int) -> Piece:
         offset = index * PIECE_BYTES

@@ -37,7 +37,8 @@ def exclusive(lock: Path) -> Iterator[bool]:
             free = _locked(fd, lock)
         yield free
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # Nothing was written; the lock is gone all the same.
+            os.close(fd)
 
 
 def _locked(fd: int, lock: Path) -> bool:

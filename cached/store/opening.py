@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ log = logging.getLogger("cached.store")
 # What is no fault of the file: it would happen to a new one too. https://www.sqlite.org/rescode.html
 _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_IOERR,
@@ -50,9 +52,9 @@ def open_index(layout: Layout) -> Opened:
         if state != "new":
             log.warning("index.lost", extra={"path": str(layout.index)})
         return Opened(_open(layout), state)
-    if state == "kept":
+    for tries_left in (1, 0) if state == "kept" else ():
         try:
-            return Opened(Index(layout.index), state)
+            return Opened(Index(layout.index), "kept")
         except StoreDegraded:
             raise
         except sqlite3.DatabaseError as error:
@@ -61,9 +63,20 @@ def open_index(layout: Layout) -> Opened:
             state = f"rebuilt: damaged ({error})"
         except (ValueError, LookupError, TypeError, AssertionError) as error:  # What damaged tables do to sqlite-utils.
             state = f"rebuilt: damaged ({error or type(error).__name__})"
+        if tries_left:  # SQLite tells a disk that fails as damage, in some places.
+            _read_through(layout)
     log.error("index.damaged", extra={"reason": state})
     aside = _put_aside(layout)
     return Opened(_open(layout), state, aside)
+
+
+def _read_through(layout: Layout) -> None:
+    """StoreDegraded when the disk cannot give the index back: what is on it may be as good as ever."""
+    with disk_errors("reading the index"):
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError), open(f"{layout.index}{suffix}", "rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def _state(layout: Layout) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from cached.errors import StoreDegraded
@@ -26,42 +27,43 @@ class RootLock:
         StoreDegraded when it is not fit to be one (see fitness), belongs to a running daemon, or lies on a file system
         where flock does not exclude. Nothing has been changed in a directory that is not ours.
         """
-        try:
+        with _refusing(f"Cannot write to the root {layout.root}", "mend its permissions"):
             _make(layout.root)
             fitness.check(layout)
             _create(layout)
-            fd = os.open(layout.format, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise StoreDegraded(f"Cannot write to the root {layout.root}: {reason}; mend its permissions.") from error
-        try:
-            _claim(layout, fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(fd)
+            return cls(_claimed(layout, os.open(layout.format, os.O_RDWR | os.O_CLOEXEC)))
 
     @classmethod
     def hold(cls, layout: Layout) -> RootLock:
         """Claim a root that cannot be written to. StoreDegraded as in `take`, as far as reading tells."""
-        try:
+        with _refusing(f"Cannot read the root {layout.root}", "check the disk"):
             fitness.check_format(layout)
-            fd = os.open(layout.format, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise StoreDegraded(f"Cannot read the root {layout.root}: {reason}; check the disk.") from error
-        try:
-            _claim(layout, fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(fd)
+            return cls(_claimed(layout, os.open(layout.format, os.O_RDONLY | os.O_CLOEXEC)))
 
     def close(self) -> None:
         """Give it up; once more changes nothing."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+@contextlib.contextmanager
+def _refusing(what: str, mend: str) -> Iterator[None]:
+    """What the disk says, as a StoreDegraded."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreDegraded(f"{what}: {error.strerror or error}; {mend}.") from error
+
+
+def _claimed(layout: Layout, fd: int) -> int:
+    """The descriptor, once its lock is ours; closed when it cannot be."""
+    try:
+        _claim(layout, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _make(root: Path) -> None:

@@ -45,8 +45,9 @@ class SmallIngest:
     def close(self) -> None:
         """Nothing more is done with it. Once `sync` has returned this changes nothing."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with disk_errors(f"closing {self._name}"):
+                os.close(fd)
 
     def _discard(self) -> None:
         self.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cached.model import Digest
 from cached.store import schema
-from cached.store.checkup import Checkup
+from cached.store.checkup import Checkup, identity
 from cached.store.layout import Layout
 from cached.store.store import Store
 from tests.faults.models import HELD, LARGE, NEW, Model, by_another_engine, fetch
@@ -111,7 +111,7 @@ def _mend(store: Store, say: Say) -> None:
 
 def _condemn(store: Store, blob: Digest) -> list[Digest] | None:
     """A check has read it, and found its first piece to be wrong."""
-    return store.condemn(blob, Checkup("damaged pieces 0", (0,)))
+    return store.condemn(blob, Checkup("damaged pieces 0", (0,), seen=identity(str(store.blobs.path(blob)))))
 
 
 def _lose_index(root: Path) -> None:
