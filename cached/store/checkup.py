@@ -55,7 +55,13 @@ def check(
     with disk_errors(f"checking {digest.hex[:12]}"):
         seen = identity(path)
         try:
-            return replace(_check(path, digest, size, pieces, deep, pace), seen=seen)
+            try:
+                found = _check(path, digest, size, pieces, deep, pace)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                found = _check(path, digest, size, pieces, deep, pace)  # Once more: cables fail too, and come back.
+            return replace(found, seen=seen)
         except FileNotFoundError:
             return Checkup("missing", seen=seen)
         except OSError as error:

@@ -81,11 +81,12 @@ def _read_through(layout: Layout) -> None:
 
 def _state(layout: Layout) -> str:
     """What the names under the root say."""
-    lost = "rebuilt: lost" if any(layout.snapshots.iterdir()) else "new"
-    try:
-        status = layout.index.lstat()
-    except FileNotFoundError:
-        return lost
+    with disk_errors("looking for the index"):
+        lost = "rebuilt: lost" if any(layout.snapshots.iterdir()) else "new"
+        try:
+            status = layout.index.lstat()
+        except FileNotFoundError:
+            return lost
     if not stat.S_ISREG(status.st_mode):
         return "rebuilt: damaged (it is no regular file)"
     return "kept" if status.st_size else lost
