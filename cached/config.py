@@ -104,7 +104,7 @@ class Config:
                 raw.pop("root", None), raw.pop("roots", None)
             if variable in environ and name not in _TABLES:
                 raw[name] = _split(environ[variable]) if name in _LISTS else environ[variable]
-        if {"root", "roots"} <= raw.keys():
+        if "root" in raw and raw.get("roots"):
             raise ConfigError("Both 'root' and 'roots' are set; name all places in 'roots'.")
         if flags.get("root") is not None:
             raw.pop("roots", None)  # A flag comes before everything.

@@ -372,19 +372,22 @@ def explore(examples: int, steps: int, same: bool = True, shortest: bool = True)
 
     `same`: the same examples every time.
     """
-    logging.getLogger("cached").setLevel(logging.CRITICAL)
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=same,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            phases=(Phase.generate, Phase.shrink) if shortest else (Phase.generate,),
-        ),
+    given = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        derandomize=same,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if shortest else (Phase.generate,),
     )
+    ours = logging.getLogger("cached")
+    before = ours.level
+    ours.setLevel(logging.CRITICAL)
+    try:
+        run_state_machine_as_test(Machine, settings=given)
+    finally:
+        ours.setLevel(before)
 
 
 def suite(context: Context) -> Tally:

@@ -28,7 +28,7 @@ def published(daemon: DaemonProcess, uri: str, **options: object) -> dict[str, b
     """What a caller is given; every blob has the digest that it is named by, and nothing stray is left."""
     with daemon.client(timeout=60) as client, client.acquire(uri, **options) as lease:  # type: ignore[arg-type]
         found = {path.name: path.read_bytes() for path in Path(lease.path).iterdir()}
-    blobs = [path for path in (daemon.root / "blobs").rglob("*") if path.is_file()]
+    blobs = [path for path in (daemon.root / "blobs").rglob("*") if path.is_file() and path.suffix != ".pieces"]
     assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in blobs)
     assert not daemon.files("ingest", "trash", "quarantine")
     return found
