@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.callers import time_hits
 from tests.bench.case import Case, Options
 from tests.bench.data import on_tmpfs, scratch
-from tests.bench.library import OWN, build, ref, revision
+from tests.bench.many import OWN, build, ref, revision
 from tests.bench.report import Found
 from tests.daemon_process import DaemonProcess
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,38 +181,41 @@ def test_a_root_that_cannot_be_used_is_left_out_and_said(
     until(lambda: "disk.missing" in local.log.read_text())
 
 
-def test_a_large_file_that_another_root_has_is_copied_and_not_fetched(daemon: DaemonProcess, tmp_path: Path) -> None:
+@pytest.fixture
+def overlapping() -> Iterator[tuple[HubStub, bytes]]:
+    """Two models that share a large file, and do not both fit on a root of 40 MiB."""
     shard = os.urandom(20 << 20)
     with HubStub() as hub:
-        hub.add_commit("org/one", {"a.safetensors": os.urandom(15 << 20), "model.safetensors": shard})
-        hub.add_commit(
-            "org/two", {"config.json": b"{ }", "more.safetensors": os.urandom(8 << 20), "w.safetensors": shard}
-        )
-        roots = [str(tmp_path / "a"), str(tmp_path / "b")]
-        daemon.start(roots=roots, limit="40MiB", hub_endpoint=hub.endpoint)
-        with daemon.client() as client, client.acquire("org/one") as held:
-            copied = client.acquire("org/two")
-            assert Path(copied.path).parents[1] != Path(held.path).parents[1]
-            assert (Path(copied.path) / "w.safetensors").read_bytes() == shard
-            assert hub.file_bytes[hashlib.sha256(shard).hexdigest()] == len(shard), "fetched once"
-            assert daemon.status()["fetched_bytes"] == len(shard) + (23 << 20) + 3
-            copied.release()
+        hub.add_commit("org/one", {"a.safetensors": os.urandom(15 << 20), "w.safetensors": shard})
+        hub.add_commit("org/two", {"config.json": b"{ }", "a.safetensors": os.urandom(8 << 20), "w.safetensors": shard})
+        yield hub, shard
 
 
-def test_a_copy_that_is_not_what_it_is_called_is_fetched_instead(daemon: DaemonProcess, tmp_path: Path) -> None:
-    shard = os.urandom(20 << 20)
-    with HubStub() as hub:
-        hub.add_commit("org/one", {"a.safetensors": os.urandom(15 << 20), "model.safetensors": shard})
-        hub.add_commit(
-            "org/two", {"config.json": b"{ }", "more.safetensors": os.urandom(8 << 20), "w.safetensors": shard}
-        )
-        roots = [str(tmp_path / "a"), str(tmp_path / "b")]
-        daemon.start(roots=roots, limit="40MiB", hub_endpoint=hub.endpoint, self_heal=False, scrub_interval=0)
-        with daemon.client() as client, client.acquire("org/one") as held:
-            damaged = Path(held.path) / "model.safetensors"
-            with damaged.open("rb") as file, open(f"/proc/self/fd/{file.fileno()}", "r+b") as writing:
-                mapped = mmap.mmap(writing.fileno(), 0)
-                mapped[1000] ^= 1  # No event tells of that.
-            copied = client.acquire("org/two")
-            assert (Path(copied.path) / "w.safetensors").read_bytes() == shard
-            copied.release()
+def test_a_large_file_that_another_root_has_is_copied_and_not_fetched(
+    daemon: DaemonProcess, overlapping: tuple[HubStub, bytes], tmp_path: Path
+) -> None:
+    hub, shard = overlapping
+    daemon.start(roots=[str(tmp_path / "a"), str(tmp_path / "b")], limit="40MiB", hub_endpoint=hub.endpoint)
+    with daemon.client() as client, client.acquire("org/one") as held:
+        copied = client.acquire("org/two")
+        assert Path(copied.path).parents[1] != Path(held.path).parents[1]
+        assert (Path(copied.path) / "w.safetensors").read_bytes() == shard
+        assert hub.file_bytes[hashlib.sha256(shard).hexdigest()] == len(shard), "fetched once"
+        assert daemon.status()["fetched_bytes"] == len(shard) + (23 << 20) + 3
+        copied.release()
+
+
+def test_a_copy_that_is_not_what_it_is_called_is_fetched_instead(
+    daemon: DaemonProcess, overlapping: tuple[HubStub, bytes], tmp_path: Path
+) -> None:
+    hub, shard = overlapping
+    daemon.config(roots=[str(tmp_path / "a"), str(tmp_path / "b")], limit="40MiB", self_heal=False, scrub_interval=0)
+    daemon.start(hub_endpoint=hub.endpoint)
+    with daemon.client() as client, client.acquire("org/one") as held:
+        damaged = Path(held.path) / "w.safetensors"
+        with damaged.open("rb") as file, open(f"/proc/self/fd/{file.fileno()}", "r+b") as writing:
+            mapped = mmap.mmap(writing.fileno(), 0)
+            mapped[1000] ^= 1  # No event tells of that.
+        copied = client.acquire("org/two")
+        assert (Path(copied.path) / "w.safetensors").read_bytes() == shard
+        copied.release()

@@ -11,7 +11,7 @@ from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.checkup import check
 from cached.store.store import Store
-from tests.faults.library import HELD, Library, Rows, blobs_of, rows_of
+from tests.faults.holdings import HELD, Library, Rows, blobs_of, rows_of
 from tests.faults.models import open_store, sha256
 from tests.faults.points import RULE, Finding
 from tests.faults.roots import tree

@@ -18,7 +18,7 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tests.faults.library import Library, texts
+from tests.faults.holdings import Library, texts
 from tests.faults.points import Finding, Point, Tally
 from tests.faults.roots import copy_root, remove_root
 from tests.faults.spread import spread
