@@ -21,6 +21,7 @@ from cached.store.index import Index
 log = logging.getLogger("cached.scrub")
 
 LOOK_SECONDS = 60.0  # How often it is looked whether something is due: settings are in hours and days.
+BREATH_SECONDS = 0.01
 HEAL_SECONDS = 3600.0  # How often what could not be mended is tried again.
 
 
@@ -49,8 +50,8 @@ class Scrubber:
             except CachedError as error:
                 log.warning("scrub.failed", extra={"root": str(self._disk.root), "why": error.message})
                 worked = False
-            if not worked:
-                await asyncio.sleep(LOOK_SECONDS)
+            # Between small files too: a hundred thousand of them must not keep a core busy.
+            await asyncio.sleep(BREATH_SECONDS if worked else LOOK_SECONDS)
 
     async def _next(self) -> bool:
         """Check what is due; False when nothing is."""
