@@ -64,6 +64,15 @@ Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="TIME", parser=parse_duration, help="Pin it for so long: 90s, 30m, 2h, 7d."),
 ]
+MaxAge = Annotated[
+    float | None,
+    typer.Option(
+        "--max-age",
+        metavar="TIME",
+        parser=parse_duration,
+        help="How old the last look at a moving name may be: 0 asks the source now.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")]
 
 

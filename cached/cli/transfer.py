@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cached.cli import options
-from cached.cli.output import digest, human_size, print_json, print_table, size, text, warn
+from cached.cli.output import print_json, warn
+from cached.cli.planning import show_plan
 from cached.cli.progress import display
-from cached.errors import NoSpace
 from cached.request import DEFAULTS, acquire_body
 from cached.wire import Ready
 
@@ -25,15 +24,7 @@ def pull(
     pin: Annotated[bool, typer.Option("--pin", help="Pin it, so that it stays until `cached unpin`.")] = False,
     keep: options.Keep = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network; exit 3 if it is not cached.")] = False,
-    max_age: Annotated[
-        float | None,
-        typer.Option(
-            "--max-age",
-            metavar="TIME",
-            parser=options.parse_duration,
-            help="How old the last look at a moving name may be: 0 asks the source now.",
-        ),
-    ] = None,
+    max_age: options.MaxAge = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say whether it would fit, and what would go for it; fetch nothing.")
     ] = False,
@@ -49,7 +40,7 @@ def pull(
     if dry_run:
         patterns = {"include": include or (), "exclude": exclude or ()}
         options_given = {"revision": revision, **patterns, "offline": offline, "max_age": max_age}
-        return _plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
+        return show_plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
     with options.connect(socket) as client, display(uri, quiet) as show:
         ready = client.pull(
             uri,
@@ -84,21 +75,6 @@ def path(
         ready = client.path(uri, revision=revision, include=tuple(include or ()), exclude=tuple(exclude or ()))
     _print_ready(ready, as_json)
     return 0
-
-
-def _plan(body: dict[str, Any], as_json: bool, socket: Path | None) -> int:
-    """Exit 5 when it would not fit."""
-    with options.connect(socket, patient=True) as client:
-        plan = client.call("POST", "/v1/plan", body)
-    if as_json:
-        print_json(plan)
-    else:
-        name = text(plan["source"]).pretty
-        print(f"Would fetch {human_size(plan['fetch_bytes'])} of {human_size(plan['size'])} to {plan['root']}.")
-        rows = [(digest(v["digest"]), text(v["source"]), size(v["size"]), text(v["reason"])) for v in plan["evict"]]
-        print_table(("WOULD GO", "SOURCE", "SIZE", "WHY"), rows)
-        print(f"{name} would fit." if plan["fits"] else f"{name} would not fit: {plan['reason']}")
-    return 0 if plan["fits"] else NoSpace.exit_code
 
 
 def _print_ready(ready: Ready, as_json: bool) -> None:

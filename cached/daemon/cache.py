@@ -206,7 +206,7 @@ class Cache:
             return await self._commit(place, remote.listing, manifest, reserved.fill)
         except BaseException as error:
             disk.heard(error)
-            await asyncio.shield(_abandon(disk, reserved.fill))
+            await asyncio.shield(disk.abandon(reserved.fill))
             raise
 
     async def plan(self, ask: Ask, credentials: Credentials) -> Held | tuple[Disk, Plan]:
@@ -248,7 +248,7 @@ class Cache:
     async def flush(self) -> None:
         """Write down who used what. What cannot be written now will be tried again with the next."""
         for disk in self.disks.writable:
-            await _forget_abandoned(disk)
+            await disk.forget_abandoned()
             try:
                 await disk.do(disk.uses.flush)
             except CachedError as error:
@@ -270,24 +270,6 @@ class Cache:
 
 def _not_cached(ref: ModelRef) -> NotCached:
     return NotCached(f"{ref} is not cached on this node; `cached pull` fetches it.")
-
-
-async def _abandon(disk: Disk, fill: int) -> None:
-    disk.abandoned.add(fill)
-    await _forget_abandoned(disk)
-
-
-async def _forget_abandoned(disk: Disk) -> None:
-    """Free what fills hold that have ended. A disk that does not even take that is asked again with the next flush."""
-    while disk.abandoned:
-        fill = disk.abandoned.pop()
-        try:
-            parts = await disk.do(disk.store.blobs.parts)
-            await disk.do(disk.store.index.abandon, fill, parts)
-        except CachedError as error:
-            disk.abandoned.add(fill)
-            log.warning("fill.unwritten", extra={"root": str(disk.root), "why": error.message})
-            return
 
 
 def _ready(

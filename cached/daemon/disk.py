@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from cached.daemon.threads import Threads
 from cached.daemon.usage import Uses
-from cached.errors import StoreDegraded
+from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.index import Known
 from cached.store.layout import disk_errors
@@ -75,6 +75,23 @@ class Disk:
         except StoreDegraded as error:
             self.heard(error)
             return None
+
+    async def abandon(self, fill: int) -> None:
+        """A fill has ended without a snapshot."""
+        self.abandoned.add(fill)
+        await self.forget_abandoned()
+
+    async def forget_abandoned(self) -> None:
+        """Free what such fills hold. A disk that does not even take that is asked again with the next flush."""
+        while self.abandoned:
+            fill = self.abandoned.pop()
+            try:
+                parts = await self.do(self.store.blobs.parts)
+                await self.do(self.store.index.abandon, fill, parts)
+            except CachedError as error:
+                self.abandoned.add(fill)
+                log.warning("fill.unwritten", extra={"root": str(self.root), "why": error.message})
+                return
 
     def require_writable(self) -> None:
         """StoreDegraded, with the reason, when nothing may be written here."""

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cached.daemon.watch import Watch
 from cached.model import Digest, Manifest
 from cached.store.store import Store
 from tests.store.stored import add
+from tests.waiting import until
 
 MODEL = {"config.json": b"{}", "deep/er/w": b"weights"}
 W = Digest.of(b"weights")
@@ -207,10 +207,3 @@ def test_a_watch_that_ends_leaves_no_thread_and_no_descriptor(store: Store, watc
 def watched(watch: Watch) -> list[str]:
     """Whose the watches are."""
     return [whose for _, whose in list(watch._watched.values())]
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # Polling a condition, with a deadline.
