@@ -16,13 +16,14 @@ from cached.daemon.download import Batch
 from cached.daemon.fetcher import Network
 from cached.daemon.fill import Fill
 from cached.daemon.places import Place, Places
-from cached.daemon.policy import check_loadable, check_weights
+from cached.daemon.policy import Loadable, check_loadable, check_weights
 from cached.daemon.room import Needs, Plan
 from cached.daemon.workers import Workers
 from cached.errors import (
     CachedError,
     DaemonUnavailable,
     DigestMismatch,
+    ModelIncomplete,
     NoSpace,
     NotCached,
     SourceChanged,
@@ -75,6 +76,7 @@ class Cache:
         self.network = Network(config)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
+        self.loadable = Loadable()
         self.fills: dict[str, Fill] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -85,7 +87,11 @@ class Cache:
         if held is not None:
             fresh = self._fresh(held, ask)
             if fresh or ask.offline:
-                return self._hit(held, ask, stale=not fresh)
+                try:
+                    return self._hit(held, ask, stale=not fresh)
+                except ModelIncomplete:
+                    if ask.offline or ask.ref.immutable:
+                        raise  # Else the rest may have been uploaded since.
         if ask.offline:
             raise _not_cached(ask.ref)
         if held is None:
@@ -106,7 +112,7 @@ class Cache:
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
         if ask.require == "llm":
-            check_loadable(ask.ref, set(os.listdir(snapshots.path(known.snapshot))))
+            self.loadable.check(ask.ref, known.snapshot, snapshots.path(known.snapshot))
         if not ask.mending:
             self.counters.hits += 1
             self.counters.stale += stale
@@ -200,9 +206,12 @@ class Cache:
         try:
             # Biggest first: the last to end is then a small one.
             order = sorted(needs.wants.items(), key=lambda item: -item[1].size)
-            found = await place.fetcher.fetch(remote, order, fill.batch)
+            found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
+            found |= await place.fetcher.fetch(remote, [each for each in order if each[0] not in found], fill.batch)
             fill.phase = "publishing"
             manifest = await disk.do(_manifest, needs, found)
+            if ask.require == "llm":
+                self.loadable.add(ask.ref, manifest.digest)
             return await self._commit(place, remote.listing, manifest, reserved.fill)
         except BaseException as error:
             disk.heard(error)

@@ -9,11 +9,14 @@ from pathlib import Path
 from cached.config import Config
 from cached.daemon.disk import Disk
 from cached.daemon.disks import Disks
+from cached.daemon.download import Batch
 from cached.daemon.fetcher import Fetcher, Network
-from cached.daemon.room import Plan, Reserved, Room
+from cached.daemon.room import Needs, Plan, Reserved, Room
+from cached.daemon.shards import check_index, index_of
 from cached.daemon.workers import Workers
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Listing
+from cached.worker.messages import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,22 @@ class Place:
     disk: Disk
     room: Room
     fetcher: Fetcher
+
+    async def fetch_index(self, needs: Needs, remote: Remote, batch: Batch) -> dict[str, Digest]:
+        """Of an LLM, the list of its shards comes before them, so that half an upload is refused at its first byte.
+
+        By key, nothing when the model has no such list or it is here. ModelIncomplete when it names what is not there.
+        """
+        paths = set(needs.keys)
+        name = index_of(paths)
+        if name is None:
+            return {}
+        key, found = needs.keys[name], {}
+        if key in needs.wants:
+            found = await self.fetcher.fetch(remote, [(key, needs.wants[key])], batch)
+        digest = found[key] if found else needs.digests[name]
+        await self.disk.do(check_index, needs.listing.ref, self.disk.store.blobs.path(digest), paths)
+        return found
 
 
 class Places:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
+from pathlib import Path
 
+from cached.daemon.shards import absent_numbers, check_index, index_of, refuse_absent
 from cached.errors import InvalidRequest, ModelIncomplete
-from cached.model import Listing, ModelRef
+from cached.model import Digest, Listing, ModelRef
 
 log = logging.getLogger("cached.policy")
 
@@ -29,6 +31,27 @@ def check_weights(listing: Listing, policy: str) -> None:
 
 
 def check_loadable(ref: ModelRef, paths: Set[str]) -> None:
-    """ModelIncomplete unless an LLM engine would find its configuration among these paths."""
+    """ModelIncomplete unless an LLM engine would find its configuration and every numbered shard among these paths."""
     if not any(name in paths for name in _CONFIGS) and not any(path.endswith(".gguf") for path in paths):
         raise ModelIncomplete(f"{ref} has no config.json, so no engine could load it; check the URI and the patterns.")
+    refuse_absent(ref, absent_numbers(paths), "its shards are numbered, which promises")
+
+
+class Loadable:
+    """Which snapshots an LLM engine could load; each is looked into once, and not at every hit."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[Digest, str]] = set()
+
+    def add(self, ref: ModelRef, digest: Digest) -> None:
+        self._known.add((digest, ref.key))
+
+    def check(self, ref: ModelRef, digest: Digest, folder: Path) -> None:
+        """ModelIncomplete when something is missing that the engine, or the model's own index, wants."""
+        if (digest, ref.key) in self._known:
+            return
+        paths = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        check_loadable(ref, paths)
+        if index := index_of(paths):
+            check_index(ref, folder / index, paths)
+        self.add(ref, digest)
