@@ -9,10 +9,17 @@ if TYPE_CHECKING:
     from serve_integration.app import build_openai_app
     from serve_integration.callback import CachedModelCallback
     from serve_integration.config import cached_llm_config
+    from serve_integration.multiplexed import HeldModel, held_model
 
-__all__ = ["CachedModelCallback", "build_openai_app", "cached_llm_config"]
+__all__ = ["CachedModelCallback", "HeldModel", "build_openai_app", "cached_llm_config", "held_model"]
 
-_HOMES = {"CachedModelCallback": "callback", "build_openai_app": "app", "cached_llm_config": "config"}
+_HOMES = {
+    "CachedModelCallback": "callback",
+    "HeldModel": "multiplexed",
+    "build_openai_app": "app",
+    "cached_llm_config": "config",
+    "held_model": "multiplexed",
+}
 
 
 def __getattr__(name: str) -> Any:

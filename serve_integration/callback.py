@@ -10,6 +10,7 @@ from ray.llm._internal.common.utils.download_utils import NodeModelDownloadable
 
 from cached import CachedError, DaemonUnavailable
 from serve_integration.holding import Held, hold, log, make_torch_kernels
+from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.reference import Reference, ray_form, reference
 from serve_integration.settings import Settings
 
@@ -34,6 +35,8 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
 
     async def on_before_node_init(self) -> None:
         """Point the engine at the cache. A CachedError's sentence fails the replica and shows in Serve's status."""
+        if self.llm_config.lora_config is not None:
+            self._take_adapters()
         wanted = self._reference()
         if wanted is None:
             log.info("cached: %s is left to the engine: not a whole repository or bucket.", self.llm_config.model_id)
@@ -56,6 +59,15 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         if self._held is not None:
             engine = self.llm_config.get_engine_config()
             engine.hf_model_id, engine.mirror_config = self._held.path, None
+
+    def _take_adapters(self) -> None:
+        """Adapters from the cache. On a Ray that loads them otherwise they stay with Ray, unless nothing may."""
+        try:
+            serve_adapters_from_cache(_settings_of)
+        except CachedError as error:
+            if self.settings.fallback == "error":
+                raise
+            log.warning("%s Ray loads them from the source instead.", error.message)
 
     def _reference(self) -> Reference | None:
         loading = self.llm_config.model_loading_config
@@ -88,6 +100,11 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             engine.hf_model_id, revision = form
             if revision is not None:
                 engine.engine_kwargs["revision"] = revision
+
+
+def _settings_of(llm_config: Any) -> Settings | None:
+    callback = llm_config.get_or_create_callback()
+    return callback.settings if isinstance(callback, CachedModelCallback) else None
 
 
 def _sentence(wanted: Reference, error: CachedError) -> str:

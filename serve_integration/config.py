@@ -25,6 +25,7 @@ def cached_llm_config(
     exclude: Iterable[str] = (),
     max_age: float | None = None,
     timeout: float | None = None,
+    lora_path: str | None = None,
 ) -> LLMConfig:
     """A copy of the config whose replicas acquire the model from the daemon on their node; the original stays as it is.
 
@@ -45,6 +46,7 @@ def cached_llm_config(
         "exclude": exclude,
         "max_age": max_age,
         "timeout": timeout,
+        "lora_path": lora_path,
     }
     known = {} if _unset(current.callback_class) else dict(current.callback_kwargs)
     settings = Settings.of({**known, **{name: value for name, value in given.items() if value not in (None, ())}})

@@ -19,6 +19,7 @@ class Settings:
     exclude: tuple[str, ...] = ()  # No file that matches one of these.
     max_age: float | None = None  # Seconds for which a moving revision is good; None leaves it to the daemon.
     timeout: float | None = None  # Seconds for the model to be there; None waits as long as it moves.
+    lora_path: str | None = None  # Where adapters are, in URIs that Ray's own setting refuses; None is Ray's setting.
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -32,6 +33,7 @@ class Settings:
             values[name] = _patterns(name, values.get(name) or ())
         if values.get("socket") is not None:
             values["socket"] = str(values["socket"])
+        values["lora_path"] = _uri("lora_path", values.get("lora_path"))
         for name in ("max_age", "timeout"):
             values[name] = _seconds(name, values.get(name))
         settings = cls(**values)
@@ -50,6 +52,12 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"The setting {name!r} must be a list of patterns, not {value!r}.")
     return texts
+
+
+def _uri(name: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and "://" in value):
+        return value
+    raise ValueError(f"The setting {name!r} must be a URI such as 'hf://org', not {value!r}.")
 
 
 def _seconds(name: str, value: Any) -> float | None:

@@ -33,6 +33,7 @@ def test_only_what_differs_from_the_defaults_is_written_back() -> None:
         ({"timeout": "soon"}, "'soon'"),
         ({"max_age": -1}, "-1"),
         ({"include": 3}, "'include'"),
+        ({"lora_path": "org/loras"}, "'org/loras'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_sentence(given: dict[str, object], named: str) -> None:

@@ -1,0 +1,130 @@
+"""LoRA adapters from the node's cache: what a request's model id means, and an adapter that is held while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+
+from cached import CachedError, Client, InvalidRequest, Lease, ModelIncomplete, NotFound
+from serve_integration.multiplexed import HeldModel
+from serve_integration.settings import Settings
+
+log = logging.getLogger("ray.serve.cached")
+
+CONFIG = "adapter_config.json"
+# The name comes from whoever sends requests. Nothing in it may lead out of the folder of adapters, or mean more to a
+# source than a name: no empty or dotted part, no escape, no query.
+_NAME = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\s\\?#%*\[\]\x00-\x1f]+\Z")
+
+
+def adapter_uri(model_id: str, place: str) -> str:
+    """Where `chat:sql` lies when the adapters of `chat` are below `place`. InvalidRequest for a name that leaves it."""
+    name = model_id.partition(":")[2]
+    if not _NAME.match(name):
+        raise InvalidRequest(f"{name!r} cannot be the name of an adapter; ask for the name of a folder below {place}.")
+    folder = place.removeprefix("pyarrow-")  # Which of its clients Ray would take; to the cache it is one place.
+    return folder + name if folder.endswith("/") else f"{folder}/{name}"
+
+
+class Adapter(HeldModel):
+    """What Ray's multiplexing keeps for one adapter: the fields that its engine reads, and the hold on the files.
+
+    Belongs to the event loop that it was made in. When Serve has evicted it and no request uses it, `leave` is called
+    there, which ends the hold; without one the lease just ends.
+    """
+
+    def __init__(self, model_id: str, uri: str, lease: Lease, again: Callable[[], Awaitable[Lease]]) -> None:
+        super().__init__(lease)
+        self.model_id, self.uri = model_id, uri
+        self.local_path = lease.path
+        self.max_total_tokens = _max_length(lease.path)
+        self.lora_assigned_int_id = 0  # Ray's engine numbers them itself.
+        self.refused = False  # The engine could not load it.
+        self.leave: Callable[[Adapter], Any] | None = None
+        self._again = again
+        self._loop = asyncio.get_running_loop()
+
+    def use_by(self, task: asyncio.Task[Any]) -> None:
+        """Keep it for as long as this task, which serves a request, runs."""
+        self.__enter__()
+        task.add_done_callback(self.__exit__)
+
+    async def renew(self) -> None:
+        """Ask the source what it is by now, while no engine knows it. CachedError as at first."""
+        lease = await self._again()
+        self._lease.release()
+        self._lease, self.refused = lease, False
+        self.path = self.local_path = lease.path
+        self.digest, self.revision, self.size, self.hit = lease.digest, lease.revision, lease.size, lease.hit
+        self.max_total_tokens = _max_length(lease.path)
+
+    def end(self) -> None:
+        self._lease.release()
+
+    def _end(self) -> None:
+        """In whatever thread: Serve evicts in one of its own."""
+        if self.leave is None or self._loop.is_closed():
+            return self.end()
+        try:
+            self._loop.call_soon_threadsafe(self.leave, self)
+        except RuntimeError:  # The loop was closed at this moment.
+            self.end()
+
+
+async def load_adapter(model_id: str, place: str, settings: Settings, timeout: float | None) -> Adapter:
+    """The adapter, fetched first if need be. CachedError with one sentence that names it."""
+    started = time.monotonic()
+    uri = adapter_uri(model_id, place)
+
+    async def acquire(max_age: float | None = 0) -> Lease:
+        return await _acquire(model_id, uri, settings, timeout, max_age)
+
+    adapter = Adapter(model_id, uri, await acquire(settings.max_age), acquire)
+    log.info("%s", _line(adapter, time.monotonic() - started))
+    return adapter
+
+
+async def _acquire(model_id: str, uri: str, settings: Settings, timeout: float | None, max_age: float | None) -> Lease:
+    """Whole, whatever patterns the settings have: those are the model's."""
+    try:
+        with Client(settings.socket) as client:
+            lease = await client.acquire_async(uri, max_age=max_age, timeout=timeout)
+        if not Path(lease.path, CONFIG).is_file():
+            lease.release()
+            raise ModelIncomplete(f"there is no {CONFIG}.")
+    except CachedError as error:
+        sentence = f"Cannot load the adapter {model_id} from {uri} through the model cache: {error.message}"
+        if isinstance(error, NotFound):
+            sentence = f"{sentence.rstrip('.')}; check the name, or upload the whole adapter."
+        raise type(error)(sentence) from error
+    return lease
+
+
+def _line(adapter: Adapter, seconds: float) -> str:
+    """The one line of a loaded adapter, as `name=value` pairs."""
+    return (
+        f"cached: adapter={adapter.model_id} source={adapter.uri} path={adapter.path} digest={adapter.digest} "
+        f"revision={adapter.revision} {'hit' if adapter.hit else 'miss'} seconds={seconds:.4f} bytes={adapter.size}"
+    )
+
+
+def refusal(error: CachedError) -> HTTPException:
+    """The same for the client that sent the request."""
+    return HTTPException(error.status, error.message)
+
+
+def _max_length(path: str) -> int | None:
+    """The longest sequence that the adapter was trained for, if its configuration says so, as Ray reads it."""
+    try:
+        found = json.loads(Path(path, CONFIG).read_bytes()).get("max_length")
+    except (ValueError, AttributeError):
+        return None  # The engine says what is wrong with it.
+    return found if isinstance(found, int) else None

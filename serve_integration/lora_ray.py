@@ -1,0 +1,91 @@
+"""Where Ray Serve LLM's adapters come from, in this process: the cache, for every LLMConfig whose callback is ours.
+
+Ray has no hook for adapters, and its callback runs in the replica when the loader of adapters is already made. So two
+methods are replaced here, and only while they look as they do in the Ray that was read: the one that fetches an adapter
+when a replica does not hold it, and the one that shows it to the engine at each request.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import ray
+from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
+
+from cached import CachedError, DaemonUnavailable
+from serve_integration.lora import Adapter, load_adapter, log, refusal
+from serve_integration.lora_engine import EngineAdapters
+from serve_integration.settings import Settings
+
+Method = Callable[..., Awaitable[Any]]
+
+_FETCH = ("load_model_from_config", ["self", "lora_model_id", "llm_config"])
+_SHOW = ("resolve_lora", ["self", "disk_lora_model"])
+_engines: WeakKeyDictionary[Any, EngineAdapters] = WeakKeyDictionary()
+
+
+def serve_adapters_from_cache(settings_of: Callable[[Any], Settings | None]) -> None:
+    """Replace both methods; called again, it does nothing. CachedError when this Ray does not have them so.
+
+    `settings_of` says how an LLMConfig uses the cache, None when it does not.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine  # Imports vLLM, for seconds.
+
+    if hasattr(LoraModelLoader.load_model_from_config, "from_cache"):
+        return
+    fetch, show = _method(LoraModelLoader, *_FETCH), _method(VLLMEngine, *_SHOW)
+
+    @functools.wraps(fetch)
+    async def load_model_from_config(self: Any, lora_model_id: str, llm_config: Any) -> Any:
+        settings = settings_of(llm_config)
+        place = None if settings is None else settings.lora_path or llm_config.lora_config.dynamic_lora_loading_path
+        if settings is None or place is None:
+            return await fetch(self, lora_model_id, llm_config)
+        try:
+            return await load_adapter(lora_model_id, place, settings, _timeout(settings, llm_config))
+        except DaemonUnavailable as error:
+            if settings.fallback == "error" or settings.lora_path:  # Ray cannot be told of that path.
+                raise refusal(error) from error
+            log.warning("%s Ray loads it from the source instead.", error.message)
+        except CachedError as error:
+            raise refusal(error) from error
+        return await fetch(self, lora_model_id, llm_config)
+
+    @functools.wraps(show)
+    async def resolve_lora(self: Any, disk_lora_model: Any) -> None:
+        load = functools.partial(show, self)
+        known = _engines.get(self)
+        if isinstance(disk_lora_model, Adapter):
+            known = known or _engines.setdefault(self, EngineAdapters(self))
+            try:
+                await known.resolve(disk_lora_model, load)
+            except CachedError as error:
+                raise refusal(error) from error
+        elif known is not None:
+            await known.resolve_foreign(disk_lora_model, load)
+        else:
+            await load(disk_lora_model)
+
+    load_model_from_config.from_cache = True  # type: ignore[attr-defined]
+    LoraModelLoader.load_model_from_config = load_model_from_config
+    VLLMEngine.resolve_lora = resolve_lora
+
+
+def _method(kind: type, name: str, parameters: list[str]) -> Method:
+    found: Method | None = getattr(kind, name, None)
+    if not inspect.iscoroutinefunction(found) or list(inspect.signature(found).parameters) != parameters:
+        raise CachedError(
+            f"Ray {ray.__version__} loads LoRA adapters in a way that the model cache does not know ({kind.__name__}."
+            f"{name}); leave lora_config out, or use the Ray that the cache names."
+        )
+    return found
+
+
+def _timeout(settings: Settings, llm_config: Any) -> float | None:
+    """Ours, else the one that Ray has for adapters."""
+    seconds: float | None = llm_config.lora_config.download_timeout_s
+    return seconds if settings.timeout is None else settings.timeout

@@ -1,0 +1,67 @@
+"""A model for `@serve.multiplexed`: its directory, held until Serve evicts it and nobody reads it any more."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+from cached import Client, Lease
+
+
+class HeldModel:
+    """What a `@serve.multiplexed` function returns. `model` is for whatever the caller loads from `path`.
+
+    Serve evicts a model by calling its `__del__`; the lease ends then, or with the last `with` block that uses it.
+    `size` in bytes; `hit`: no byte was fetched. May be shared by threads.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._users = 0
+        self._wanted = True
+        self.path, self.digest, self.revision = lease.path, lease.digest, lease.revision
+        self.size, self.hit = lease.size, lease.hit
+        self.model: Any = None
+
+    def __repr__(self) -> str:
+        state = "held" if self._wanted else "evicted, in use" if self._users else "released"
+        return f"<{type(self).__name__} {state} {self.path}>"
+
+    @property
+    def in_use(self) -> bool:
+        return self._users > 0
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            idle = not self._wanted and self._users == 0
+        if idle:
+            self._end()
+
+    def release(self) -> None:
+        """What Serve's eviction does: the lease ends as soon as no block uses it. Calling it again does nothing."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, False
+            idle = wanted and self._users == 0
+        if idle:
+            self._end()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_wanted"):  # Python calls this also for an object whose constructor failed.
+            self.release()
+
+    def _end(self) -> None:
+        self._lease.release()
+
+
+async def held_model(uri: str, *, socket: str | Path | None = None, **options: Any) -> HeldModel:
+    """Acquire the model on this node; the options are those of `Client.acquire`. Raises the errors of `cached`."""
+    with Client(socket) as client:
+        return HeldModel(await client.acquire_async(uri, **options))
