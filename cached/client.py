@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cached.errors import CachedError, DaemonUnavailable, NotCached
+from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenied
 from cached.lease import Lease, take
 from cached.model import Progress
 from cached.request import DEFAULTS, acquire_body
@@ -139,7 +139,12 @@ class Client:
     ) -> Lease:
         while True:
             ready = self._ready(body, progress, deadline, call)
-            fd = take(ready.lock)
+            try:
+                fd = take(ready.lock)
+            except PermissionError:
+                raise SourceDenied(
+                    f"You may not enter {ready.path}: see `cached doctor`, or the uid that the daemon sees you as."
+                ) from None
             if fd is not None:
                 return Lease(ready, fd)
             if deadline is not None and time.monotonic() > deadline:
@@ -158,13 +163,14 @@ class Client:
                     raise
                 patience = patience or time.monotonic() + RESTART_SECONDS
                 if time.monotonic() > min(patience, deadline or patience):
-                    raise self._unavailable(error) from error
-                time.sleep(0.1)
+                    silence = error.__cause__ if isinstance(error.__cause__, TimeoutError) else None
+                    raise self._unavailable(silence or error) from error
+                time.sleep(max(0.0, min(0.1, (deadline or patience) - time.monotonic())))
 
     def _ask(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
     ) -> Ready:
-        connection = self._send("POST", "/v1/acquire", body, call)
+        connection = self._send("POST", "/v1/acquire", body, call, deadline)
         try:
             last = self._follow(connection, body["uri"], progress, deadline)
         except BaseException:
@@ -184,17 +190,25 @@ class Client:
         while (line := _line(connection, lines))["event"] == "progress":
             if progress is not None:
                 progress(parse_progress(line))
+            connection.wait_at_most(self._wait(deadline))
             if deadline is not None and time.monotonic() > deadline:
                 raise DaemonUnavailable(f"{uri} was not ready in time; the fetch goes on, so ask again.")
         return line
 
-    def _send(self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call) -> Connection:
+    def _wait(self, deadline: float | None) -> float:
+        """Seconds for the next sign of life."""
+        return self._timeout if deadline is None else max(0.001, min(self._timeout, deadline - time.monotonic()))
+
+    def _send(
+        self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call, deadline: float | None = None
+    ) -> Connection:
         """DaemonUnavailable when nobody is there; a kept connection that a restart has closed is replaced once."""
         payload = encode(body) if body is not None else None
         while True:
             connection, fresh = self._connection()
             try:
                 call.on(connection)
+                connection.wait_at_most(self._wait(deadline))
                 connection.send(method, verb, payload)
                 return connection
             except OSError as error:
@@ -223,7 +237,7 @@ class Client:
         elif isinstance(error, PermissionError):
             what = f"You may not use {self.socket}: ask an operator to add you to the socket's group."
         elif isinstance(error, TimeoutError):
-            what = f"The cached daemon at {self.socket} did not answer within {self._timeout:g} s; see its log."
+            what = f"The cached daemon at {self.socket} did not answer in time; see its log."
         else:
             what = f"The cached daemon at {self.socket} went away: {error}."
         return DaemonUnavailable(what)

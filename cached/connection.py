@@ -18,6 +18,12 @@ class Connection:
         self._http = _UnixHTTP(path, timeout)
         self._response: http.client.HTTPResponse | None = None
 
+    def wait_at_most(self, seconds: float) -> None:
+        """For every sign of life from now on."""
+        self._http.timeout = seconds
+        if self._http.sock is not None:
+            self._http.sock.settimeout(seconds)
+
     def send(self, method: str, verb: str, payload: bytes | None) -> None:
         """Send a request, and wait for the head of its answer."""
         with _as_os_errors():

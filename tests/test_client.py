@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ import pytest
 
 from cached import Client, DaemonUnavailable
 from tests.daemon_process import DaemonProcess, clean_environment
+from tests.servers.hub import HubStub
 
 HEAVY = ("fsspec", "aiohttp", "torch", "ray", "huggingface_hub", "sqlite_utils", "typer", "rich", "asyncio", "xxhash")
 
@@ -35,6 +38,20 @@ def test_a_socket_that_nobody_answers_on_ends_in_the_time_out(tmp_path: Path) ->
         silent.listen()
         with pytest.raises(DaemonUnavailable, match="did not answer"):
             Client(path, timeout=0.2).call("GET", "/v1/status")
+
+
+def test_the_callers_timeout_bounds_the_wait_for_a_daemon_that_hangs(daemon: DaemonProcess) -> None:
+    with HubStub() as hub:
+        hub.add_commit("org/name", {"config.json": b"{}"})
+        process = daemon.start(hub_endpoint=hub.endpoint).process
+        assert process
+        hub.pause()
+        with daemon.client(timeout=600) as client:  # Without the bound, the test would end in its own time limit.
+            freeze = functools.cache(lambda: process.send_signal(signal.SIGSTOP))
+            for hung in (lambda progress: freeze(), None):  # In the middle of the answer, and before it.
+                with pytest.raises(DaemonUnavailable, match="did not answer in time"):
+                    client.acquire("org/name", timeout=2, progress=hung)
+        hub.resume()
 
 
 def test_a_lease_survives_the_client_and_the_daemon(daemon: DaemonProcess, make_model: Callable[..., Path]) -> None:
