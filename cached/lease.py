@@ -6,9 +6,12 @@ import fcntl
 import os
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cached.wire import Ready
+
+if TYPE_CHECKING:
+    from cached.prefetch import Prefetch
 
 
 class Lease:
@@ -32,6 +35,16 @@ class Lease:
     def __repr__(self) -> str:
         state = "held" if self._fd is not None else "released"
         return f"<Lease {self.source}@{self.revision[:12]} {state} {self.path}>"
+
+    def prefetch(self, share: float = 0.5) -> Prefetch:
+        """Start reading the model into the page cache, in the order an engine reads it; only what is not there.
+
+        Takes no more than `share` of the memory that is available. Returns at once, with what can be waited for,
+        cancelled and asked for figures. Nothing that goes wrong with it is raised: a loader does without.
+        """
+        from cached.prefetch import Prefetch  # Here: few need it, and it would add to what `import cached` costs.
+
+        return Prefetch(self.path, share)
 
     def release(self) -> None:
         """End the lease; the path may go at any time after. Calling it again does nothing."""

@@ -1,0 +1,30 @@
+"""What the page cache has of a file, by util-linux's word; and making it forget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def on_a_disk() -> Iterator[Path]:
+    """A folder below /var/tmp, which is no tmpfs where /tmp is one: from memory nothing can be dropped."""
+    with tempfile.TemporaryDirectory(prefix="cached-", dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+def forget(path: Path) -> None:
+    """Drop its pages, written to the disk first where they were not."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def resident(path: Path) -> int:
+    """Bytes of it that are there, in whole pages."""
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
