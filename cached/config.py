@@ -66,6 +66,10 @@ class Config:
     scrub_deep_interval: Duration = Duration(30 * 86400)  # How often its whole sha256 is; 0 is never.
     scrub_rate: Size = Size(200_000_000)  # Bytes per second that this may read of each root.
     self_heal: bool = True  # Fetch damaged files again as soon as they are found.
+    access: str = "caller"  # Who gets a model: callers that prove their access to it, or everybody on the node.
+    proof_ttl: Duration = Duration(600)  # How long a proof of access is good for without asking the source.
+    proof_grace: Duration = Duration(86400)  # And how long when the source cannot be asked.
+    own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: whom the daemon's own serve.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
     check_timeout: Duration = Duration(
         5
@@ -85,6 +89,7 @@ class Config:
     s3_region: str = ""  # Region; empty means AWS's usual chain.
     s3_profile: str = ""  # Profile in the daemon's AWS configuration; empty means the default one.
     gs_endpoint: str = ""  # GCS endpoint; empty means STORAGE_EMULATOR_HOST, else Google's.
+    azure_endpoint: str = ""  # Azure Blob Storage, {account} in it; empty means https://{account}.blob.core.windows.net.
     weights: str = "warn"  # Files that can run code when loaded (.bin .pt .pth .ckpt .pkl .py): allow, warn or refuse.
     log_level: str = "info"  # debug, info, warning or error.
     source_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # fsspec options by protocol.
@@ -122,7 +127,7 @@ class Config:
 
 
 _NAMES = [item.name for item in fields(Config)]
-_LISTS = ("roots", "protocols", "file_roots")
+_LISTS = ("roots", "own_credentials_for", "protocols", "file_roots")
 _TABLES = ("budgets", "source_options")
 _TYPES = typing.get_type_hints(Config)
 
@@ -205,6 +210,8 @@ def _problem(config: Config) -> str | None:
         return f"The setting 'engine' must be auto or hf_transfer, not {config.engine!r}."
     if config.weights not in ("allow", "warn", "refuse"):
         return f"The setting 'weights' must be allow, warn or refuse, not {config.weights!r}."
+    if config.access not in ("caller", "node"):
+        return f"The setting 'access' must be caller or node, not {config.access!r}."
     if config.log_level not in ("debug", "info", "warning", "error"):
         return f"The setting 'log_level' must be debug, info, warning or error, not {config.log_level!r}."
     if config.listen and not re.match(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}\Z", config.listen):

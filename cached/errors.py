@@ -80,9 +80,10 @@ class SourceUnavailable(SourceError):
 
 
 class SourceDenied(SourceError):
-    """401, 403 or a gated repository."""
+    """There is no such model, or the caller may not read it: what is forbidden and what is absent look the same."""
 
     code, exit_code, status = "source_denied", 4, 403
+    said: str = ""  # What the source said, for the operator's log alone.
 
 
 class SourceChanged(SourceError):

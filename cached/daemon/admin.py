@@ -95,5 +95,10 @@ def _drop_unused(store: Store) -> None:
             store.quarantine.drop(aside)
 
 
+def unnamed(victim: Victim) -> dict[str, Any]:
+    """Of a model that the caller may not hear of."""
+    return {"digest": None, "source": "a model that is not yours", "size": victim.frees, "reason": victim.why}
+
+
 def removed(victim: Victim) -> dict[str, Any]:
     return {"digest": str(victim.digest), "source": victim.source, "size": victim.frees, "reason": victim.why}

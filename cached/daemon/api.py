@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from cached.daemon.admin import Admin, removed
+from cached.daemon.admin import Admin, removed, unnamed
 from cached.daemon.cache import Ask, Cache, Held
+from cached.daemon.callers import Caller, caller_of
 from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
 from cached.daemon.inventory import Inventory
 from cached.daemon.metrics import exposition
-from cached.daemon.peer import peer_of, require_admin
+from cached.daemon.peer import administers, peer_of, require_admin
 from cached.daemon.request import Acquire, flag, number, text
 from cached.daemon.room import Plan
 from cached.daemon.usage import Peer
@@ -94,14 +95,18 @@ class Api:
         peer = peer_of(request)
         if wish.pins:
             require_admin(peer, self._cache.config.admin_group, "pinning")
-        found = self._cache.acquire(wish.ask, wish.credentials)
+        found = self._cache.acquire(wish.ask, self._caller(peer, wish))
         if isinstance(found, Fill):
             return await self._stream(request, found, wish, peer)
         return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
 
+    def _caller(self, peer: Peer | None, wish: Acquire) -> Caller:
+        return caller_of(peer, wish.credentials, self._cache.config.own_credentials_for)
+
     async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
-        """The last step before the caller hears of it: note the use and who, and pin if asked."""
+        """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
         disk, digest = self._disks.at(ready.path), Digest.parse(ready.digest)
+        await self._cache.gate.let_in(disk, wish.ask.ref, digest, self._caller(peer, wish))
         disk.uses.touch(digest)
         if peer is not None:
             disk.uses.given(digest, peer)
@@ -152,36 +157,48 @@ class Api:
             await response.write(encode(body))
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
-        wish = Acquire.parse(await _body(request))
-        found = await self._cache.plan(wish.ask, wish.credentials)
-        return _json(held_body(found, wish.ask) if isinstance(found, Held) else plan_body(*found))
+        wish, peer = Acquire.parse(await _body(request)), peer_of(request)
+        found = await self._cache.plan(wish.ask, self._caller(peer, wish))
+        if isinstance(found, Held):
+            return _json(held_body(found, wish.ask))
+        disk, plan = found
+        return _json(plan_body(disk, plan, await disk.do(self._cache.gate.visible, disk, self._only(peer))))
+
+    def _only(self, peer: Peer | None) -> int | None:
+        """The user whose models alone the peer may hear of; None for administrators, who hear of all."""
+        if administers(peer, self._cache.config.admin_group):
+            return None
+        return peer.uid if peer is not None else -1
 
     async def snapshots(self, request: web.Request) -> web.StreamResponse:
-        found = [each for part in await self._of_all(self._inventory.snapshots, lambda disk, why: []) for each in part]
+        only = self._only(peer_of(request))
+        parts = await self._of_all(lambda disk: self._inventory.snapshots(disk, only), lambda disk, why: [])
+        found = [each for part in parts for each in part]
         found.sort(key=lambda snapshot: str(snapshot["used_at"]), reverse=True)
         return _json({"snapshots": found})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        ref = request.match_info["ref"]
+        ref, only = request.match_info["ref"], self._only(peer_of(request))
         try:
-            disk, digest = await self._inventory.find(ref)
+            disk, digest = await self._inventory.find(ref, only)
         except NotCached:
-            if (gone := await self._inventory.gone(ref)) is None:
+            if only is not None or (gone := await self._inventory.gone(ref)) is None:
                 raise
             return _json(gone)
         return _json(await disk.do(self._inventory.details, disk, digest))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._status())
+        return _json(await self._status(self._only(peer_of(request))))
 
-    async def _status(self) -> dict[str, Any]:
-        running = self._cache.fills.values()
+    async def _status(self, only: int | None) -> dict[str, Any]:
+        running = [fill for fill in self._cache.fills.values() if only is None or only in fill.uids]
         fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
         roots = await self._of_all(self._inventory.status, lambda disk, why: {"root": str(disk.root), "reason": why})
         return {**self._inventory.summary(roots), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:
-        parts = await self._of_all(lambda disk: disk.uses.leases(), lambda disk, why: [])
+        only = self._only(peer_of(request))
+        parts = await self._of_all(lambda disk: self._inventory.leases(disk, only), lambda disk, why: [])
         return _json({"leases": [each for part in parts for each in part]})
 
     async def _of_all(self, ask: Callable[[Disk], T], instead: Callable[[Disk, str], T]) -> list[T]:
@@ -221,7 +238,7 @@ class Api:
         return _json(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text=exposition(await self._status()), content_type="text/plain")
+        return web.Response(text=exposition(await self._status(None)), content_type="text/plain")
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         """503 when nothing can be fetched any more, and why; one disk of several that failed is only mentioned."""
@@ -246,8 +263,8 @@ def held_body(held: Held, ask: Ask) -> dict[str, Any]:
     }
 
 
-def plan_body(disk: Disk, plan: Plan) -> dict[str, Any]:
-    """What `pull --dry-run` answers with."""
+def plan_body(disk: Disk, plan: Plan, visible: frozenset[str] | None) -> dict[str, Any]:
+    """What `pull --dry-run` answers with; of victims that are not `visible` (None: all are) only their sizes."""
     needs = plan.needs
     return {
         "source": str(needs.listing.ref),
@@ -259,7 +276,10 @@ def plan_body(disk: Disk, plan: Plan) -> dict[str, Any]:
         "fetch_files": len(needs.wants),
         "fits": plan.why is None,
         "reason": plan.why,
-        "evict": [removed(victim) for victim in plan.victims],
+        "evict": [
+            removed(victim) if visible is None or victim.digest.hex in visible else unnamed(victim)
+            for victim in plan.victims
+        ],
     }
 
 

@@ -10,11 +10,13 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 
 from cached.config import Config
+from cached.daemon.callers import Caller
 from cached.daemon.disk import Disk
 from cached.daemon.disks import Disks
 from cached.daemon.download import Batch
 from cached.daemon.fetcher import Network
 from cached.daemon.fill import Fill
+from cached.daemon.gate import Gate, Standing
 from cached.daemon.places import Place, Places
 from cached.daemon.policy import Loadable, check_loadable, check_weights
 from cached.daemon.room import Needs, Plan
@@ -24,14 +26,15 @@ from cached.errors import (
     DaemonUnavailable,
     DigestMismatch,
     ModelIncomplete,
-    NoSpace,
     NotCached,
+    NotFound,
     SourceChanged,
+    SourceDenied,
     SourceUnavailable,
     StoreDegraded,
     WorkerLost,
 )
-from cached.model import Credentials, Digest, Listing, Manifest, ManifestFile, ModelRef
+from cached.model import Access, Digest, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.index import Known
 from cached.store.snapshots import Origin
 from cached.wire import Ready
@@ -74,6 +77,7 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
+        self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
         self.loadable = Loadable()
@@ -81,12 +85,15 @@ class Cache:
         self._background: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    def acquire(self, ask: Ask, credentials: Credentials) -> Ready | Fill:
-        """A hit at once, or the fill to wait for: one per ref, however many ask. NotCached when offline."""
+    def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
+        """A hit at once, or the fill to wait for: one per ref and credentials, however many ask.
+
+        NotCached when offline, also for what the caller has not proved to be allowed to read.
+        """
         held = self._held(ask.ref)
         if held is not None:
-            fresh = self._fresh(held, ask)
-            if fresh or ask.offline:
+            fresh, standing = self._fresh(held, ask), self._standing(held, ask, caller)
+            if (fresh and standing.fresh) or (ask.offline and standing.recent):
                 try:
                     return self._hit(held, ask, stale=not fresh)
                 except ModelIncomplete:
@@ -96,10 +103,15 @@ class Cache:
             raise _not_cached(ask.ref)
         if held is None:
             self.disks.require_writable()
-        return self._fill(ask, credentials, held)
+        return self._fill(ask, caller, held)
+
+    def _standing(self, held: Held, ask: Ask, caller: Caller) -> Standing:
+        return self.gate.standing(held.disk, ask.ref, held.known.access, caller)
 
     def _fresh(self, held: Held, ask: Ask) -> bool:
         """Whether the source need not be asked."""
+        if not held.known.access.kind and self.config.access == "caller":
+            return False  # It is not known who may read it.
         limit = self.config.max_age if ask.max_age is None else ask.max_age
         return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
 
@@ -118,15 +130,17 @@ class Cache:
             self.counters.stale += stale
         return _ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
 
-    def _fill(self, ask: Ask, credentials: Credentials, held: Held | None) -> Fill:
+    def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
         if self._closing:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
-        key = f"{ask.ref.key} {ask.require}"
+        key = f"{ask.ref.key} {ask.require} {caller.key(ask.ref.scheme)}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
             started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
-            fill.task = asyncio.create_task(self._run(fill, ask, credentials, held))
+            fill.task = asyncio.create_task(self._run(fill, ask, caller, held))
             fill.task.add_done_callback(lambda task: self._ended(key, started, task))
+        if caller.uid is not None:
+            fill.uids.add(caller.uid)
         return fill
 
     def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
@@ -137,14 +151,15 @@ class Cache:
             log.info("fill.cancelled", extra={"ref": ref})
         elif error := task.exception():
             self.counters.failures += 1
-            log.warning("fill.failed", extra={"ref": ref, "why": str(error)})
+            said = error.said if isinstance(error, SourceDenied) else ""  # Which its caller is not told.
+            log.warning("fill.failed", extra={"ref": ref, "why": str(error), **({"said": said} if said else {})})
 
-    async def _run(self, fill: Fill, ask: Ask, credentials: Credentials, held: Held | None) -> Ready:
+    async def _run(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         """Once more when the source moved under it or sent something else; on the next disk when one fails."""
         changed = False
         while True:
             try:
-                return await self._once(fill, ask, credentials, held)
+                return await self._once(fill, ask, caller, held)
             except (SourceChanged, DigestMismatch) as error:
                 if changed:
                     raise
@@ -156,45 +171,64 @@ class Cache:
             log.info("fill.again", extra={"ref": str(ask.ref), "why": why})
             fill.batch = Batch()
 
-    async def _once(self, fill: Fill, ask: Ask, credentials: Credentials, held: Held | None) -> Ready:
+    async def _once(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         """Resolve, and fetch what that names unless it is here."""
         fill.phase = "resolving"
-        timeout = self.config.check_timeout if held else self.config.resolve_timeout
-        try:
-            async with asyncio.timeout(timeout * 2 if held else None):
-                listing = await self.workers.resolve(ask.ref, credentials, float(timeout))
-        except (SourceUnavailable, WorkerLost, TimeoutError) as error:
-            if held is None:
-                raise
-            return self._stale(held, ask, str(error))
+        if held is None:
+            listing = await self.workers.resolve(ask.ref, caller.credentials, float(self.config.resolve_timeout))
+        else:
+            try:
+                found = await self._look_again(held, ask, caller)
+            except (SourceUnavailable, WorkerLost) as error:
+                return self._stale(held, ask, caller, error)
+            if found is None:
+                return self._hit(held, ask, stale=False)
+            listing = found
         self._check(ask, listing)
         if held is not None:
             if held.known.revision == listing.revision and self._held(ask.ref) is not None:
-                await self._note_current(held, ask, listing)
+                await self._note_current(held, ask, listing, caller)
                 return self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
-                return self._stale(held, ask, self.disks.problem or "")
-        return await self._fetch(fill, ask, Remote(listing, credentials))
+                return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
+        return await self._fetch(fill, ask, Remote(listing, caller.credentials), caller)
+
+    async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
+        """What the source says now of what is held; None when only the caller's right to it was in question, and is
+        proved. SourceUnavailable when it does not say in time."""
+        timeout, known = float(self.config.check_timeout), held.known
+        try:
+            async with asyncio.timeout(timeout * 2):
+                if not self._fresh(held, ask):
+                    return await self.workers.resolve(ask.ref, caller.credentials, timeout)
+                probe = known.access.listing(ask.ref, known.revision)
+                await self.workers.prove(probe, caller.credentials, timeout)
+        except TimeoutError:
+            raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
+        except (SourceDenied, NotFound):
+            await self.gate.refused(held.disk, ask.ref, known.snapshot, known.access, caller)
+            raise
+        await self.gate.proved(held.disk, {}, ask.ref, known.snapshot, known.access, caller)
+        return None
 
     def _check(self, ask: Ask, listing: Listing) -> None:
         check_weights(listing, self.config.weights)
         if ask.require == "llm":
             check_loadable(ask.ref, {entry.path for entry in listing.entries})
 
-    def _stale(self, held: Held, ask: Ask, why: str) -> Ready:
-        log.warning("serve.stale", extra={"ref": str(ask.ref), "why": why})
+    def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
+        """What is held, though the source could not be asked; the error for who has not lately proved to be let."""
+        if not self._standing(held, ask, caller).recent:
+            raise error
+        log.warning("serve.stale", extra={"ref": str(ask.ref), "why": error.message})
         return self._hit(held, ask, stale=True)
 
-    async def _note_current(self, held: Held, ask: Ask, listing: Listing) -> None:
+    async def _note_current(self, held: Held, ask: Ask, listing: Listing, caller: Caller) -> None:
         """A disk that cannot be written to will be asked about again; it serves all the same."""
-        if held.disk.degraded is None:
-            index, ref = held.disk.store.index, ask.ref
-            try:
-                await held.disk.do(index.resolved, ref.key, str(ref), listing.revision, held.known.snapshot)
-            except (StoreDegraded, NoSpace) as error:
-                log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
+        access = Access.of(listing, caller.with_own(ask.ref.scheme))
+        await self.gate.proved(held.disk, _names(listing), ask.ref, held.known.snapshot, access, caller)
 
-    async def _fetch(self, fill: Fill, ask: Ask, remote: Remote) -> Ready:
+    async def _fetch(self, fill: Fill, ask: Ask, remote: Remote, caller: Caller) -> Ready:
         self.counters.misses += not ask.mending
         fill.phase = "waiting"
         place, reserved = await self.places.reserve(remote.listing)
@@ -212,34 +246,38 @@ class Cache:
             manifest = await disk.do(_manifest, needs, found)
             if ask.require == "llm":
                 self.loadable.add(ask.ref, manifest.digest)
-            return await self._commit(place, remote.listing, manifest, reserved.fill)
+            return await self._commit(place, remote.listing, manifest, reserved.fill, caller)
         except BaseException as error:
             disk.heard(error)
             await asyncio.shield(disk.abandon(reserved.fill))
             raise
 
-    async def plan(self, ask: Ask, credentials: Credentials) -> Held | tuple[Disk, Plan]:
+    async def plan(self, ask: Ask, caller: Caller) -> Held | tuple[Disk, Plan]:
         """What a pull would do: where to, what would be fetched, what would go for it; or what would be handed out.
 
         NotCached when the ask is offline.
         """
         held = self._held(ask.ref)
-        if held is not None and (ask.offline or self._fresh(held, ask)):
-            return held
+        if held is not None:
+            standing = self._standing(held, ask, caller)
+            if standing.recent if ask.offline else standing.fresh and self._fresh(held, ask):
+                return held
         if ask.offline:
             raise _not_cached(ask.ref)
-        listing = await self.workers.resolve(ask.ref, credentials, float(self.config.resolve_timeout))
+        listing = await self.workers.resolve(ask.ref, caller.credentials, float(self.config.resolve_timeout))
+        if held is not None and held.known.revision == listing.revision:
+            return held
         self._check(ask, listing)
         return await self.places.plan(listing)
 
-    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int) -> Ready:
+    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int, c: Caller) -> Ready:
         ref, disk = listing.ref, place.disk
-        origin = Origin(ref.key, str(ref), listing.revision)
-        refs = {ref.key: (str(ref), listing.revision)}
-        if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
-            pinned = ref.at(listing.revision)
-            refs[pinned.key] = (str(pinned), listing.revision)
-        await disk.do(disk.store.commit, manifest, origin, refs, fill_id)
+        access = Access.of(listing, c.with_own(ref.scheme))
+        origin = Origin(ref.key, str(ref), listing.revision, access)
+        await disk.do(
+            self.gate.record, disk, ref, access, c
+        )  # First: else its caller might be asked to prove it again.
+        await disk.do(disk.store.commit, manifest, origin, _names(listing), fill_id)
         self._spawn(self._keep_below(place))
         return _ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 
@@ -275,6 +313,16 @@ class Cache:
         if running:
             await asyncio.wait(running, timeout=1.0)
         await self.flush()
+
+
+def _names(listing: Listing) -> dict[str, tuple[str, str]]:
+    """The refs (key → source, revision) that a listing answers."""
+    ref = listing.ref
+    names = {ref.key: (str(ref), listing.revision)}
+    if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
+        pinned = ref.at(listing.revision)
+        names[pinned.key] = (str(pinned), listing.revision)
+    return names
 
 
 def _not_cached(ref: ModelRef) -> NotCached:

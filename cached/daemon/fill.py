@@ -25,6 +25,7 @@ class Fill:
     paused: Callable[[Batch], bool] = lambda batch: False
     task: asyncio.Task[Ready] | None = None
     waiters: int = 0
+    uids: set[int] = field(default_factory=set)  # Whose it is: who else may not hear of it.
     abandon: bool = True  # Until one waiter wants it to be finished come what may.
 
     def progress(self) -> Progress:

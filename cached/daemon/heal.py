@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 
 from cached.daemon.cache import Ask, Cache
+from cached.daemon.callers import DAEMON
 from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
 from cached.errors import CachedError
-from cached.model import Credentials, Digest, ModelRef
+from cached.model import Digest, ModelRef
 from cached.wire import Ready
 
 log = logging.getLogger("cached.heal")
@@ -54,10 +55,10 @@ class Healer:
         ref = ModelRef.from_key(read[1].ref)
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
-        listing = await self._cache.workers.resolve(asked.ref, Credentials(), timeout)
+        listing = await self._cache.workers.resolve(asked.ref, DAEMON.credentials, timeout)
         if listing.revision != read[1].revision:  # Nobody asked for what is there now.
             return False
-        found = self._cache.acquire(asked, Credentials())
+        found = self._cache.acquire(asked, DAEMON)
         if isinstance(found, Fill):
             async for step in found.watch(60.0, abandon=False):
                 if isinstance(step, Ready):

@@ -36,23 +36,26 @@ class Inventory:
         self._version = version
         self._started = time.time()
 
-    async def find(self, text: str) -> tuple[Disk, Digest]:
-        """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise."""
-        disks, digest = await self.find_all(text)
+    async def find(self, text: str, only: int | None = None) -> tuple[Disk, Digest]:
+        """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise.
+
+        `only`: the user who asks, and who is not to hear of others' models; None is an administrator.
+        """
+        disks, digest = await self.find_all(text, only)
         return disks[0], digest
 
-    async def find_all(self, text: str) -> tuple[list[Disk], Digest]:
+    async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
         """The same with every disk that has it, those first where it may be handed out."""
-        return await self._threads.disk(self._find, text)
+        return await self._threads.disk(self._find, text, only)
 
-    def _find(self, text: str) -> tuple[list[Disk], Digest]:
+    def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
         found: dict[Digest, list[Disk]] = {}
         if prefix is not None:
-            found = self._ask_all("SELECT digest, state FROM snapshot WHERE digest GLOB ?", f"{prefix}*")
+            found = self._ask_all("SELECT digest, state FROM snapshot WHERE digest GLOB ?", only, f"{prefix}*")
         if len(found) > 1:
             raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
-        found = found or self._find_uri(text)
+        found = found or self._find_uri(text, only)
         if not found:
             raise NotCached(f"{text} is not cached on this node; `cached ls` shows what is.")
         if len(found) > 1:
@@ -60,27 +63,31 @@ class Inventory:
         ((digest, disks),) = found.items()
         return disks, digest
 
-    def _find_uri(self, text: str) -> dict[Digest, list[Disk]]:
+    def _find_uri(self, text: str, only: int | None) -> dict[Digest, list[Disk]]:
         try:
             ref = ModelRef.parse(text)
         except CachedError:
             return {}
         # Asked for with patterns, or at a commit: any one snapshot of that source will do.
-        return self._ask_all(_NAMED + "WHERE r.ref = ?", ref.key) or self._ask_all(
-            _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", str(ref), _escape(f"{ref}@") + "%"
+        return self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key) or self._ask_all(
+            _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", only, str(ref), _escape(f"{ref}@") + "%"
         )
 
-    def _ask_all(self, sql: str, *parameters: str) -> dict[Digest, list[Disk]]:
+    def _ask_all(self, sql: str, only: int | None, *parameters: str) -> dict[Digest, list[Disk]]:
         """Snapshots of all disks, each with those that have it, READY ones first."""
         found: dict[Digest, list[Disk]] = {}
         for disk in self._disks:
-            for row in disk.query(sql, *parameters):
+            rows = disk.query(sql, *parameters)
+            visible = self._cache.gate.visible(disk, only) if rows else None
+            for row in rows:
+                if visible is not None and row["digest"] not in visible:
+                    continue
                 disks = found.setdefault(Digest(row["digest"]), [])
                 disks.insert(0 if row["state"] == "ready" else len(disks), disk)
         return found
 
-    def snapshots(self, disk: Disk) -> list[dict[str, Any]]:
-        """Of one disk, the most recently used first."""
+    def snapshots(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
+        """Of one disk, the most recently used first; those that the user `only` may hear of, None for all."""
         index = disk.store.index
         self._flush(disk)
         rows = index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
@@ -88,7 +95,15 @@ class Inventory:
         for row in index.query("SELECT snapshot, source FROM resolution ORDER BY source"):
             refs.setdefault(row["snapshot"], []).append(row["source"])
         root, folder = str(disk.root), str(disk.store.layout.snapshots)
-        return [_snapshot(root, folder, row, refs.get(row["digest"], [])) for row in rows]
+        visible = self._cache.gate.visible(disk, only)
+        seen = [row for row in rows if visible is None or row["digest"] in visible]
+        return [_snapshot(root, folder, row, refs.get(row["digest"], [])) for row in seen]
+
+    def leases(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
+        """Of one disk, on those snapshots that the user `only` may hear of."""
+        visible = self._cache.gate.visible(disk, only)
+        found = disk.uses.leases()
+        return [lease for lease in found if visible is None or lease["digest"].removeprefix("sha256:") in visible]
 
     def snapshot(self, disk: Disk, digest: Digest) -> dict[str, Any]:
         self._flush(disk)

@@ -91,6 +91,7 @@ async def _serve(config: Config) -> None:
         async with _listening(config, api):
             for run in (watchdog, functools.partial(_flush, cache), functools.partial(_start_early, workers)):
                 background.start(run)
+            background.start(cache.gate.sweep)
             for tamper in tampers:
                 background.start(tamper.run)
             for scrubber in scrubbers:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import socket
 import struct
 
 from aiohttp import web
 
+from cached.daemon.callers import in_group
 from cached.daemon.usage import Peer
 from cached.errors import Forbidden
 
@@ -26,14 +25,10 @@ def peer_of(request: web.Request) -> Peer | None:
 
 def require_admin(peer: Peer | None, admin_group: str, verb: str) -> None:
     """Forbidden unless the caller is root, the daemon's own user, or in the admin group."""
-    if peer is not None and (peer.uid in (0, os.geteuid()) or _member(peer, admin_group)):
+    if administers(peer, admin_group):
         return
     raise Forbidden(f"{verb} is for administrators: run it as root, or join the group {admin_group!r}.")
 
 
-def _member(peer: Peer, group: str) -> bool:
-    try:
-        wanted = grp.getgrnam(group).gr_gid
-        return wanted == peer.gid or wanted in os.getgrouplist(pwd.getpwuid(peer.uid).pw_name, peer.gid)
-    except KeyError:
-        return False
+def administers(peer: Peer | None, admin_group: str) -> bool:
+    return peer is not None and (peer.uid in (0, os.geteuid()) or in_group(peer, admin_group))

@@ -28,6 +28,7 @@ from cached.worker.messages import (
     Into,
     Open,
     Opened,
+    Prove,
     Read,
     ReadWhole,
     Remote,
@@ -93,12 +94,16 @@ class Workers:
         found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout))
         return found
 
+    async def prove(self, listing: Listing, credentials: Credentials, timeout: float) -> None:
+        """SourceDenied or NotFound unless these credentials may read the one file of the listing."""
+        await self._ask_twice(Prove(listing, credentials, timeout))
+
     async def check(self, asked: Check) -> Checkup:
         """Read a blob again. Asked once more when the process dies meanwhile."""
         found: Checkup = await self._ask_twice(asked)
         return found
 
-    async def _ask_twice(self, question: Resolve | Check) -> Any:
+    async def _ask_twice(self, question: Resolve | Prove | Check) -> Any:
         try:
             crew, member = await self._idlest()
             return await crew.ask(member, question)

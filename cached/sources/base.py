@@ -60,5 +60,11 @@ class Source(Protocol):
         SourceUnavailable, InvalidRequest.
         """
 
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        """Return when these credentials may read this file, as the source says of a HEAD or the like.
+
+        SourceDenied when they may not, or it is not there; SourceUnavailable when that cannot be told.
+        """
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         """A reader of one file. Does no I/O by itself if it can help it."""

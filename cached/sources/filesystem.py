@@ -41,9 +41,15 @@ class FilesystemSource:
         self._turn = threading.Lock()
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        if not credentials.lend:
+            raise denied(ref, "the daemon's own credentials for it are not for you; ask the operator")
         root, found = self.call(ref, timeout, lambda fs: _find(fs, ref.uri))
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         return Listing(ref, f"{self._protocol}://{self._where()}{root}", listing_revision(entries), entries)
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")
+        self.call(listing.ref, timeout, lambda fs: fs.info(f"{root}/{entry.path}"))
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")

@@ -20,10 +20,10 @@ import gcsfs
 import google.auth.exceptions
 
 from cached.config import Config
-from cached.errors import InvalidRequest, ModelNotFound
+from cached.errors import InvalidRequest, SourceDenied
 from cached.model import Checksum, Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
-from cached.sources.gcs_reader import GcsReader, authorization, judge, object_url
+from cached.sources.gcs_reader import ABSENT, GcsReader, authorization, judge, object_url
 from cached.sources.lane import Lanes
 from cached.sources.transfer import denied, spoken, unavailable
 from cached.sources.web import Web
@@ -55,11 +55,18 @@ class GcsSource:
         if not found and prefix:
             prefix, found = self._single(client, ref, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
-        return Listing(ref, f"{self._where()}{bucket}/{prefix}", listing_revision(entries), entries)
+        open_to_all = self._anonymous(ref, credentials)
+        return Listing(ref, f"{self._where()}{bucket}/{prefix}", listing_revision(entries), entries, open_to_all)
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        """An object's metadata wants the same right as its bytes: storage.objects.get."""
+        ref, (bucket, key) = listing.ref, self._object(listing, entry)
+        client = self._client(ref, credentials)
+        url, private = object_url(client, bucket, key), authorization(client, ref)
+        self._web.json(ref, url, timeout=timeout, judge=judge(ref), private=private)
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
-        key = f"{prefix}/{entry.path}" if prefix else entry.path
+        bucket, key = self._object(listing, entry)
         client = self._client(listing.ref, credentials)
         return GcsReader(self._web, self._lanes, client, listing.ref, bucket, key, entry, self._read_timeout)
 
@@ -67,6 +74,17 @@ class GcsSource:
         with self._lock:
             self._clients.clear()
         self._lanes.close()
+
+    def _object(self, listing: Listing, entry: Entry) -> tuple[str, str]:
+        """Its bucket and key."""
+        bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
+        return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
+
+    def _anonymous(self, ref: ModelRef, credentials: Credentials) -> bool:
+        """Whether to ask without a token: so says the URI, there is none for this caller, or it is an emulator."""
+        if _split(ref)[2] or not (credentials.lend or credentials.personal("gs")):
+            return True
+        return bool(self._endpoint) and not credentials.personal("gs") and "token" not in self._options
 
     def _where(self) -> str:
         return f"gs://{self._endpoint.partition('://')[2] or 'storage.googleapis.com'}/"
@@ -103,13 +121,15 @@ class GcsSource:
                 judge=judge(ref),
                 private=authorization(client, ref),
             )
-        except ModelNotFound:
+        except SourceDenied as error:
+            if error.said != ABSENT:
+                raise
             return key, []
         return folder, [_entry(name, item)]
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> gcsfs.GCSFileSystem:
         text = credentials.get("GOOGLE_APPLICATION_CREDENTIALS_JSON")
-        anonymous = _split(ref)[2] or (bool(self._endpoint) and not text and "token" not in self._options)
+        anonymous = self._anonymous(ref, credentials)
         key = "anon" if anonymous else text or ""
         with self._lock:
             if key not in self._clients:

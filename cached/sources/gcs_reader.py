@@ -9,7 +9,7 @@ from urllib.parse import quote
 import google.auth.exceptions
 import httpx2
 
-from cached.errors import CachedError, ModelNotFound, SourceError
+from cached.errors import CachedError, SourceError
 from cached.model import Entry, ModelRef
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
@@ -18,7 +18,8 @@ from cached.sources.web import Judge, Web
 if TYPE_CHECKING:
     import gcsfs  # At run time `gcs` imports it, with care.
 
-_ADVICE = "check that its credentials (GOOGLE_APPLICATION_CREDENTIALS) may list and read the bucket"
+ABSENT = "HTTP 404"
+_ADVICE = "check the bucket, and that the credentials (GOOGLE_APPLICATION_CREDENTIALS) may list and read the bucket"
 
 
 class GcsReader:
@@ -136,7 +137,7 @@ def _translated(ref: ModelRef, file: str, response: httpx2.Response) -> CachedEr
     if file and status in (404, 412, 416):
         return changed(file, "its generation is gone")
     if status == 404:
-        return ModelNotFound(f"There are no model files at {spoken(ref)}: the place does not exist; check the URI.")
+        return denied(ref, _ADVICE, ABSENT)
     if status == 400:
         return SourceError(f"Google Cloud Storage does not understand the request for {spoken(ref)}; check the URI.")
     return from_status(ref, status, _ADVICE, response.headers.get("Retry-After"))

@@ -35,7 +35,11 @@ class HttpSource:
             raise InvalidRequest(f"{spoken(ref)} names no file; give the URL of one model file.")
         size, version = probe(self._web, ref, timeout)
         entries = tuple(entry for entry in (Entry(name, size, version),) if ref.selects(entry.path))
-        return Listing(ref, ref.uri, listing_revision(entries), entries)
+        return Listing(ref, ref.uri, listing_revision(entries), entries, open=True)
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        """Nobody shows credentials here."""
+        probe(self._web, listing.ref, timeout)
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         return HttpReader(self._web, self._lanes, listing.ref, entry, self._read_timeout)

@@ -49,11 +49,22 @@ class HubSource:
         if not isinstance(commit, str) or not _COMMIT.match(commit):
             raise unavailable(ref, "it does not answer like a Hub; check the endpoint")
         entries = tuple(entry for entry in self._tree(ref, commit, private, timeout) if ref.selects(entry.path))
-        listing = Listing(ref, f"hf://{self.endpoint.partition('://')[2]}/{ref.place}", commit, entries)
         # A gated repository shows its listing to everybody: only a file proves that this caller may read it.
-        if info.get("gated") is not False:
-            self._prove_access(listing, private, timeout)
-        return listing
+        open_to_all = info.get("gated") is False and info.get("private") is False
+        return Listing(ref, f"hf://{self.endpoint.partition('://')[2]}/{ref.place}", commit, entries, open_to_all)
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        ref, url = listing.ref, file_url(self.endpoint, listing, entry)
+        try:
+            with (
+                web_errors(ref),
+                self._web.request(
+                    "HEAD", url, timeout=timeout, private=_authorization(credentials), hop=_stay
+                ) as answer,
+            ):
+                check(ref, answer)
+        except _LeavesHub:
+            pass  # The way to the content network is the grant.
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         url, private = file_url(self.endpoint, listing, entry), _authorization(credentials)
@@ -93,18 +104,6 @@ class HubSource:
                     self._trees.popitem(last=False)
         return found
 
-    def _prove_access(self, listing: Listing, private: Mapping[str, str], timeout: float) -> None:
-        """SourceDenied unless this caller may read the files."""
-        ref, url = listing.ref, file_url(self.endpoint, listing, listing.entries[0])
-        try:
-            with (
-                web_errors(ref),
-                self._web.request("HEAD", url, timeout=timeout, private=private, hop=_stay) as answer,
-            ):
-                check(ref, answer)
-        except _LeavesHub:
-            pass  # The way to the content network is the grant.
-
 
 class _LeavesHub(Exception):
     pass
@@ -129,5 +128,6 @@ def _entry(item: Mapping[str, object], commit: str) -> Entry:
 
 def _authorization(credentials: Credentials) -> Mapping[str, str]:
     """The caller's token, else the daemon's own; never one that a login left in somebody's home."""
-    token = credentials.get("HF_TOKEN") or credentials.get("HUGGING_FACE_HUB_TOKEN") or os.environ.get("HF_TOKEN")
+    own = os.environ.get("HF_TOKEN") if credentials.lend else None
+    token = credentials.get("HF_TOKEN") or credentials.get("HUGGING_FACE_HUB_TOKEN") or own
     return {"Authorization": f"Bearer {token}"} if token else {}

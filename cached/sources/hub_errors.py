@@ -17,6 +17,10 @@ from cached.errors import CachedError, ModelNotFound, RevisionNotFound, SourceEr
 from cached.model import ModelRef
 from cached.sources.transfer import changed, denied, from_status
 
+_ADVICE = (
+    "check the name; if it is gated or private, ask for access on its page and set HF_TOKEN to a token that has it"
+)
+
 
 def check(ref: ModelRef, response: httpx2.Response, file: str = "") -> None:
     """Raise the Hub's errors as ours. With `file`, a missing file means that it went away."""
@@ -29,7 +33,7 @@ def check(ref: ModelRef, response: httpx2.Response, file: str = "") -> None:
 def _translated(ref: ModelRef, file: str, error: HfHubHTTPError) -> CachedError:
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
-        return denied(ref, "it is gated; ask for access on its page, then set HF_TOKEN to a token that has it")
+        return denied(ref, _ADVICE, f"HTTP {status}, gated")
     if isinstance(error, DisabledRepoError):
         return denied(ref, "it has been disabled by the Hub; use another repository")
     if isinstance(error, RevisionNotFoundError):
@@ -37,14 +41,9 @@ def _translated(ref: ModelRef, file: str, error: HfHubHTTPError) -> CachedError:
         return RevisionNotFound(f"{ref.uri} has no revision {revision!r}; give a branch, tag or commit that it has.")
     said_missing = error.response.headers.get("X-Error-Code") == "RepoNotFound"
     if isinstance(error, RepositoryNotFoundError) and (said_missing or status == 404):
-        # The Hub says the same of a private repository, and so do we.
-        return ModelNotFound(
-            f"The Hub has no repository {ref.place}, or it is private; check the name, "
-            "or set HF_TOKEN to a token that may read it."
-        )
+        return denied(ref, _ADVICE, f"HTTP {status}, no such repository, or a private one")
     if status == 404:
         return changed(file, "it is gone") if file else ModelNotFound(f"The Hub has nothing at {ref}; check the name.")
     if status in (400, 416):
         return SourceError(f"The Hub does not understand the request for {ref} (HTTP {status}); check the name.")
-    advice = "check the name, and set HF_TOKEN to a token that may read it"
-    return from_status(ref, status, advice, error.response.headers.get("Retry-After"))
+    return from_status(ref, status, _ADVICE, error.response.headers.get("Retry-After"))

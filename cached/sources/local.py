@@ -43,7 +43,11 @@ class LocalSource:
                 names = sorted(_walk(place))
             found = [self._entry(ref, place, name) for name in names]
         entries = tuple(entry for entry in found if entry is not None and ref.selects(entry.path))
-        return Listing(ref, f"file://{place}", listing_revision(entries), entries)
+        return Listing(ref, f"file://{place}", listing_revision(entries), entries, open=True)
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        """The operator has opened the folder to everybody."""
+        self.check(listing.ref)
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         return LocalReader(self, listing.ref, os.path.join(listing.place.removeprefix("file://"), entry.path), entry)

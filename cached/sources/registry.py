@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import ModelRef
+from cached.model import AZURE_SCHEMES, ModelRef
 from cached.sources.base import Source
 from cached.sources.local import LocalSource
 
@@ -86,6 +86,7 @@ class Registry:
             "https": self._http,
             "file": self._local,
             "local": self._local,  # fsspec's other name for it; it must not become a way around file_roots.
+            **dict.fromkeys(AZURE_SCHEMES, lambda: self._azure(scheme)),
         }.get(scheme, lambda: self._filesystem(scheme))
         return factory()
 
@@ -106,6 +107,15 @@ class Registry:
         from cached.sources.gcs import GcsSource
 
         return GcsSource(self._config, self._shared_web())
+
+    def _azure(self, scheme: str) -> _Closable:
+        try:
+            from cached.sources.azure import AzureSource
+        except ImportError:
+            raise InvalidRequest(
+                f"{scheme}:// needs a package that the daemon does not have: pip install adlfs into its environment."
+            ) from None
+        return AzureSource(self._config, scheme)
 
     def _http(self) -> _Closable:
         from cached.sources.http import HttpSource

@@ -7,13 +7,13 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import s3fs
 
 from cached.config import Config
-from cached.errors import InvalidRequest
+from cached.errors import InvalidRequest, SourceDenied
 from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.lane import Lanes
@@ -23,6 +23,8 @@ from cached.sources.s3_reader import S3Reader, look_up, object_entry
 from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import spoken
+
+Result = TypeVar("Result")
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
@@ -45,17 +47,24 @@ class S3Source:
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         bucket, prefix, _ = _split(ref)
         client, signer = self._client(ref, credentials)
-        with s3_errors(ref):
-            found = S3Pages(ref, client, signer, self._lanes, timeout).entries(bucket, prefix)
-            if not found and prefix:
+        pages = S3Pages(ref, client, signer, self._lanes, timeout)
+        found = _with_present_keys(ref, signer, lambda: pages.entries(bucket, prefix))
+        if not found and prefix:
+            with s3_errors(ref):
                 prefix, found = self._single(client, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         place = f"{self._where}{bucket}/{prefix}"
-        return Listing(ref, place, listing_revision(entries), entries)
+        return Listing(ref, place, listing_revision(entries), entries, _anonymous(ref, credentials))
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        bucket, key = self._object(listing, entry)
+        client, signer = self._client(listing.ref, credentials)
+        _with_present_keys(
+            listing.ref, signer, lambda: client.call_s3("head_object", timeout=timeout, Bucket=bucket, Key=key)
+        )
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        bucket, _, prefix = listing.place.removeprefix(self._where).partition("/")
-        key = f"{prefix}/{entry.path}" if prefix else entry.path
+        bucket, key = self._object(listing, entry)
         client, signer = self._client(listing.ref, credentials)
         timeout = float(self._config.read_timeout)
         return S3Reader(client, signer, self._lanes, listing.ref, bucket, key, entry, timeout)
@@ -65,6 +74,11 @@ class S3Source:
             self._clients.clear()
         self._lanes.close()
 
+    def _object(self, listing: Listing, entry: Entry) -> tuple[str, str]:
+        """Its bucket and key."""
+        bucket, _, prefix = listing.place.removeprefix(self._where).partition("/")
+        return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
+
     def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
         """The URI may name one object: then that is the model, in its folder."""
         folder, _, name = key.rpartition("/")
@@ -73,7 +87,7 @@ class S3Source:
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
         """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
-        anonymous = _split(ref)[2]
+        anonymous = _anonymous(ref, credentials)
         key = anonymous, tuple(sorted(credentials.variables.items()))
         with self._lock:
             if key not in self._clients:
@@ -117,6 +131,18 @@ class S3Source:
         return {"session": new_session(profile), **options}
 
 
+def _with_present_keys(ref: ModelRef, signer: S3Signer, work: Callable[[], Result]) -> Result:
+    """`work`, and once more with new keys where a role's have expired."""
+    try:
+        with s3_errors(ref):
+            return work()
+    except SourceDenied as error:
+        if not signer.renew(error.said):
+            raise
+    with s3_errors(ref):
+        return work()
+
+
 @functools.lru_cache(maxsize=64)
 def _split(ref: ModelRef) -> tuple[str, str, bool]:
     """Bucket, prefix without slashes at its ends, and whether to ask without signing."""
@@ -127,6 +153,11 @@ def _split(ref: ModelRef) -> tuple[str, str, bool]:
     if not _BUCKET.match(rest):
         raise InvalidRequest(f"{spoken(ref)} names no bucket; write s3://bucket/prefix.")
     return rest, prefix.strip("/"), bool(at)
+
+
+def _anonymous(ref: ModelRef, credentials: Credentials) -> bool:
+    """Whether to ask without signing: the URI says so, or neither the caller's keys nor the daemon's are for this."""
+    return _split(ref)[2] or not (credentials.lend or credentials.personal("s3"))
 
 
 def _table(value: object) -> Mapping[str, object]:

@@ -20,7 +20,7 @@ _DENIED = frozenset(
     # What servers say to a request that is not signed, beside AccessDenied; the second is rclone's.
     | {"MissingSecurityHeader", "UnsupportedAlgorithm", "TokenRefreshRequired"}
 )
-_ADVICE = "check the AWS keys, profile or role, or write s3://anonymous@bucket/prefix for a public bucket"
+_ADVICE = "check the bucket, and the AWS keys, profile or role; a public bucket is s3://anonymous@bucket/prefix"
 
 
 @contextmanager
@@ -52,10 +52,10 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
     status = int(metadata.get("HTTPStatusCode", 0))
     if code == "PreconditionFailed" or status in (412, 416):
         return changed(file or spoken(ref), "its ETag or size is another one")
-    if code in _DENIED:
-        return denied(ref, _ADVICE)
+    if code in _DENIED or (code == "NoSuchBucket" and not file):
+        return denied(ref, _ADVICE, code)
     if status == 404 or code in ("NoSuchKey", "NoSuchVersion"):
-        return changed(file, "it is gone") if file else ModelNotFound(_missing(ref, code))
+        return changed(file, "it is gone") if file else ModelNotFound(_missing(ref))
     if status in (301, 307):
         return SourceError(f"The bucket of {spoken(ref)} is in another region; set s3_region or AWS_REGION to it.")
     if code in ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable"):
@@ -63,6 +63,5 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
     return from_status(ref, status, _ADVICE, metadata.get("HTTPHeaders", {}).get("retry-after"))
 
 
-def _missing(ref: ModelRef, code: str) -> str:
-    what = "the bucket does not exist" if code == "NoSuchBucket" else "the place does not exist"
-    return f"There are no model files at {spoken(ref)}: {what}; check the URI."
+def _missing(ref: ModelRef) -> str:
+    return f"There are no model files at {spoken(ref)}: the place does not exist; check the URI."

@@ -10,6 +10,7 @@ from typing import Any
 
 from fsspec.asyn import sync
 
+from cached.errors import SourceDenied
 from cached.model import Entry, ModelRef
 from cached.sources.lane import Answer, Lanes, Sink, lane_errors
 from cached.sources.s3_errors import s3_errors
@@ -53,6 +54,14 @@ class S3Reader:
         if not length:
             return b""
         span = Span(self._name, offset, length, self._entry.size)
+        try:
+            return self._read(span)
+        except SourceDenied as error:
+            if not self._signer.renew(error.said):
+                raise
+        return self._read(span)
+
+    def _read(self, span: Span) -> bytes:
         with s3_errors(self._ref, self._name):
             data: bytes = sync(self._client.loop, self._get, span, timeout=self._timeout)
         return data
@@ -64,7 +73,10 @@ class S3Reader:
         with s3_errors(self._ref, self._name):
             request = self._signer.request(self._object["Bucket"], self._object["Key"], *self._fast_pin())
         with lane_errors(self._ref):
-            return self._lanes.stream(request, span, self._timeout, lambda answer: self._judge_fast(answer, span), sink)
+            taken = self._lanes.stream(request, span, self._timeout, lambda a: self._judge_fast(a, span), sink)
+        if not taken:
+            pass
+        return taken
 
     def _fast_pin(self) -> tuple[dict[str, str], dict[str, str]]:
         """Query and headers."""

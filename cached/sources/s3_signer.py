@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from botocore.credentials import RefreshableCredentials  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
 from cached.sources.lane import Request
 from cached.sources.sigv4 import Keys, signed_headers, uri_path
 
+EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
 KEYS_SECONDS = 60.0  # botocore refreshes keys a quarter of an hour before they run out.
 
 
@@ -42,6 +44,24 @@ class S3Signer:
                 self._keys = sync(self._client.loop, self._fetch_keys, timeout=self._timeout)
                 self._until = time.monotonic() + KEYS_SECONDS
             return self._keys
+
+    def forget(self) -> None:
+        """Ask for the keys again at the next request: these may not be good any more."""
+        with self._lock:
+            self._until = 0.0
+
+    def renew(self, said: str) -> bool:
+        """After S3 has refused with this code: whether that was for keys whose time is over, and new ones can be had.
+
+        botocore fetches a role's before they expire; but they can be taken back earlier, and where it could not fetch
+        new ones it goes on with the old.
+        """
+        keys = self._client._s3._request_signer._credentials if self._client._s3 is not None else None
+        if said not in EXPIRED or not isinstance(keys, RefreshableCredentials):
+            return False
+        keys._expiry_time = datetime.now(UTC)
+        self.forget()
+        return True
 
     async def _fetch_keys(self) -> Keys | None:
         await self._client.set_session()

@@ -95,8 +95,11 @@ def changed(name: str, how: str) -> SourceChanged:
     return SourceChanged(f"{name} changed at the source while it was read ({how}); ask again for its present version.")
 
 
-def denied(ref: ModelRef, advice: str) -> SourceDenied:
-    return SourceDenied(f"The source refuses {spoken(ref)}: {advice}.")
+def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
+    """`said` tells the operator, and nobody else, whether it is absent or forbidden."""
+    error = SourceDenied(f"{spoken(ref)} does not exist, or you may not read it: {advice}.")
+    error.said = said
+    return error
 
 
 def unavailable(ref: ModelRef, why: str, retry_after: str | None = None) -> SourceUnavailable:
@@ -109,7 +112,7 @@ def unavailable(ref: ModelRef, why: str, retry_after: str | None = None) -> Sour
 def from_status(ref: ModelRef, status: int, advice: str, retry_after: str | None = None) -> CachedError:
     """The error for a failed answer that is the same for every kind of source."""
     if status in (401, 403):
-        return denied(ref, advice)
+        return denied(ref, advice, f"HTTP {status}")
     if status in (408, 425, 429) or status >= 500:
         return unavailable(ref, f"HTTP {status}", retry_after)
     return SourceError(f"The source of {spoken(ref)} answered HTTP {status}, which is not understood; check the URI.")

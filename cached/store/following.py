@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from cached.model import PIECE_BYTES, Digest
+from cached.model import PIECE_BYTES, Access, Digest
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.glance import Glance
@@ -22,10 +22,10 @@ _BLOB = (
     "mtime_ns = excluded.mtime_ns, damaged = excluded.damaged"
 )
 _SNAPSHOT = (
-    "INSERT INTO snapshot (digest, state, ref, source, revision, size, files, created_at, used_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET state = excluded.state, "
+    "INSERT INTO snapshot (digest, state, ref, source, revision, size, files, access, created_at, used_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET state = excluded.state, "
     "ref = excluded.ref, source = excluded.source, revision = excluded.revision, size = excluded.size, "
-    "files = excluded.files"
+    "files = excluded.files, access = excluded.access"
 )
 
 
@@ -50,7 +50,9 @@ class Following:
             cursor.row_factory = None  # Plain tuples: there may be a hundred thousand.
             self._snapshots = {
                 row[0]: row[1:]
-                for row in cursor.execute("SELECT digest, state, ref, source, revision, size, files FROM snapshot")
+                for row in cursor.execute(
+                    "SELECT digest, state, ref, source, revision, size, files, access FROM snapshot"
+                )
             }
             self._parts = dict(
                 cursor.execute("SELECT snapshot, group_concat(blob) FROM snapshot_blob GROUP BY snapshot").fetchall()
@@ -69,7 +71,7 @@ class Following:
     def origin(self, digest: str) -> Origin | None:
         """Where a snapshot came from, as far as the index knows."""
         row = self._snapshots.get(digest)
-        return Origin(row[1], row[2], row[3]) if row else None
+        return Origin(row[1], row[2], row[3], Access.parse(row[6])) if row else None
 
     def keep(self, digest: str) -> None:
         """It cannot be read, and somebody holds it: no longer to be handed out, and not to be taken away."""
@@ -97,8 +99,9 @@ class Following:
                 self._index.forget(Digest(digest), "lost", "its files were gone when the daemon started")
             # Known, but not known to be current: a moving name is asked again before it is believed.
             db.executemany(
-                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, seal) "
-                "SELECT ref, source, revision, digest, 0, seal(ref, source, revision, digest) FROM snapshot "
+                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, seal, access) "
+                "SELECT ref, source, revision, digest, 0, seal(ref, source, revision, digest, access), access "
+                "FROM snapshot "
                 "WHERE digest = ?",
                 [(digest,) for _, digest in self._unresolved.values()],
             )
@@ -156,4 +159,5 @@ class Following:
 
 def _row(found: Found) -> tuple[object, ...]:
     state, origin = "ready" if found.whole else "damaged", found.manifest.origin
-    return state, origin.ref, origin.source, origin.revision, found.manifest.size, len(found.manifest.files)
+    files, access = len(found.manifest.files), str(origin.access)
+    return state, origin.ref, origin.source, origin.revision, found.manifest.size, files, access

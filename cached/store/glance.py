@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cached.model import Manifest
+from cached.model import Access, Manifest
 from cached.store.snapshots import Origin
 
 File = tuple[str, int, str]  # Path, size, the hex of its digest; in the order of a Manifest's files.
@@ -47,7 +47,7 @@ def glance(path: str, digest: str) -> Glance | None:
         with open(path, "rb") as file:
             raw = json.loads(file.read())
         files = sorted((each["path"], each["size"], each["digest"].removeprefix("sha256:")) for each in raw["files"])
-        origin = Origin(raw["ref"], raw["source"], raw["revision"])
+        origin = Origin(raw["ref"], raw["source"], raw["revision"], Access.parse(str(raw.get("access", ""))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not all(isinstance(text, str) for text in (origin.ref, origin.source, origin.revision)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cached.model import Digest, Manifest
+from cached.model import Access, Digest, Manifest
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.seals import seal
@@ -19,7 +19,8 @@ MAX_EVENTS = 10_000
 
 _FREE = "NOT EXISTS (SELECT 1 FROM {} WHERE blob = digest)"
 _ORPHAN = f"{_FREE.format('snapshot_blob')} AND {_FREE.format('hold')}"
-_RESOLUTION = "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?"
+_RESOLUTION = "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?, ?"
+_OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Known:
     size: int
     files: int
     checked_at: float
+    access: Access
 
 
 class Index(IndexFile):
@@ -40,7 +42,7 @@ class Index(IndexFile):
     def find(self, ref: str) -> Known | None:
         """The READY snapshot that `ref` (ModelRef.key) last meant."""
         rows = self.hits.query(
-            "SELECT r.snapshot, r.source, r.revision, s.size, s.files, r.checked_at FROM resolution r "
+            "SELECT r.snapshot, r.source, r.revision, s.size, s.files, r.checked_at, r.access FROM resolution r "
             "JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? AND s.state = 'ready'",
             (ref,),
         )
@@ -48,7 +50,13 @@ class Index(IndexFile):
             return None
         row = rows[0]
         return Known(
-            Digest(row["snapshot"]), row["source"], row["revision"], row["size"], row["files"], row["checked_at"]
+            Digest(row["snapshot"]),
+            row["source"],
+            row["revision"],
+            row["size"],
+            row["files"],
+            row["checked_at"],
+            Access.parse(row["access"]),
         )
 
     def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
@@ -65,13 +73,44 @@ class Index(IndexFile):
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
 
-    def resolved(self, ref: str, source: str, revision: str, snapshot: Digest) -> None:
-        """`ref` was asked just now and means `snapshot`."""
+    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
+        """These refs (key → source, revision) were asked just now, and mean `snapshot`."""
+        with self.transaction() as db:
+            if db.execute("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchone():
+                self._resolve(db, refs, snapshot, access)
+
+    def _resolve(
+        self, db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access
+    ) -> None:
+        """Who may read the snapshot follows from all the names that mean it: it is as open as the most open of them."""
+        now = time.time()
+        for ref, (source, revision) in refs.items():
+            row = db.execute("SELECT access FROM resolution WHERE ref = ? AND snapshot = ?", (ref, snapshot.hex))
+            old = Access.parse((row.fetchone() or ("",))[0])
+            # That a caller's credentials open it as well takes nothing from the daemon's own.
+            chosen = old if (old.kind, access.kind) == ("own", "caller") and old.probe == access.probe else access
+            db.execute(_RESOLUTION, _resolution(ref, source, revision, snapshot.hex, now, str(chosen)))
+        self._settle_access(db, snapshot)
+
+    def refused(self, snapshot: Digest, access: Access) -> None:
+        """The daemon's own credentials do not open it any more."""
         with self.transaction() as db:
             db.execute(
-                f"{_RESOLUTION} WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
-                (*_resolution(ref, source, revision, snapshot.hex, time.time()), snapshot.hex),
+                "UPDATE resolution SET access = ?, seal = seal(ref, source, revision, snapshot, ?) "
+                "WHERE snapshot = ? AND access = ?",
+                (closed := str(Access("caller", access.probe)), closed, snapshot.hex, str(access)),
             )
+            self._settle_access(db, snapshot)
+
+    def _settle_access(self, db: sqlite3.Connection, snapshot: Digest) -> None:
+        rows = db.execute("SELECT access FROM resolution WHERE snapshot = ?", (snapshot.hex,)).fetchall()
+        most = max((Access.parse(row["access"]) for row in rows), key=lambda each: _OPENNESS[each.kind])
+        db.execute("UPDATE snapshot SET access = ? WHERE digest = ?", (str(most), snapshot.hex))
+
+    def access(self, snapshot: Digest) -> Access:
+        """Who may read it; nobody knows when it is not here."""
+        rows = self.hits.query("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,))
+        return Access.parse(rows[0]["access"]) if rows else Access()
 
     def identities(self, identities: Iterable[str]) -> dict[str, Digest]:
         """Digests of those remote files that the node has held."""
@@ -162,22 +201,19 @@ class Index(IndexFile):
             if row["key"] not in keep:
                 db.execute("DELETE FROM reservation WHERE key = ?", (row["key"],))
 
-    def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> None:
+    def commit(self, manifest: Manifest, origin: Origin, refs: Mapping[str, tuple[str, str]], fill: int | None) -> None:
         """READY: the snapshot may be handed out, for every ref of `refs` (key → source, revision)."""
         digest, now, files = manifest.digest.hex, time.time(), len(manifest.files)
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
+                "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?, '') ON CONFLICT (digest) DO UPDATE SET "
                 "state='ready'",
                 (digest, origin.ref, origin.source, origin.revision, manifest.size, files, now, steady_time()),
             )
             db.executemany(
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
             )
-            db.executemany(
-                _RESOLUTION,
-                [_resolution(ref, source, revision, digest, now) for ref, (source, revision) in refs.items()],
-            )
+            self._resolve(db, refs, manifest.digest, origin.access)
             if fill is not None:
                 db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")
@@ -286,5 +322,5 @@ class Index(IndexFile):
             db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
 
 
-def _resolution(ref: str, source: str, revision: str, snapshot: str, at: float) -> tuple[object, ...]:
-    return ref, source, revision, snapshot, at, seal(ref, source, revision, snapshot)
+def _resolution(ref: str, source: str, revision: str, snapshot: str, at: float, access: str) -> tuple[object, ...]:
+    return ref, source, revision, snapshot, at, seal(ref, source, revision, snapshot, access), access

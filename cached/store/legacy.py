@@ -15,7 +15,8 @@ from cached.store.seals import seal
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
 # Known, but when it was asked last is not sealed: it is asked again before it is believed.
 _RESOLUTION = (
-    "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, 0, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
+    "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, 0, ?, ? "
+    "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
 )
 _PIN = "INSERT OR IGNORE INTO pin SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
 
@@ -39,9 +40,11 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
         for identity, blob, sealed in _rows(old, "SELECT identity, blob, seal FROM identity"):
             if _true(sealed, identity, blob):
                 db.execute(_IDENTITY, (identity, blob, sealed, blob))
-        for *named, sealed in _rows(old, "SELECT ref, source, revision, snapshot, seal FROM resolution"):
-            if _true(sealed, *named):
-                db.execute(_RESOLUTION, (*named, sealed, named[-1]))
+        for *named, access, sealed in _rows(
+            old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"
+        ):
+            if _true(sealed, *named, access):
+                db.execute(_RESOLUTION, (*named, sealed, access, named[-1]))
         return sum(_pin(db, *row) for row in _rows(old, "SELECT snapshot, until, uid FROM pin"))
 
 

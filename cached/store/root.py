@@ -86,7 +86,7 @@ def _create(layout: Layout) -> None:
         private.mkdir(exist_ok=True)
         private.chmod(0o700)
     layout.snapshots.mkdir(exist_ok=True)
-    layout.snapshots.chmod(0o755)
+    layout.snapshots.chmod(0o711)  # Its names are the digests of what is here: not everybody's to list.
     for prefix in range(256):
         _make_folder(layout, layout.blobs / f"{prefix:02x}")
     for directory in (layout.blobs, layout.root):

@@ -141,9 +141,42 @@ def second(db: Database) -> None:
 def third(db: Database) -> None:
     """Rows that the disk could not correct are sealed (see seals)."""
     seals.teach(db.conn)
-    for table, names in seals.SEALED.items():
+    for table, names in (("identity", "identity, blob"), ("resolution", "ref, source, revision, snapshot")):
         db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
         db.execute(f"UPDATE {table} SET seal = seal({names})")
+
+
+_FOURTH = (
+    # str(Access): who may read it. Of a snapshot it is what its manifest says, of a resolution what this name's source
+    # said; empty: not known, so the source has to be asked.
+    "ALTER TABLE snapshot ADD COLUMN access TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE resolution ADD COLUMN access TEXT NOT NULL DEFAULT ''",
+    """CREATE TABLE fingerprint (     -- one row: the key of the hash that stands for credentials in `proof`
+        key BLOB NOT NULL
+    ) STRICT""",
+    "INSERT INTO fingerprint VALUES (randomblob(32))",
+    """CREATE TABLE proof (           -- when credentials were last seen to open a remote file
+        probe TEXT NOT NULL,           -- Access.probe
+        who TEXT NOT NULL,             -- keyed hash of a caller's credentials, or 'own'
+        proved_at REAL NOT NULL,
+        PRIMARY KEY (probe, who)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE entrant (         -- who may enter the directory of a snapshot that is not open to everybody
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        uid INTEGER NOT NULL,
+        until REAL NOT NULL,           -- after that, for as long as a process of theirs holds a lease
+        PRIMARY KEY (snapshot, uid)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+@migrations()
+def fourth(db: Database) -> None:
+    """Who may read what."""
+    seals.teach(db.conn)
+    for statement in _FOURTH:
+        db.execute(statement)
+    db.execute(f"UPDATE resolution SET seal = seal({seals.SEALED['resolution']})")
 
 
 def migrate(db: Database) -> None:
@@ -157,4 +190,4 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second", "third"}
+_KNOWN = {"first", "second", "third", "fourth"}

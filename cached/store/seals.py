@@ -1,4 +1,5 @@
-"""Checksums of those rows that nothing on the disk could correct: which blob a remote file is, what a ref means.
+"""Checksums of those rows that nothing on the disk could correct: which blob a remote file is, what a ref means, who
+may read that.
 
 SQLite would read a row whose bytes have changed on the disk as if it had been written so, and the node would answer
 for another file, or another model.
@@ -11,7 +12,7 @@ import sqlite3
 import xxhash
 
 # What each covers. Not when a ref was last asked: that changes, and is never later than now.
-SEALED = {"identity": "identity, blob", "resolution": "ref, source, revision, snapshot"}
+SEALED = {"identity": "identity, blob", "resolution": "ref, source, revision, snapshot, access"}
 
 
 def seal(*texts: str) -> int:

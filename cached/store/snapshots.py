@@ -7,24 +7,26 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from cached.errors import CachedError, CorruptBlob
-from cached.model import Digest, Manifest, ManifestFile
+from cached.model import UNKNOWN, Access, Digest, Manifest, ManifestFile
 from cached.store.layout import Layout, disk_errors, fsync_directory
 from cached.store.leases import exclusive
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a snapshot came from: enough to fetch it again. `ref` is ModelRef.key."""
+    """Where a snapshot came from: enough to fetch it again, and to know who may read it. `ref` is ModelRef.key."""
 
     ref: str
     source: str
     revision: str
+    access: Access = UNKNOWN
 
 
 class Snapshots:
@@ -38,7 +40,7 @@ class Snapshots:
         return self._layout.lock(digest)
 
     def build(self, manifest: Manifest, origin: Origin) -> Path:
-        """Make the snapshot visible, durably; every blob must be published.
+        """Make the snapshot's directory, durably; every blob must be published. A new one is the daemon's alone.
 
         One that is already there is kept, and names that no longer link to their blob are linked again.
         """
@@ -56,7 +58,8 @@ class Snapshots:
             raw = json.loads(self.lock(digest).read_bytes())
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
             manifest = Manifest(files)
-            origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]))
+            access = Access.parse(str(raw.get("access", "")))
+            origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]), access)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CachedError):
             return None
         return (manifest, origin) if manifest.digest == digest else None
@@ -80,7 +83,7 @@ class Snapshots:
                     self._discard(lock)
                 self._write_manifest(manifest, origin)
             else:
-                lock.chmod(0o644)
+                _writable(lock)
                 with lock.open("r+") as file:
                     file.truncate()
                     _dump(manifest, origin, file)
@@ -103,7 +106,7 @@ class Snapshots:
     def _into_trash(self, path: Path, target: Path) -> bool:
         try:
             if path.is_dir() and not path.is_symlink():
-                path.chmod(0o755)  # Moving a directory rewrites its "..", which needs the right to write to it.
+                path.chmod(0o700)  # Moving a directory rewrites its "..", which needs the right to write to it.
             os.rename(path, target)
         except FileNotFoundError:
             return False
@@ -111,7 +114,7 @@ class Snapshots:
 
     def _farm(self, path: Path, manifest: Manifest) -> None:
         tree = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.tree"
-        tree.mkdir(mode=0o755)
+        tree.mkdir(mode=0o700)
         folders = manifest.folders
         for folder in folders:  # Outer ones first.
             (tree / folder).mkdir(mode=0o755)
@@ -125,7 +128,7 @@ class Snapshots:
             fsync_directory(tree / folder)
         fsync_directory(tree)
         os.rename(tree, path)
-        path.chmod(0o555)
+        path.chmod(0o500)
 
     def mend(self, manifest: Manifest) -> None:
         """Make the directory what the manifest says, durably; every blob must be there.
@@ -155,8 +158,9 @@ class Snapshots:
                 os.link(blob, temporary)
                 os.rename(temporary, name)
         self._discard_foreign(path, manifest, touched)
-        for folder in reversed(folders):
+        for folder in reversed(folders[1:]):
             folder.chmod(0o555)
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
         for folder in touched:
             fsync_directory(folder)
 
@@ -176,29 +180,35 @@ class Snapshots:
 
     def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
         temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
-        with temporary.open("w") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
             _dump(manifest, origin, file)
         os.rename(temporary, self.lock(manifest.digest))
 
 
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
-    """Read-only and durable when this returns."""
+    """Read-only, by the daemon alone unless it was there for others already, and durable when this returns."""
     value: dict[str, Any] = {
         "ref": origin.ref,
         "source": origin.source,
         "revision": origin.revision,
+        "access": str(origin.access),
         "files": [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files],
     }
     json.dump(value, file, indent=1)
     file.flush()
-    os.fchmod(file.fileno(), 0o444)
+    os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~0o222)
     os.fsync(file.fileno())
 
 
 def _open_up(folder: Path, touched: set[Path]) -> None:
     if folder not in touched:
-        folder.chmod(0o755)
+        _writable(folder)
         touched.add(folder)
+
+
+def _writable(path: Path) -> None:
+    """By its owner; for others it stays what it is, an ACL included."""
+    path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o200)
 
 
 def _same_file(name: Path, blob: Path, size: int) -> bool:

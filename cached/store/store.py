@@ -6,22 +6,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
-from cached.model import Digest, Manifest
+from cached.model import Access, Digest, Manifest
 from cached.store import checkup
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup
+from cached.store.entrants import Entrants
 from cached.store.frozen import FrozenIndex, read_only, take_out_broken
 from cached.store.index import Index
 from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
 from cached.store.opening import open_index
+from cached.store.proofs import Proofs
 from cached.store.quarantine import Quarantine
 from cached.store.reconcile import correct, reconcile
 from cached.store.recovered import Recovered
@@ -74,6 +76,11 @@ class Store:
             self.snapshots = Snapshots(self.layout)
             self.quarantine = Quarantine(self.layout)
             self.index, self.recovered = self._frozen() if self.frozen else self._reconciled()
+            own_open = "*" in config.own_credentials_for
+            self.entrants = Entrants(self.layout, self.index, config.access == "caller", own_open)
+            self.proofs = Proofs(self.index)
+            if not self.frozen:
+                self.entrants.settle()
         except BaseException:
             self._root_lock.close()
             raise
@@ -144,8 +151,32 @@ class Store:
         with self._publishing:
             path = self._build(manifest, origin)
             self.index.commit(manifest, origin, refs, fill)
+            self._follow_access(manifest.digest)
         log.info("snapshot.ready", extra={"digest": manifest.digest.hex, "source": origin.source})
         return path
+
+    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
+        """These refs (key → source, revision) were asked just now, and mean the snapshot."""
+        with self._publishing:
+            self.index.resolved(refs, snapshot, access)
+            self._follow_access(snapshot)
+
+    def refused(self, snapshot: Digest, access: Access) -> None:
+        """The daemon's own credentials do not open it any more."""
+        with self._publishing:
+            self.index.refused(snapshot, access)
+            self._follow_access(snapshot)
+
+    def _follow_access(self, snapshot: Digest) -> None:
+        """Manifest and directory are to say of who may read it what the index does."""
+        access, read = self.index.access(snapshot), self.snapshots.read(snapshot)
+        if read is None:  # Gone, or damaged: then nobody is let in.
+            return
+        manifest, origin = read
+        if origin.access != access:
+            with disk_errors(f"rewriting the manifest of {origin.source}"):
+                self.snapshots.rewrite(manifest, replace(origin, access=access))
+        self.entrants.apply(snapshot)
 
     def _build(self, manifest: Manifest, origin: Origin) -> Path:
         try:

@@ -47,9 +47,18 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Answered with a Listing."""
+    """Answered with a Listing, which these credentials may read."""
 
     ref: ModelRef
+    credentials: Credentials = field(repr=False)
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Whether these credentials may read the one file of the listing. Answered with None, or the source's refusal."""
+
+    listing: Listing
     credentials: Credentials = field(repr=False)
     timeout: float
 
@@ -171,7 +180,7 @@ class Check:
     rate: int = 0
 
 
-Question = Resolve | Open | Read | ReadWhole | Finish | Close | Gather | Check
+Question = Resolve | Prove | Open | Read | ReadWhole | Finish | Close | Gather | Check
 
 
 @dataclass(frozen=True, slots=True)

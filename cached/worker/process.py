@@ -21,6 +21,7 @@ from typing import Any, assert_never
 from cached.config import Config
 from cached.errors import CachedError
 from cached.logs import configure
+from cached.model import Credentials, Listing, ModelRef
 from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout
@@ -34,6 +35,7 @@ from cached.worker.messages import (
     Gather,
     Hello,
     Open,
+    Prove,
     Question,
     Read,
     ReadWhole,
@@ -128,7 +130,7 @@ class Worker:
             self._pool(request.question).submit(self._serve, request)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:
-        if isinstance(question, Resolve):
+        if isinstance(question, Resolve | Prove):
             return self._resolving
         if isinstance(question, Check):
             return self._scrubbing if question.rate else self._checking
@@ -163,10 +165,20 @@ class Worker:
             log.exception("worker.speechless")
             os._exit(1)  # Better another worker than a daemon that waits for an answer for ever.
 
+    def _resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        """A listing is often free to see where the files are not, and may be known here already."""
+        source = self._registry.source_for(ref)
+        listing = source.resolve(ref, credentials, timeout)
+        if not listing.open:
+            source.prove(listing, listing.probe, credentials, timeout)
+        return listing
+
     def _answer(self, question: Question) -> Any:
         match question:
             case Resolve(ref, credentials, timeout):
-                return self._registry.source_for(ref).resolve(ref, credentials, timeout)
+                return self._resolve(ref, credentials, timeout)
+            case Prove(listing, credentials, timeout):
+                self._registry.source_for(listing.ref).prove(listing, listing.entries[0], credentials, timeout)
             case Open():
                 source = self._registry.source_for(question.remote.listing.ref)
                 file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question)

@@ -15,7 +15,6 @@ from cached.config import Config
 from cached.errors import (
     CachedError,
     InvalidRequest,
-    ModelNotFound,
     RevisionNotFound,
     SourceChanged,
     SourceDenied,
@@ -107,8 +106,9 @@ def test_daemon_token_serves_callers_without_one(
     hub.hide(repo, "daemon-token")
     monkeypatch.setenv("HF_TOKEN", "daemon-token")
     assert resolve(source, repo).entries
-    with pytest.raises(ModelNotFound):
-        resolve(source, repo, token("other"))
+    for credentials in (token("other"), Credentials(lend=False)):
+        with pytest.raises(SourceDenied):
+            resolve(source, repo, credentials)
 
 
 def test_signed_link_is_kept_for_all_ranges_and_renewed_when_it_runs_out(
@@ -143,10 +143,23 @@ def test_only_the_asked_bytes_cross_the_network(hub: HubStub, source: HubSource,
     assert hub.bytes_served == 5000
 
 
-def test_missing_repository_is_not_found_with_and_without_a_token(source: HubSource, hub: HubStub) -> None:
+def test_missing_private_and_gated_repositories_look_the_same_but_to_the_operator(
+    source: HubSource, hub: HubStub
+) -> None:
+    for name in ("org/private", "org/gated"):
+        hub.add_commit(name, {"config.json": b"{}"})
+    hub.hide("org/private", "granted")
+    hub.gate("org/gated", "granted")
     for credentials in (NOBODY, token(TOKEN)):
-        with pytest.raises(ModelNotFound, match="no repository org/nothing, or it is private"):
-            resolve(source, "org/nothing", credentials)
+        told, said = set(), set()
+        for name in ("org/nothing", "org/private", "org/gated"):
+            with pytest.raises(SourceDenied, match="does not exist, or you may not read it") as caught:
+                listing = resolve(source, name, credentials)
+                source.prove(listing, listing.probe, credentials, 10)
+            told.add(caught.value.message.replace(name, "NAME"))
+            said.add(caught.value.said)
+        assert len(told) == 1
+        assert len(said) == 2, "a private one is absent, as far as the Hub says; a gated one it names"
 
 
 def test_missing_revision_is_named(source: HubSource, repo: str) -> None:
@@ -168,8 +181,9 @@ def test_gated_repository_is_denied_without_a_grant_even_when_others_have_it(
     listing = resolve(source, repo, token("granted"))
     assert read(source, listing, "model.safetensors", token("granted")) == WEIGHTS
     for credentials in (NOBODY, token("stranger")):
+        assert resolve(source, repo, credentials) == listing  # Which a gated repository shows to everybody.
         with pytest.raises(SourceDenied, match="gated"):
-            resolve(source, repo, credentials)
+            source.prove(listing, listing.probe, credentials, 10)
         with pytest.raises(SourceDenied, match="gated"):
             read(source, listing, "model.safetensors", credentials)
 

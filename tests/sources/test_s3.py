@@ -111,9 +111,15 @@ def test_whole_bucket_may_be_a_model(moto: Moto, at_moto: S3Source, bucket: str)
     assert at_moto.open(listing, listing.entries[0], keys(moto)).read(0, 2) == b"{}"
 
 
-def test_missing_bucket_is_not_found(moto: Moto, at_moto: S3Source) -> None:
-    with pytest.raises(ModelNotFound, match="bucket does not exist"):
-        resolve(at_moto, "s3://no-such-bucket/m", keys(moto))
+def test_missing_bucket_looks_like_a_forbidden_one_but_to_the_operator(
+    moto: Moto, at_moto: S3Source, rclone: RcloneS3, bucket: str
+) -> None:
+    with pytest.raises(SourceDenied) as absent:
+        resolve(at_moto, f"s3://{bucket}-2/m", keys(moto))
+    with pytest.raises(SourceDenied) as forbidden:
+        resolve(source_at(rclone.endpoint), f"s3://{bucket}/m", Credentials(lend=False))
+    assert absent.value.message.replace(f"{bucket}-2", bucket) == forbidden.value.message
+    assert absent.value.said == "NoSuchBucket" != forbidden.value.said
 
 
 def test_anonymous_reads_an_open_server_and_is_denied_elsewhere(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cached.model import Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.model import Access, Entry, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.snapshots import Origin
 from cached.store.store import Arrival, Store
+
+OPEN = Access("open")
 
 
 def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
@@ -30,7 +32,7 @@ def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
         found.append(ManifestFile(entry.path, entry.size, verified.digest))
     manifest = Manifest(tuple(found))
     refs = {ref.key: (str(ref), "revision")}
-    store.commit(manifest, Origin(ref.key, str(ref), "revision"), refs, fill)
+    store.commit(manifest, Origin(ref.key, str(ref), "revision", OPEN), refs, fill)
     return manifest
 
 

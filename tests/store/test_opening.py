@@ -14,7 +14,7 @@ from cached.store import opening
 from cached.store.store import Store
 
 from .harm import MODEL, OpenStore, aside, empty_index, is_whole, lose_index, rows, sql
-from .stored import add, key
+from .stored import OPEN, add, key
 
 
 def test_a_database_whose_tables_contradict_each_other_is_rebuilt(open_store: OpenStore) -> None:
@@ -64,7 +64,7 @@ def test_pins_and_sealed_rows_are_taken_over_from_a_damaged_index(damage: str, o
     manifest, other = add(store, "m", MODEL), add(store, "other", {"config.json": b"other"})
     store.index.pin(manifest.digest, None, 7)
     store.index.pin(other.digest, 4e9, 0)
-    store.index.resolved(key("alias"), "s3://bucket/alias", "v", manifest.digest)
+    store.index.resolved({key("alias"): ("s3://bucket/alias", "v")}, manifest.digest, OPEN)
     before = rows(store)
     store.close()
     sql(store, "UPDATE identity SET identity = replace(identity, 'v1', 'v2') WHERE identity LIKE '%other%'")

@@ -1,0 +1,160 @@
+"""Who may have what is here: whoever proved lately that the source would give it to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cached.config import Config
+from cached.daemon.callers import Caller
+from cached.daemon.disk import Disk
+from cached.daemon.disks import Disks
+from cached.errors import CachedError, NoSpace, StoreDegraded
+from cached.model import Access, Digest, ModelRef
+
+log = logging.getLogger("cached.access")
+
+SWEEP_SECONDS = 15.0
+TIME_TO_LEASE = 60.0  # Seconds for which who was given a path can use it, whatever becomes of the proof.
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a caller's right to a model. `age` in seconds of the proof; None when there is none."""
+
+    open: bool
+    age: float | None
+    ttl: float
+    grace: float
+
+    @property
+    def fresh(self) -> bool:
+        """It may be handed out without asking the source."""
+        return self.open or (self.age is not None and 0 <= self.age <= self.ttl)
+
+    @property
+    def recent(self) -> bool:
+        """It may be handed out if the source cannot be asked."""
+        return self.fresh or (self.age is not None and 0 <= self.age <= self.grace)
+
+
+class Gate:
+    def __init__(self, config: Config, disks: Disks) -> None:
+        self._config, self._disks = config, disks
+
+    def standing(self, disk: Disk, ref: ModelRef, access: Access, caller: Caller) -> Standing:
+        """Synchronous, and quick."""
+        ttl, grace = float(self._config.proof_ttl), float(self._config.proof_grace)
+        if self._config.access == "node" or access.open or caller.daemon:
+            return Standing(True, None, ttl, grace)
+        at = None
+        if access.probe and (caller.credentials.personal(ref.scheme) or caller.credentials.lend):
+            at = disk.store.proofs.at(access.probe, self._who(disk, ref, caller))
+        return Standing(False, None if at is None else time.time() - at, ttl, grace)
+
+    def _who(self, disk: Disk, ref: ModelRef, caller: Caller) -> str:
+        return disk.store.proofs.who(caller.credentials.personal(ref.scheme))
+
+    async def proved(
+        self,
+        disk: Disk,
+        refs: Mapping[str, tuple[str, str]],
+        ref: ModelRef,
+        snapshot: Digest,
+        access: Access,
+        c: Caller,
+    ) -> None:
+        """The source has just let the caller read what these refs mean. A disk that cannot be written to forgets it."""
+        if disk.degraded is not None:
+            return
+        try:
+            await disk.do(self._write, disk, refs, ref, snapshot, access, c)
+        except (StoreDegraded, NoSpace) as error:
+            log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
+
+    def _write(
+        self,
+        disk: Disk,
+        refs: Mapping[str, tuple[str, str]],
+        ref: ModelRef,
+        snapshot: Digest,
+        access: Access,
+        c: Caller,
+    ) -> None:
+        if refs:
+            disk.store.resolved(refs, snapshot, access)
+        self.record(disk, ref, access, c)
+
+    def record(self, disk: Disk, ref: ModelRef, access: Access, caller: Caller) -> None:
+        """That the caller has proved it. In the disk's thread."""
+        if not access.open:
+            disk.store.proofs.record(access.probe, self._who(disk, ref, caller))
+
+    async def refused(self, disk: Disk, ref: ModelRef, snapshot: Digest, access: Access, caller: Caller) -> None:
+        """The source does not let the caller read it any more: so its uid is shut out, unless it holds a lease."""
+        if disk.degraded is not None or access.open or caller.uid is None:
+            return
+        try:
+            await disk.do(self._forget, disk, ref, snapshot, access, caller)
+        except (StoreDegraded, NoSpace) as error:
+            log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
+
+    def _forget(self, disk: Disk, ref: ModelRef, snapshot: Digest, access: Access, caller: Caller) -> None:
+        store = disk.store
+        store.proofs.forget(access.probe, self._who(disk, ref, caller))
+        if access.kind == "own" and caller.with_own(ref.scheme):
+            store.refused(snapshot, access)
+        if caller.uid is not None:
+            store.entrants.expire(snapshot, caller.uid)
+            store.entrants.sweep(time.time())
+
+    async def let_in(self, disk: Disk, ref: ModelRef, snapshot: Digest, caller: Caller) -> None:
+        """Before the caller hears the path: see to it that its uid can enter there.
+
+        StoreDegraded when that cannot be written, on a root without ACLs or one that has become read-only.
+        """
+        store, uid = disk.store, caller.uid
+        if uid is None or uid == os.geteuid() or store.entrants.everybody(store.index.access(snapshot)):
+            return
+        now = time.time()
+        until = now + TIME_TO_LEASE
+        known = store.index.find(ref.key)
+        if known is not None:
+            standing = self.standing(disk, ref, known.access, caller)
+            until = max(until, now + standing.ttl - (standing.age or 0.0))
+        if store.entrants.until(snapshot, uid) < min(until, now + TIME_TO_LEASE / 2):
+            if uid == 0 and disk.degraded is not None:  # The kernel mostly lets root in anyway.
+                return
+            disk.require_writable()
+            await disk.do(store.entrants.enter, snapshot, uid, until)
+
+    def visible(self, disk: Disk, uid: int | None) -> frozenset[str] | None:
+        """The snapshots (hex) that this user may hear of; None for all. In the disk's thread."""
+        if uid is None or self._config.access == "node":
+            return None
+        rows: list[sqlite3.Row] = disk.store.index.query(
+            "SELECT digest, access, EXISTS (SELECT 1 FROM entrant WHERE snapshot = digest AND uid = ?) AS entered "
+            "FROM snapshot",
+            (uid,),
+        )
+        everybody = disk.store.entrants.everybody
+        return frozenset(row["digest"] for row in rows if row["entered"] or everybody(Access.parse(row["access"])))
+
+    async def sweep(self) -> None:
+        """For ever: shut out whose proof is over and who leases nothing, and forget what proves nothing any more."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for disk in self._disks.writable:
+                try:
+                    await disk.do(disk.store.entrants.sweep, time.time())
+                    await disk.do(disk.store.proofs.forget_older, time.time() - self._keep())
+                except CachedError as error:
+                    log.warning("access.unswept", extra={"root": str(disk.root), "why": error.message})
+
+    def _keep(self) -> float:
+        return max(float(self._config.proof_ttl), float(self._config.proof_grace))

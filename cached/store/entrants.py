@@ -1,0 +1,209 @@
+"""Who may enter the directories of snapshots: everybody, or the uids that proved that they may read the model.
+
+The kernel enforces it: a POSIX ACL on the directory and on its manifest, which is the lock file. Blobs themselves are
+behind a directory that is the daemon's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import struct
+import threading
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from cached.errors import StoreDegraded
+from cached.model import Access, Digest
+from cached.store.index import Index
+from cached.store.layout import Layout, disk_errors
+from cached.store.leases import holders, look
+
+log = logging.getLogger("cached.store")
+
+ACL = "system.posix_acl_access"
+_HEADER, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_VERSION = 2
+_OWNER, _USER, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20  # linux/posix_acl.h
+_NOBODY_IN_PARTICULAR = 0xFFFFFFFF
+_READ, _READ_ENTER = 4, 5
+
+
+class Entrants:
+    """`enforced`: whether anything but an open model is shut at all. `own_open`: so is what the daemon's credentials
+    opened. Safe to use from several threads."""
+
+    def __init__(self, layout: Layout, index: Index, enforced: bool, own_open: bool) -> None:
+        self._layout, self._index = layout, index
+        self._open_kinds = {"open", "own"} if own_open else {"open"}
+        self._enforced = enforced
+        self._lock = threading.Lock()
+
+    def everybody(self, access: Access) -> bool:
+        """Whether the directory of such a snapshot is open to all users of the node."""
+        return not self._enforced or access.kind in self._open_kinds
+
+    def enter(self, snapshot: Digest, uid: int, until: float) -> None:
+        """Let the user in at least until then (seconds since the epoch)."""
+        with self._lock:
+            with self._index.transaction() as db:
+                db.execute(
+                    "INSERT INTO entrant SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?) "
+                    "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
+                    (snapshot.hex, uid, until, snapshot.hex),
+                )
+            self._apply(snapshot)
+
+    def until(self, snapshot: Digest, uid: int) -> float:
+        """Until when (seconds since the epoch) the user is let in; 0 when it is not. For hits."""
+        rows = self._index.hits.query("SELECT until FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
+        return float(rows[0]["until"]) if rows else 0.0
+
+    def expire(self, snapshot: Digest, uid: int) -> None:
+        """The user's proof is no more; `sweep` shuts it out."""
+        with self._index.transaction() as db:
+            db.execute("UPDATE entrant SET until = 0 WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
+
+    def sweep(self, now: float) -> int:
+        """Shut out whoever's time is over and who leases nothing there; how many."""
+        rows = self._index.query("SELECT snapshot, uid FROM entrant WHERE until < ? ORDER BY snapshot", (now,))
+        if not rows:
+            return 0
+        locks, gone = holders(), 0
+        for snapshot in sorted({row["snapshot"] for row in rows}):
+            over = {row["uid"] for row in rows if row["snapshot"] == snapshot}
+            staying = self._leasing(snapshot, locks)
+            if staying is not None and (leaving := over - staying):
+                gone += self._leave(Digest(snapshot), leaving, now)
+        return gone
+
+    def _leave(self, snapshot: Digest, uids: Collection[int], now: float) -> int:
+        with self._lock:
+            with self._index.transaction() as db:
+                for uid in uids:  # Unless one has come back meanwhile.
+                    db.execute(
+                        "DELETE FROM entrant WHERE snapshot = ? AND uid = ? AND until < ?", (snapshot.hex, uid, now)
+                    )
+            self._apply(snapshot)
+        log.info("access.ended", extra={"snapshot": snapshot.hex, "uids": sorted(uids)})
+        return len(uids)
+
+    def _leasing(self, snapshot: str, locks: dict[tuple[int, int], set[int]]) -> set[int] | None:
+        """The users of processes that lease it; None when one cannot be told."""
+        seen = look(self._layout.lock(Digest(snapshot)))
+        if not seen.held:
+            return set()
+        uids = set()
+        for pid in locks.get(seen.file) or locks.get((0, seen.file[1])) or {0}:
+            try:
+                uids.add(os.stat(f"/proc/{pid}").st_uid if pid > 0 else -1)
+            except FileNotFoundError:
+                continue  # A fork of it may go on holding the lock; `look` says so, and nobody is shut out.
+        return None if not uids or -1 in uids else uids
+
+    def apply(self, snapshot: Digest) -> None:
+        """Make directory and manifest what the index says."""
+        with self._lock:
+            self._apply(snapshot)
+
+    def _apply(self, snapshot: Digest) -> None:
+        rows = self._index.query("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,))
+        if not rows:
+            return
+        uids = None
+        if not self.everybody(Access.parse(rows[0]["access"])):
+            entrants = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
+            uids = sorted(row["uid"] for row in entrants)
+        with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
+            for path, right in self._paths(snapshot):
+                allow(path, right, uids)
+
+    def _paths(self, snapshot: Digest) -> tuple[tuple[Path, int], tuple[Path, int]]:
+        """The lock file last: who may open it may enter."""
+        return (self._layout.snapshot(snapshot), _READ_ENTER), (self._layout.lock(snapshot), _READ)
+
+    def settle(self) -> int:
+        """At a start: make every snapshot's directory right. How many had to be changed.
+
+        Who the disk lets in, or holds a lease, is kept until the next sweep: the index may have been lost meanwhile.
+        """
+        changed = 0
+        with contextlib.suppress(StoreDegraded):  # Without ACLs they are shut now, and whoever asks will hear why.
+            for row in self._index.query("SELECT digest, access FROM snapshot"):
+                snapshot = Digest(row["digest"])
+                if self.everybody(Access.parse(row["access"])):
+                    right = all(_mode(path) == right * 0o111 for path, right in self._paths(snapshot))
+                else:
+                    self._keep_inside(snapshot)
+                    right = self._is_shut_right(snapshot)
+                if not right:
+                    self.apply(snapshot)
+                    changed += 1
+        return changed
+
+    def _keep_inside(self, snapshot: Digest) -> None:
+        inside = allowed(self._layout.snapshot(snapshot))
+        if _mode(self._layout.snapshot(snapshot)) & 0o001:  # It was open to everybody.
+            inside |= self._leasing(snapshot.hex, holders()) or set()
+        if inside:
+            with self._index.transaction() as db:
+                rows = [(snapshot.hex, uid) for uid in inside]
+                db.executemany("INSERT OR IGNORE INTO entrant VALUES (?, ?, 0)", rows)
+
+    def _is_shut_right(self, snapshot: Digest) -> bool:
+        rows = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
+        uids = {row["uid"] for row in rows}
+        return all(_mode(path) == right * 0o110 and allowed(path) == uids for path, right in self._paths(snapshot))
+
+
+def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
+    """Give `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody with None."""
+    if uids is None:
+        try:
+            os.removexattr(path, ACL)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+        path.chmod(right * 0o111)
+        return
+    users = [_ENTRY.pack(_USER, right, uid) for uid in uids]
+    if not users:
+        # Nobody but the owner. An ACL is replaced by one that says so, before the mode could mean its old mask.
+        users = [_ENTRY.pack(_USER, 0, 0)]
+    entries = [
+        _ENTRY.pack(_OWNER, right, _NOBODY_IN_PARTICULAR),
+        *users,
+        _ENTRY.pack(_GROUP, 0, _NOBODY_IN_PARTICULAR),
+        _ENTRY.pack(_MASK, right, _NOBODY_IN_PARTICULAR),
+        _ENTRY.pack(_OTHER, 0, _NOBODY_IN_PARTICULAR),
+    ]
+    try:
+        os.setxattr(path, ACL, _HEADER.pack(_VERSION) + b"".join(entries))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        path.chmod(right * 0o100)  # Shut rather than open.
+        raise StoreDegraded(
+            f"The file system of {path.parent} has no POSIX ACLs, so nobody can be let into models that are not open "
+            "to everybody: mount it with them, or set access = 'node'."
+        ) from None
+
+
+def allowed(path: Path) -> set[int]:
+    """The users that its ACL names with a right."""
+    try:
+        raw = os.getxattr(path, ACL)
+    except OSError:
+        return set()
+    entries = _ENTRY.iter_unpack(raw[_HEADER.size :])
+    return {who for tag, right, who in entries if tag == _USER and right}
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return -1

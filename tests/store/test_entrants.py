@@ -1,0 +1,183 @@
+"""Who may enter a snapshot's directory: what the ACLs on the disk say, and how they follow index and leases."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from cached.errors import StoreDegraded
+from cached.model import Access, Digest
+from cached.store import entrants
+from cached.store.entrants import allow, allowed
+from cached.store.store import Store
+
+from .harm import MODEL, OpenStore
+from .stored import add, key
+
+OWN, CALLER = Access("own", '["place","config.json","v1",2]'), Access("caller", '["place","config.json","v1",2]')
+
+
+def close(store: Store, snapshot: Digest, access: Access = CALLER) -> None:
+    store.resolved({key("m"): ("s3://bucket/m", "revision")}, snapshot, access)
+
+
+def modes(store: Store, snapshot: Digest) -> list[int]:
+    paths = store.snapshots.path(snapshot), store.snapshots.lock(snapshot)
+    return [stat.S_IMODE(path.stat().st_mode) for path in paths]
+
+
+def inside(store: Store, snapshot: Digest) -> list[set[int]]:
+    return [allowed(store.snapshots.path(snapshot)), allowed(store.snapshots.lock(snapshot))]
+
+
+def test_an_acl_names_its_users_and_nobody_else(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch(0o644)
+    for uids in ([], [7], [9, 7, 4_000_000_000]):
+        allow(file, 4, sorted(uids))
+        assert allowed(file) == set(uids)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o440  # The group's bits are the mask; nobody else has a right.
+    allow(file, 4, None)
+    assert allowed(file) == set() and stat.S_IMODE(file.stat().st_mode) == 0o444
+    assert entrants.ACL not in os.listxattr(file)
+
+
+def test_an_open_snapshot_is_everybodys_and_a_closed_one_its_entrants(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    assert modes(store, snapshot) == [0o555, 0o444]
+    close(store, snapshot)
+    assert modes(store, snapshot) == [0o550, 0o440] and inside(store, snapshot) == [set(), set()]
+    store.entrants.enter(snapshot, 7, 4e9)
+    assert inside(store, snapshot) == [{7}, {7}]
+    store.resolved({key("m"): ("s3://bucket/m", "revision")}, snapshot, Access("open"))
+    assert modes(store, snapshot) == [0o555, 0o444] and inside(store, snapshot) == [set(), set()]
+
+
+def test_a_snapshot_is_as_open_as_the_most_open_of_its_names(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    store.resolved({key("other"): ("s3://bucket/other", "v")}, snapshot, CALLER)
+    assert modes(store, snapshot) == [0o555, 0o444]
+    close(store, snapshot)
+    assert modes(store, snapshot) == [0o550, 0o440]
+
+
+def test_what_the_daemons_own_credentials_opened_stays_so_until_they_do_no_more(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot, OWN)
+    close(store, snapshot, CALLER)
+    assert store.index.access(snapshot) == OWN and modes(store, snapshot) == [0o555, 0o444]
+    store.refused(snapshot, OWN)
+    assert store.index.access(snapshot) == CALLER and modes(store, snapshot) == [0o550, 0o440]
+    assert store.index.find(key("m")).access == CALLER  # type: ignore[union-attr]
+
+
+def test_the_sweep_shuts_out_whose_time_is_over_and_who_leases_nothing(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    for uid, until in ((7, 100.0), (8, 300.0), (os.getuid(), 100.0)):
+        store.entrants.enter(snapshot, uid, until)
+    lease = os.open(store.snapshots.lock(snapshot), os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(lease, fcntl.LOCK_SH)
+        assert store.entrants.sweep(200.0) == 1
+        assert inside(store, snapshot) == [{8, os.getuid()}] * 2
+    finally:
+        os.close(lease)
+    assert store.entrants.sweep(200.0) == 1
+    assert inside(store, snapshot) == [{8}, {8}]
+
+
+def test_who_is_let_in_again_is_not_shut_out_by_an_earlier_time(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 7, 300.0)
+    store.entrants.enter(snapshot, 7, 100.0)
+    assert store.entrants.sweep(200.0) == 0 and inside(store, snapshot) == [{7}, {7}]
+    store.entrants.expire(snapshot, 7)
+    assert store.entrants.sweep(200.0) == 1 and inside(store, snapshot) == [set(), set()]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["index kept", "index lost"])
+def test_a_start_makes_directories_right_and_keeps_whom_the_disk_lets_in(open_store: OpenStore, lost: bool) -> None:
+    store = open_store()
+    snapshot, other = add(store, "m", MODEL).digest, add(store, "other", {"config.json": b"other"}).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 7, 4e9)
+    store.close()
+    os.chmod(store.snapshots.path(snapshot), 0o777)
+    os.chmod(store.snapshots.path(other), 0o700)
+    if lost:
+        store.layout.index.unlink()
+    store = open_store()
+    assert modes(store, snapshot) == [0o550, 0o440] and inside(store, snapshot) == [{7}, {7}]
+    assert modes(store, other) == [0o555, 0o444]
+    assert store.index.access(snapshot) == CALLER
+    assert open_store().entrants.settle() == 0
+
+
+def test_mending_a_closed_snapshot_never_opens_it(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store()
+    manifest = add(store, "m", MODEL)
+    snapshot = manifest.digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 7, 4e9)
+    seen = []
+    link = os.link
+
+    def looked_at(source: str, target: str) -> None:
+        seen.append(modes(store, snapshot)[0] & 0o007)
+        link(source, target)
+
+    path = store.snapshots.path(snapshot)
+    path.chmod(0o750)
+    (path / "config.json").unlink()
+    monkeypatch.setattr(os, "link", looked_at)
+    store.snapshots.mend(manifest)
+    assert seen == [0] and modes(store, snapshot)[0] == 0o550 and inside(store, snapshot) == [{7}, {7}]
+
+
+def test_without_acls_a_closed_model_is_shut_and_the_sentence_says_what_to_do(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+
+    def unsupported(*arguments: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    with pytest.raises(StoreDegraded, match="access = 'node'") as caught:
+        close(store, snapshot)
+    assert not caught.value.lasting
+    assert modes(store, snapshot)[0] == 0o500
+    assert open_store().index.access(snapshot) == CALLER
+
+
+def test_proofs_are_of_these_credentials_in_this_index_alone(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    who = store.proofs.who({"HF_TOKEN": "secret"})
+    assert who == store.proofs.who({"HF_TOKEN": "secret"}) != store.proofs.who({"HF_TOKEN": "other"})
+    assert store.proofs.who({}) == "own"
+    store.proofs.record("probe", who)
+    assert store.proofs.at("probe", who) and store.proofs.at("probe", "own") is None
+    store.close()
+    with sqlite3.connect(store.layout.index) as db:
+        assert not any("secret" in line for line in db.iterdump())
+    store = open_store()
+    assert store.proofs.at("probe", store.proofs.who({"HF_TOKEN": "secret"}))
+    store.proofs.forget_older(4e9)
+    assert store.proofs.at("probe", who) is None
+    store.close()
+    store.layout.index.unlink()
+    assert open_store().proofs.who({"HF_TOKEN": "secret"}) != who
