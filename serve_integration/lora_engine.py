@@ -36,10 +36,11 @@ class EngineAdapters:
         adapter.use_by(task)
         async with self._locks[adapter.model_id]:
             known = self._known.get(adapter.model_id, set())
-            if any(other.in_use and other.digest != adapter.digest for other in known):
+            older = next((other for other in known if other.in_use and other.digest != adapter.digest), None)
+            if older is not None:
                 # Changed at its source while requests use the old content. vLLM tells adapters apart by name, so both
                 # cannot run at once: the new one's turn comes when the old one is idle.
-                next(iter(known)).use_by(task)
+                older.use_by(task)
                 return
             if all(other.digest != adapter.digest for other in known):
                 await self._forget(adapter.model_id)
@@ -80,19 +81,17 @@ class EngineAdapters:
 
     async def _leave(self, adapter: Adapter) -> None:
         async with self._locks[adapter.model_id]:
-            if adapter.in_use:  # Again, by a request for its newer content; it comes back here after that.
+            if adapter.in_use:  # Again: by a request that found it before it had left. It comes back after that.
                 return
             known = self._known.get(adapter.model_id, set())
-            if adapter in known:  # Else newer content has taken its place.
-                known.discard(adapter)
-                if not known:
-                    await self._forget(adapter.model_id)
+            known.discard(adapter)
+            if not known:
+                await self._forget(adapter.model_id)
             adapter.end()
 
     async def _forget(self, name: str) -> None:
         """After this the engine never reads the adapter's files: what it was asked before, it has done or dropped."""
-        for adapter in self._known.pop(name, set()):
-            adapter.leave = None
+        self._known.pop(name, None)
         request = self._models.lora_requests.pop(name, None)
         if request is not None:
             try:

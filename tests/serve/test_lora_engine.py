@@ -269,6 +269,27 @@ async def test_one_that_ray_fetched_goes_to_the_engine_unless_ours_is_there(
     assert len(replica.engine.said) == 3
 
 
+async def test_one_that_is_about_to_leave_stays_for_a_request_that_finds_it(
+    daemon: DaemonProcess, replica: Replica
+) -> None:
+    await replica.request("one")
+    adapter, done = replica.loaded.pop("one"), asyncio.Event()
+
+    async def serve() -> None:
+        await replica.adapters.resolve_foreign(SimpleNamespace(model_id="chat:one"), replica.engine.load)
+        await done.wait()
+
+    task = asyncio.create_task(serve())  # Runs before what follows takes effect.
+    adapter.release()
+    await replica.settle()
+    await replica.settle()
+    assert leased(daemon) == {adapter.path}
+    done.set()
+    await task
+    await replica.settle()
+    assert (leased(daemon), len(replica.engine.said)) == (set(), 2)
+
+
 async def test_when_the_loop_has_gone_dropping_it_still_ends_the_lease(daemon: DaemonProcess, replica: Replica) -> None:
     def replica_that_ends() -> None:
         async def serve() -> None:
