@@ -22,6 +22,7 @@ class Lease:
 
     def __init__(self, ready: Ready, fd: int) -> None:
         self.path = ready.path
+        self.lock_file = ready.lock
         self.digest = ready.digest
         self.revision = ready.revision
         self.source = ready.source

@@ -3,153 +3,112 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cached import CachedError, Client, Lease, Progress, SourceChanged
+from cached import CachedError, Client, Lease, SourceChanged
+from cached.request import DEFAULTS, acquire_body
+from serve_integration.acquiring import Held, acquire
+from serve_integration.nodes import Holder, node_name, on_node
 from serve_integration.reference import Reference
 from serve_integration.settings import Settings
 
-log = logging.getLogger("ray.serve.cached")  # Below Serve's own logger, which has handlers in a replica.
-PROGRESS_SECONDS = 15.0
-
 # What this process holds, until it ends. Not on the callback: Ray pickles that to other processes, and a lease is here.
 _leases: list[Lease] = []
-_actors: list[Any] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One node's copy. `size` in bytes, `seconds` from asking to holding."""
-
-    path: str
-    digest: str
-    revision: str
-    hit: bool
-    stale: bool
-    size: int
-    seconds: float
-
-
-class NodeHolder:
-    """An actor that holds the model on a node where no other process of ours outlives loading it."""
-
-    async def hold(self, wanted: Reference, settings: Settings) -> Held | CachedError:
-        """The error as a value: raised, it would arrive wrapped in one of Ray's."""
-        try:
-            held, lease = await _acquire(wanted, settings)
-        except CachedError as error:
-            return error
-        while _leases:  # Asked again: what the first answer named is not what the replica uses.
-            _leases.pop().release()
-        _leases.append(lease)
-        make_torch_kernels()
-        return held
+_holders: list[Holder] = []
 
 
 async def hold(wanted: Reference, settings: Settings, other_nodes: Sequence[str], runtime_env: Any) -> Held:
     """Hold the model here and on the other nodes, at one path, until this process ends. On an error nothing is held."""
-    actors = [_start(node, runtime_env) for node in other_nodes]
     leases: list[Lease] = []
+    holders: list[Holder] = []
     try:
-        held = await _hold_everywhere(wanted, settings, actors, leases)
-        if len({copy.digest for copy in held}) > 1:  # A moving name, asked at different times: ask all of them now.
-            held = await _hold_everywhere(wanted, replace(settings, max_age=0), actors, leases)
-            leases.pop(0).release()
-        _check(wanted, held)
+        if other_nodes:
+            holders += [Holder(node, runtime_env) for node in other_nodes]
+            copies = await _hold_the_same(wanted, settings, holders, leases)
+        else:
+            copies = [await _hold_here(wanted, settings, leases)]
     except BaseException:
         for lease in leases:
             lease.release()
-        for actor in actors:
-            ray.kill(actor)
+        for holder in holders:
+            holder.release()
         raise
     _leases.extend(leases)
-    _actors.extend(actors)
-    return held[0]
+    _holders.extend(holders)
+    for holder, copy in zip(holders, copies[1:], strict=True):
+        holder.watch(wanted, settings, copy)
+    return copies[0]
 
 
-def _start(node: str, runtime_env: Any) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": strategy, "runtime_env": runtime_env}
-    return ray.remote(NodeHolder).options(**options).remote()
-
-
-async def _hold_everywhere(
-    wanted: Reference, settings: Settings, actors: Sequence[Any], leases: list[Lease]
+async def _hold_the_same(
+    wanted: Reference, settings: Settings, holders: Sequence[Holder], leases: list[Lease]
 ) -> list[Held]:
-    """This node's copy first, whose lease goes to `leases`."""
-    answers = [asyncio.ensure_future(_remote(actor.hold.remote(wanted, settings))) for actor in actors]
-    try:
-        held, lease = await _acquire(wanted, settings)
-        leases.append(lease)
-        others = await asyncio.gather(*answers)
-    finally:
-        for answer in answers:
-            answer.cancel()
-    copies = [held]
-    for other in others:
-        if isinstance(other, CachedError):
-            raise other
-        copies.append(other)
+    """This node's copy first, whose lease goes to `leases`. A name that moves is resolved by this node for all."""
+    here = node_name(ray.get_runtime_context().get_node_id())
+    theirs = await asyncio.to_thread(_as_this_node_sees_it, wanted, settings)
+    copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
+    if len({copy.digest for copy in copies}) > 1:
+        # What cannot be pinned was asked at different times, or moved meanwhile: ask everywhere now.
+        theirs = wanted.at(copies[0].revision)
+        settings = settings if theirs != wanted else replace(settings, max_age=0)
+        copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
+        leases.pop(0).release()
+    _check(wanted, [here, *(holder.node for holder in holders)], copies)
     return copies
 
 
-async def _remote(answer: Any) -> Held | CachedError:
-    result: Held | CachedError = await answer
-    return result
+def _as_this_node_sees_it(wanted: Reference, settings: Settings) -> Reference:
+    """At the revision that this node's daemon would hand out; as it was where that says nothing, or cannot be had."""
+    if not wanted.moves:
+        return wanted
+    given = {"revision": wanted.revision, "include": wanted.include or settings.include, "exclude": settings.exclude}
+    try:
+        with Client(settings.socket) as client:
+            body = acquire_body(wanted.uri, **{**DEFAULTS, **given, "max_age": settings.max_age})
+            return wanted.at(client.call("POST", "/v1/plan", body)["revision"])
+    except CachedError:  # The acquire that follows says it better, or can do without the source.
+        return wanted
 
 
-def _check(wanted: Reference, held: Sequence[Held]) -> None:
-    if len({copy.digest for copy in held}) > 1:
+async def _hold_everywhere(
+    here: str,
+    ours: Reference,
+    theirs: Reference,
+    settings: Settings,
+    holders: Sequence[Holder],
+    leases: list[Lease],
+) -> list[Held]:
+    """All at once; the first error ends the others' waiting, and is raised."""
+    tasks = [asyncio.ensure_future(_hold_on(here, ours, settings, leases))]
+    tasks += [asyncio.ensure_future(holder.hold(theirs, settings)) for holder in holders]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)  # A lease that comes late is on the list, too.
+
+
+async def _hold_on(here: str, wanted: Reference, settings: Settings, leases: list[Lease]) -> Held:
+    try:
+        return await _hold_here(wanted, settings, leases)
+    except CachedError as error:
+        raise on_node(here, error) from error
+
+
+async def _hold_here(wanted: Reference, settings: Settings, leases: list[Lease]) -> Held:
+    held, lease = await acquire(wanted, settings)
+    leases.append(lease)
+    return held
+
+
+def _check(wanted: Reference, nodes: Sequence[str], copies: Sequence[Held]) -> None:
+    if len({copy.digest for copy in copies}) > 1:
         raise SourceChanged(f"{wanted} changed while the replica's nodes were fetching it; start the replica again.")
-    paths = sorted({copy.path for copy in held})
-    if len(paths) > 1:
-        raise CachedError(
-            f"The nodes of the replica keep {wanted} at {' and '.join(paths)}; give every daemon the same root."
-        )
-
-
-async def _acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
-    started = time.monotonic()
-    lease = await Client(settings.socket).acquire_async(
-        wanted.uri,
-        revision=wanted.revision,
-        include=settings.include,
-        exclude=settings.exclude,
-        max_age=settings.max_age,
-        timeout=settings.timeout,
-        require="llm",
-        progress=_Reporter(str(wanted)),
-    )
-    seconds = round(time.monotonic() - started, 4)
-    held = Held(lease.path, lease.digest, lease.revision, lease.hit, lease.stale, lease.size, seconds)
-    return held, lease
-
-
-class _Reporter:
-    """Says now and then how far a long fetch is, so that a starting replica does not look stuck."""
-
-    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
-        self._clock = clock
-        self._spoke = clock()
-
-    def __call__(self, progress: Progress) -> None:
-        if self._clock() - self._spoke >= PROGRESS_SECONDS:
-            self._spoke = self._clock()
-            done, total = progress.done_bytes, progress.total_bytes
-            log.info("cached: %s is %s: %d of %d bytes", self._name, progress.phase, done, total)
-
-
-def make_torch_kernels() -> None:
-    """Make the folder that Ray's own node initialisation makes: torch cannot create it when its parent is missing."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
-    os.makedirs(os.path.join(os.path.expanduser(home), "kernels"), exist_ok=True)
+    if len({copy.path for copy in copies}) > 1:
+        places = ", ".join(f"{copy.path} on node {node}" for node, copy in zip(nodes, copies, strict=True))
+        raise CachedError(f"{wanted} is at {places}; give every daemon the same root, and only one.")

@@ -1,4 +1,4 @@
-"""A replica that uses several nodes: one holder on each. Here the other nodes are actors on this one."""
+"""A replica that uses several nodes: one holder on each. Here they are actors on this node; see also test_nodes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ def model(make_model: Callable[..., Path], daemon: DaemonProcess) -> Path:
 
 @pytest.fixture
 def holding() -> Iterator[Any]:
-    import ray
-
     from serve_integration import holding
 
     yield holding
     while holding._leases:
         holding._leases.pop().release()
-    while holding._actors:
-        ray.kill(holding._actors.pop())
+    while holding._holders:
+        holding._holders.pop().release()
 
 
 def here() -> str:
