@@ -13,7 +13,16 @@ import typer
 from cached import __version__
 from cached.cli import options
 from cached.cli.last_start import check_last_start
-from cached.cli.node import Check, check_credentials, check_flock, check_root, check_socket, check_space, check_sqlite
+from cached.cli.node import (
+    Check,
+    check_acls,
+    check_credentials,
+    check_flock,
+    check_root,
+    check_socket,
+    check_space,
+    check_sqlite,
+)
 from cached.cli.output import human_seconds, print_json, print_table, printable, text
 from cached.config import DEFAULT_FILE, DEFAULT_SOCKET, Config
 from cached.errors import CachedError, ConfigError
@@ -49,6 +58,8 @@ def examine(file: Path | None, socket: Path | None) -> list[Check]:
         checks.append(check_root(root))
         if root.is_dir():
             checks += [check_flock(root), check_space(root, told)]
+            if settings is None or settings.access == "caller":
+                checks.append(check_acls(root))
     return [*checks, check_credentials(), check_sqlite()]
 
 

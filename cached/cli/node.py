@@ -123,6 +123,19 @@ def check_flock(root: Path) -> Check:
     return Check("flock", "fail", f"Two exclusive locks were given at once on {root}.", "Put root on ext4 or XFS.")
 
 
+def check_acls(root: Path) -> Check:
+    """Whether the root's file system has POSIX ACLs. Without them nobody is let into what is not open to everybody."""
+    try:
+        os.getxattr(root, "system.posix_acl_access")
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            mend = 'Mount it with ACLs, or set access = "node" if all who can reach the socket may read all models.'
+            return Check("acls", "fail", f"The file system of {root} has no POSIX ACLs.", mend)
+        if error.errno != errno.ENODATA:
+            return Check("acls", "warn", f"It could not be tried on {root}: {error.strerror}.", "Run it as root.")
+    return Check("acls", "ok", f"The file system of {root} has POSIX ACLs.")
+
+
 def check_space(root: Path, status: Mapping[str, Any] | None) -> Check:
     """Whether the file system can hold what the limit promises."""
     try:

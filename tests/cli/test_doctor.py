@@ -12,7 +12,15 @@ import pytest
 
 from cached.cli import node
 from cached.cli.last_start import check_last_start
-from cached.cli.node import check_credentials, check_flock, check_root, check_socket, check_space, filesystem
+from cached.cli.node import (
+    check_acls,
+    check_credentials,
+    check_flock,
+    check_root,
+    check_socket,
+    check_space,
+    filesystem,
+)
 
 from .answers import status
 from .command import Command
@@ -31,7 +39,7 @@ def test_a_sound_node_passes_every_check(server: WireServer, cached: Command, tm
     assert answer.returncode == 0 and answer.stderr == ""
     assert set(checks) == {
         *("config", "socket", "daemon", "version", "last start"),
-        *("root", "flock", "space", "hub token", "sqlite"),
+        *("root", "flock", "space", "acls", "hub token", "sqlite"),
     }
     assert all(set(check) == {"name", "status", "detail", "mend"} for check in checks.values())
     assert {checks[name]["status"] for name in ("config", "socket", "daemon", "version", "flock", "sqlite")} == {"ok"}
@@ -147,7 +155,8 @@ def test_the_innermost_and_last_mount_names_the_file_system(tmp_path: Path) -> N
 
 
 def test_locks_that_exclude_nobody_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_flock(tmp_path).status == "ok"
+    assert check_flock(tmp_path).status == check_acls(tmp_path).status == "ok"
+    assert check_acls(Path("/proc/self")).status == "fail"
     assert check_flock(tmp_path / "none").status == "warn"
     open_before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
