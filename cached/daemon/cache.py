@@ -199,7 +199,7 @@ class Cache:
         timeout, known = float(self.config.check_timeout), held.known
         try:
             async with asyncio.timeout(timeout * 2):
-                if not self._fresh(held, ask):
+                if not self._fresh(held, ask) or self._standing(held, ask, caller).fresh:
                     return await self.workers.resolve(ask.ref, caller.credentials, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
                 await self.workers.prove(probe, caller.credentials, timeout)
