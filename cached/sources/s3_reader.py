@@ -75,7 +75,7 @@ class S3Reader:
         with lane_errors(self._ref):
             taken = self._lanes.stream(request, span, self._timeout, lambda a: self._judge_fast(a, span), sink)
         if not taken:
-            pass
+            self._signer.forget()
         return taken
 
     def _fast_pin(self) -> tuple[dict[str, str], dict[str, str]]:

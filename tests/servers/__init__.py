@@ -3,11 +3,13 @@
 with Moto() as s3: s3.put("bucket", "llama/config.json", b"{}"); s3.endpoint
 with RcloneS3() as s3: …    # s3.access_key, s3.secret_key; auth=False: open to all; etags=False: much faster
 with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
+with AzureStub() as azure: azure.put("container", "llama/config.json", b"{}"); azure.credentials, azure.sas
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
 with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
 """
 
+from tests.servers.azure import AzureStub, Azurite
 from tests.servers.fault import FaultOrigin
 from tests.servers.files import Files
 from tests.servers.gcs import GcsEmulator
@@ -16,4 +18,14 @@ from tests.servers.moto import Moto
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
 
-__all__ = ["CountingProxy", "FaultOrigin", "Files", "GcsEmulator", "HubStub", "Moto", "RcloneS3"]
+__all__ = [
+    "AzureStub",
+    "Azurite",
+    "CountingProxy",
+    "FaultOrigin",
+    "Files",
+    "GcsEmulator",
+    "HubStub",
+    "Moto",
+    "RcloneS3",
+]

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.servers import GcsEmulator, HubStub, Moto, RcloneS3
+from tests.servers import AzureStub, Azurite, GcsEmulator, HubStub, Moto, RcloneS3
 from tests.sources import remotes
+
+ACCOUNTS = ("AWS_", "AZURE_", "HF_", "HUGGING_FACE", "GOOGLE_", "STORAGE_EMULATOR")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,7 +18,7 @@ def no_accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Neither the variables nor the files of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("AWS_", "HF_", "HUGGING_FACE", "GOOGLE_", "STORAGE_EMULATOR")) and "BUNDLE" not in name:
+            if name.startswith(ACCOUNTS) and "BUNDLE" not in name:
                 patch.delenv(name)
         home = tmp_path_factory.mktemp("home")
         patch.setenv("HOME", str(home))
@@ -46,6 +48,18 @@ def untagged(no_accounts: None) -> Iterator[RcloneS3]:
 @pytest.fixture(scope="session")
 def gcs(no_accounts: None) -> Iterator[GcsEmulator]:
     with GcsEmulator() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure(no_accounts: None) -> Iterator[AzureStub]:
+    with AzureStub() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(no_accounts: None) -> Iterator[Azurite]:
+    with Azurite() as server:
         yield server
 
 
@@ -89,6 +103,8 @@ def _make(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         "rclone": lambda: remotes.s3("rclone", request.getfixturevalue("rclone")),
         "rclone-untagged": lambda: remotes.s3("rclone-untagged", request.getfixturevalue("untagged")),
         "gcs": lambda: remotes.gcs(request.getfixturevalue("gcs")),
+        "azure": lambda: remotes.azure(request.getfixturevalue("azure")),
+        "azurite": lambda: remotes.azure(request.getfixturevalue("azurite")),
         "hub": lambda: remotes.hub(request.getfixturevalue("hub")),
         "file": lambda: remotes.folder(tmp_path_factory.mktemp("models")),
         "memory": remotes.memory,

@@ -16,6 +16,7 @@ from cached.model import Credentials, Entry, Listing, ModelRef
 from cached.sources.base import Source
 from cached.sources.registry import Registry
 from tests.servers import GcsEmulator, HubStub, Moto, RcloneS3
+from tests.servers.azure import AzureServer
 
 _names = itertools.count()
 
@@ -115,6 +116,26 @@ def gcs(server: GcsEmulator) -> Remote:
         delete=delete,
         hostile=tuple(name for name in HOSTILE if ".." not in name),
         endpoint="gs_endpoint",
+    )
+
+
+def azure(server: AzureServer) -> Remote:
+    def parts(uri: str, path: str) -> tuple[str, str]:
+        return "models", f"{uri.partition('://')[2].partition('/')[2]}/{path}"
+
+    def place(name: str) -> str:
+        server.bucket("models")
+        return f"abfss://models@{server.account}.dfs.core.windows.net/{name}/llama"
+
+    return Remote(
+        name="azure",
+        settings={"azure_endpoint": server.endpoint},
+        place=place,
+        write=lambda uri, path, data: server.put(*parts(uri, path), data),
+        delete=lambda uri, path: server.delete(*parts(uri, path)),
+        credentials=Credentials(server.credentials),
+        hostile=("nul", "trailing."),
+        endpoint="azure_endpoint",
     )
 
 

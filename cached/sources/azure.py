@@ -1,0 +1,185 @@
+"""Azure Blob Storage (abfss://, azure://, az://, abfs://). adlfs brings the connection; an ETag pins every read.
+
+A URI names container and account: `abfss://container@account.dfs.core.windows.net/prefix`, as Azure and Ray write it,
+or `az://container@account/prefix`. Whom to ask is never the caller's to say: the host follows from the account's name
+and the setting `azure_endpoint` alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from adlfs import AzureBlobFileSystem
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob.aio import BlobServiceClient
+from fsspec.asyn import sync
+
+from cached.config import Config
+from cached.errors import InvalidRequest
+from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.sources.azure_errors import azure_errors
+from cached.sources.azure_login import default_login, login, own_variables
+from cached.sources.azure_reader import AzureReader
+from cached.sources.base import Reader
+from cached.sources.transfer import denied, spoken
+
+CLIENTS = 8  # Clients kept, one for each account and set of credentials in use.
+ENDPOINT = "https://{account}.blob.core.windows.net"
+
+_CONTAINER = re.compile(r"\$?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+_ACCOUNT = re.compile(r"([a-z0-9]{3,24})(?:\.(?:dfs|blob)\.core\.windows\.net)?\Z")
+
+
+class AzureSource:
+    def __init__(self, config: Config, scheme: str) -> None:
+        endpoint = (config.azure_endpoint or ENDPOINT).rstrip("/")
+        self._endpoint = endpoint if "{account}" in endpoint else f"{endpoint}/{{account}}"  # As emulators have it.
+        self._read_timeout = float(config.read_timeout)
+        self._own = own_variables(config.source_options.get(scheme, {}), os.environ)
+        self._clients: OrderedDict[tuple[str, tuple[tuple[str, str], ...] | None], Connection] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+        container, account, prefix = _split(ref)
+        fs = self._client(ref, credentials)
+        with azure_errors(ref):
+            found: Iterable[Entry] = sync(fs.loop, fs.entries, container, prefix, timeout=timeout)
+            if not found and prefix:  # The URI may name one blob: then that is the model, in its folder.
+                folder, _, name = prefix.rpartition("/")
+                single = sync(fs.loop, fs.entry, container, prefix, name, timeout=timeout)
+                prefix, found = (folder, [single]) if single is not None else (prefix, [])
+        entries = tuple(entry for entry in found if ref.selects(entry.path))
+        place = f"{self._where(account)}{container}/{prefix}"
+        return Listing(ref, place, listing_revision(entries), entries, self._anonymous(ref, credentials))
+
+    def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        fs = self._client(listing.ref, credentials)
+        with azure_errors(listing.ref):
+            sync(fs.loop, fs.properties, *self._blob(listing, entry), timeout=timeout)
+
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+        container, key = self._blob(listing, entry)
+        fs = self._client(listing.ref, credentials)
+        return AzureReader(fs, listing.ref, container, key, entry, self._read_timeout)
+
+    def close(self) -> None:
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        for client in clients:
+            client.end()
+
+    def _where(self, account: str) -> str:
+        return f"azure://{self._endpoint.format(account=account).partition('://')[2]}/"
+
+    def _blob(self, listing: Listing, entry: Entry) -> tuple[str, str]:
+        """Its container and name."""
+        where = self._where(_split(listing.ref)[1])
+        container, _, prefix = listing.place.removeprefix(where).partition("/")
+        return container, f"{prefix}/{entry.path}" if prefix else entry.path
+
+    def _anonymous(self, ref: ModelRef, credentials: Credentials) -> bool:
+        """Whether to ask without credentials: neither the caller's nor the daemon's are there for it."""
+        if credentials.personal(ref.scheme):
+            return False
+        return not credentials.lend or self._own.get("AZURE_STORAGE_ANON", "").lower() not in ("", "0", "f", "false")
+
+    def _client(self, ref: ModelRef, credentials: Credentials) -> Connection:
+        account = _split(ref)[1]
+        personal = credentials.personal(ref.scheme)
+        anonymous = self._anonymous(ref, credentials)
+        key = account, None if anonymous else tuple(sorted(personal.items()))
+        ended = []
+        with self._lock:
+            if key not in self._clients:
+                with azure_errors(ref):
+                    found = None if anonymous else login(ref, account, personal or self._own)
+                    if found is None and not anonymous:
+                        if personal:  # Never the daemon's own in their place: what they open counts as the caller's.
+                            raise denied(ref, "your Azure variables hold no key, token or principal; check them")
+                        found = default_login()
+                    endpoint = self._endpoint.format(account=account)
+                    self._clients[key] = Connection(endpoint, account, found, self._read_timeout)
+                while len(self._clients) > CLIENTS:
+                    ended.append(self._clients.popitem(last=False)[1])
+            self._clients.move_to_end(key)
+            client = self._clients[key]
+        for old in ended:
+            old.end()
+        return client
+
+
+class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no types.
+    """adlfs at one endpoint with exactly these credentials, whatever the environment holds; nothing is cached."""
+
+    cachable = False
+
+    def __init__(self, endpoint: str, account: str, credential: Any, timeout: float) -> None:
+        self._client = functools.partial(
+            BlobServiceClient,
+            endpoint,
+            credential=credential,
+            retry_total=0,  # The caller retries, and knows for how long.
+            connection_timeout=10,
+            read_timeout=timeout,
+            max_single_get_size=256 << 20,  # A range is one request.
+        )
+        # With a connection string, which do_connect leaves aside, adlfs looks for no credentials of its own.
+        super().__init__(account_name=account, connection_string="given", anon=True, use_listings_cache=False)
+
+    def do_connect(self) -> None:
+        self.service_client = self._client()
+
+    def end(self) -> None:
+        sync(self.loop, self.service_client.close)
+
+    async def entries(self, container: str, prefix: str) -> list[Entry]:
+        """Every blob below `prefix/`; what stands for a folder is no file."""
+        below = f"{prefix}/" if prefix else ""
+        async with self.service_client.get_container_client(container) as client:
+            blobs = [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
+        if odd := next((blob.name for blob in blobs if not blob.name.startswith(below)), None):
+            raise InvalidRequest(f"The source lists {odd[:120]!r}, which is not below the URI; nothing was fetched.")
+        infos = await self._details(blobs)
+        return [
+            Entry(blob.name[len(below) :], int(info["size"]), info["etag"].strip('"'))
+            for blob, info in zip(blobs, infos, strict=True)
+            if info["type"] == "file" and not (info["size"] == 0 and blob.name.endswith("/"))
+        ]
+
+    async def entry(self, container: str, key: str, name: str) -> Entry | None:
+        """One blob, by this name; None when there is none."""
+        try:
+            info = await self.properties(container, key)
+        except FileNotFoundError:
+            return None
+        return Entry(name, int(info["size"]), info["etag"].strip('"')) if info["type"] == "file" else None
+
+    async def properties(self, container: str, key: str) -> Any:
+        """What a HEAD says of one blob. FileNotFoundError."""
+        async with self.service_client.get_blob_client(container, key) as client:
+            try:
+                found = await client.get_blob_properties()
+            except ResourceNotFoundError as error:
+                raise FileNotFoundError(key) from error
+        return (await self._details([found]))[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _split(ref: ModelRef) -> tuple[str, str, str]:
+    """Container, account, and prefix without slashes at its ends."""
+    where, _, prefix = ref.place.partition("/")
+    container, _, host = where.partition("@")
+    account = _ACCOUNT.match(host)
+    if not _CONTAINER.match(container) or not account:
+        raise InvalidRequest(
+            f"{spoken(ref)} names no container of an account; write "
+            f"{ref.scheme}://container@account.dfs.core.windows.net/prefix."
+        )
+    return container, account[1], prefix.strip("/")

@@ -1,0 +1,56 @@
+"""Ranged reads of one blob at the ETag that was listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from azure.core import MatchConditions
+from fsspec.asyn import sync
+
+from cached.errors import SourceUnavailable
+from cached.model import Entry, ModelRef
+from cached.sources.azure_errors import azure_errors
+from cached.sources.transfer import changed
+
+
+class AzureReader:
+    """Each range carries `If-Match`, and the ETag of each answer is compared as well."""
+
+    def __init__(self, fs: Any, ref: ModelRef, container: str, key: str, entry: Entry, timeout: float) -> None:
+        self._fs, self._ref, self._container, self._key = fs, ref, container, key
+        self._entry, self._timeout = entry, timeout
+        self._name = f"{ref.scheme}://{container}/{key}"
+
+    def __repr__(self) -> str:
+        return f"AzureReader({self._name}, etag={self._entry.version})"
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        with azure_errors(self._ref, self._name):
+            data: bytes = sync(self._fs.loop, self._get, offset, length, timeout=self._timeout)
+        if len(data) != length:
+            raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._name}; try again.")
+        return data
+
+    def recheck(self, resumed: bool = False) -> None:
+        """Reads were pinned; only what an earlier reader took is not known to be of the same version."""
+        if resumed:
+            with azure_errors(self._ref, self._name):
+                info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout=self._timeout)
+            self._judge(info["etag"])
+
+    def close(self) -> None: ...
+
+    async def _get(self, offset: int, length: int) -> bytes:
+        async with self._fs.service_client.get_blob_client(self._container, self._key) as client:
+            answer = await client.download_blob(
+                offset, length, etag=f'"{self._entry.version}"', match_condition=MatchConditions.IfNotModified
+            )
+            self._judge(answer.properties.etag)
+            data: bytes = await answer.readall()
+            return data
+
+    def _judge(self, etag: str | None) -> None:
+        if (etag or "").strip('"') != self._entry.version:
+            raise changed(self._name, "its ETag is another one")

@@ -1,0 +1,116 @@
+"""A node's role: the metadata endpoints that hand out its keys, and an S3 that takes only the keys of now.
+
+with Moto() as s3, Role(s3.endpoint) as role: role.environment("instance"), role.endpoint
+role.rotate()          new keys from now on; the old ones are refused as expired
+role.rotate_after(n)   by itself, once n more requests for objects have come
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from tests.servers.loop import LoopServer
+
+_KEY = re.compile(r"Credential=([^/]+)/")
+_HOP = ("host", "connection", "transfer-encoding", "content-length")
+
+
+class Role(LoopServer):
+    """`shown` is every access key (or "" for none) that S3 was shown; `asked` every request for keys."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__()
+        self.shown: list[str] = []
+        self.asked: list[str] = []
+        self.lifetime = timedelta(hours=6)
+        self._upstream = upstream
+        self._numbers = itertools.count(1)
+        self._left: int | None = None
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+        self.key = ""
+        self.rotate()
+
+    @property
+    def endpoint(self) -> str:
+        """Of S3, and of the metadata."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def environment(self, kind: str) -> dict[str, str]:
+        """What a daemon on such a machine has: `instance` as on EC2, `container` as on ECS and EKS."""
+        if kind == "instance":
+            return {"AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.endpoint}
+        uri = f"{self.endpoint}/container/keys"
+        return {"AWS_CONTAINER_CREDENTIALS_FULL_URI": uri, "AWS_CONTAINER_AUTHORIZATION_TOKEN": "pass-word"}
+
+    def rotate(self) -> None:
+        self.key = f"ASIAROLE{next(self._numbers):04}"
+
+    def rotate_after(self, count: int) -> None:
+        self._left = count
+
+    async def open(self) -> None:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_put("/latest/api/token", self._token)
+        app.router.add_get("/latest/meta-data/iam/security-credentials/{role:.*}", self._instance)
+        app.router.add_get("/container/keys", self._container)
+        app.router.add_route("*", "/{rest:.*}", self._object)
+        self._session = aiohttp.ClientSession(auto_decompress=False)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self._port = self._runner.addresses[0][1]
+
+    async def shut(self) -> None:
+        await self._session.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _token(self, request: web.Request) -> web.Response:
+        return web.Response(text="imds-token")
+
+    async def _instance(self, request: web.Request) -> web.Response:
+        """Version 2 alone: who brings no token gets nothing."""
+        if request.headers.get("X-aws-ec2-metadata-token") != "imds-token":
+            return web.Response(status=401)
+        if not request.match_info["role"]:
+            return web.Response(text="node-role")
+        self.asked.append("instance")
+        return web.json_response({"Code": "Success", "Type": "AWS-HMAC", **self._keys()})
+
+    async def _container(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "pass-word":
+            return web.Response(status=401)
+        self.asked.append("container")
+        return web.json_response(self._keys())
+
+    def _keys(self) -> dict[str, str]:
+        until = (datetime.now(UTC) + self.lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"AccessKeyId": self.key, "SecretAccessKey": "secret", "Token": "session", "Expiration": until}
+
+    async def _object(self, request: web.Request) -> web.StreamResponse:
+        if self._left is not None and "list-type" not in request.query:
+            self._left -= 1
+            if self._left < 0:
+                self._left = None
+                self.rotate()
+        found = _KEY.search(request.headers.get("Authorization", ""))
+        self.shown.append(found[1] if found else "")
+        if self.shown[-1] != self.key:
+            code = "ExpiredToken" if self.shown[-1] else "AccessDenied"
+            body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+            return web.Response(status=400 if found else 403, text=body, content_type="application/xml")
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        kept = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
+        headers = CIMultiDict(kept)
+        async with self._session.request(request.method, url, headers=headers, data=await request.read()) as answer:
+            body = await answer.read()
+            back = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
+            return web.Response(status=answer.status, body=body, headers=CIMultiDict(back))
