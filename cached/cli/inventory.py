@@ -101,8 +101,17 @@ def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
         ("used", time(snapshot.get("used_at"))),
         ("leased", text("yes" if snapshot.get("leased") else "no")),
         ("pinned", pin),
+        ("access", text(_ACCESS.get(str(snapshot.get("access")), "unknown until the source is asked"))),
+        ("users", text(", ".join(str(each["uid"]) for each in snapshot.get("entrants") or ()))),
         ("names", text(", ".join(snapshot.get("refs") or ()))),
     ]
+
+
+_ACCESS = {
+    "open": "open to everybody",
+    "own": "opened with the daemon's own credentials",
+    "caller": "opened with callers' credentials",
+}
 
 
 def _snapshot_parts(snapshot: Answer) -> list[tuple[Sequence[str], Sequence[Sequence[Cell]]]]:

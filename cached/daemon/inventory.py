@@ -14,7 +14,7 @@ from cached.daemon.scrub import Scrubber
 from cached.daemon.threads import Threads
 from cached.daemon.usage import rfc3339
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
-from cached.model import Digest, ModelRef
+from cached.model import Access, Digest, ModelRef
 from cached.store.leases import held
 
 _SNAPSHOTS = (
@@ -129,6 +129,7 @@ class Inventory:
             "lock": str(store.snapshots.lock(digest)),
             "manifest": files,
             **_sharing(disk, digest),
+            "entrants": _entrants(disk, digest),
             "history": [_told(row) for row in _events(disk, "snapshot = ?", digest.hex)],
             "holders": disk.uses.leases(digest),
         }
@@ -224,6 +225,12 @@ def _told(event: sqlite3.Row) -> dict[str, Any]:
     return {"at": rfc3339(event["at"]), "what": event["what"], "why": event["why"]}
 
 
+def _entrants(disk: Disk, digest: Digest) -> list[dict[str, Any]]:
+    """Who may enter its directory until when, beside those who hold leases; of no meaning where everybody may."""
+    rows = disk.store.index.query("SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY uid", (digest.hex,))
+    return [{"uid": row["uid"], "until": rfc3339(row["until"])} for row in rows]
+
+
 def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
     rows = disk.store.index.query(
         "SELECT b.size, (SELECT count(*) FROM snapshot_blob o WHERE o.blob = b.digest) AS links "
@@ -248,6 +255,7 @@ def _snapshot(root: str, folder: str, row: sqlite3.Row, refs: list[str]) -> dict
         "leased": held(f"{folder}/{row['digest']}.json"),
         "pinned": bool(row["pinned"]),
         "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
+        "access": Access.parse(row["access"]).kind or "unknown",
         "root": root,
         "refs": refs,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ def test_a_model_that_one_caller_opened_is_not_handed_to_a_caller_without_access
         assert not other.can_read(lease.path)
     assert granted.can_read(lease.path)
     assert not granted.can_read(str(daemon.root / "blobs"))
+    shown = someone(daemon, 0).call("GET", f"/v1/snapshots/{lease.digest}")
+    assert shown["access"] == "caller" and [each["uid"] for each in shown["entrants"]] == [4001]
     assert granted.acquire(uri).hit
 
 
@@ -233,9 +236,20 @@ def test_with_access_node_a_model_is_everybodys(start: Start) -> None:
         someone(daemon, 4002).acquire(GATED)
 
 
-def test_callers_with_other_tokens_do_not_join_or_spoil_a_running_fill(start: Start, hub: HubStub) -> None:
+def test_callers_with_other_tokens_share_downloads_but_no_answer(start: Start, hub: HubStub) -> None:
     daemon = start()
-    with pytest.raises(SourceDenied):
-        someone(daemon, 4002, WRONG).acquire(GATED)
-    assert not someone(daemon, 4001, RIGHT).acquire(GATED).hit
-    assert sum(hub.file_bytes.values()) <= sum(map(len, FILES.values())) + len(GATED)
+    hub.gate("org/gated", RIGHT, "hf_also_right")
+    hub.pause()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(someone(daemon, 4001, RIGHT).acquire, GATED)
+        second = pool.submit(someone(daemon, 4002, "hf_also_right").acquire, GATED)
+        stranger = pool.submit(someone(daemon, 4003, WRONG).acquire, GATED)
+        try:
+            until(lambda: len(daemon.status()["fills"]) == 3)
+            assert someone(daemon, 4009).call("GET", "/v1/status")["fills"] == []
+        finally:
+            hub.resume()
+        with pytest.raises(SourceDenied):
+            stranger.result()
+        assert first.result().path == second.result().path
+    assert sum(hub.file_bytes.values()) == sum(len(data) for data in (*FILES.values(), GATED.encode()))
