@@ -35,6 +35,7 @@ async def acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
     """The model on this node, and what holds it there. The errors of the client."""
     started = time.monotonic()
     lease = await Client(settings.socket).acquire_async(wanted.uri, **options(wanted, settings))
+    read_ahead(lease, settings)
     return described(lease, started), lease
 
 
@@ -49,6 +50,12 @@ def options(wanted: Reference, settings: Settings) -> dict[str, Any]:
         "require": "llm" if wanted.for_engine else None,
         "progress": Reporter(str(wanted)),
     }
+
+
+def read_ahead(lease: Lease, settings: Settings) -> None:
+    """Begin to bring its files into memory, while what will load them is still being imported and started."""
+    if settings.prefetch:
+        lease.prefetch(settings.prefetch)
 
 
 def described(lease: Lease, started: float) -> Held:

@@ -10,6 +10,7 @@ from ray.llm._internal.common.utils.download_utils import NodeModelDownloadable
 
 from cached import CachedError, DaemonUnavailable
 from serve_integration.holding import Held, hold, log, make_torch_kernels
+from serve_integration.loading import reading
 from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.reference import Reference, ray_form, reference
 from serve_integration.settings import Settings
@@ -42,7 +43,8 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             log.info("cached: %s is left to the engine: not a whole repository or bucket.", self.llm_config.model_id)
             return
         try:
-            self._held = await hold(wanted, self.settings, self._other_nodes(), self.ctx.runtime_env)
+            settings = reading(self.llm_config.engine_kwargs, self.settings)
+            self._held = await hold(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
         except DaemonUnavailable as error:
             if self.settings.fallback == "error":
                 raise DaemonUnavailable(_sentence(wanted, error) + " Or allow fallback='remote'.") from error

@@ -25,12 +25,14 @@ def cached_llm_config(
     exclude: Iterable[str] = (),
     max_age: float | None = None,
     timeout: float | None = None,
+    prefetch: bool | float | None = None,
     lora_path: str | None = None,
 ) -> LLMConfig:
     """A copy of the config whose replicas acquire the model from the daemon on their node; the original stays as it is.
 
     `fallback="remote"` (the default) lets Ray load as it would when there is no daemon, `"error"` fails the replica.
-    `max_age` and `timeout` in seconds. Settings that the config already holds stay unless they are given here.
+    `max_age` and `timeout` in seconds; `prefetch` as a share of the memory that is available. Settings that the config
+    already holds stay unless they are given here.
     ValueError when the config has a callback of its own: Ray runs one.
     """
     current = llm_config.callback_config
@@ -46,6 +48,7 @@ def cached_llm_config(
         "exclude": exclude,
         "max_age": max_age,
         "timeout": timeout,
+        "prefetch": prefetch,
         "lora_path": lora_path,
     }
     known = {} if _unset(current.callback_class) else dict(current.callback_kwargs)

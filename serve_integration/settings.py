@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 FALLBACKS = ("remote", "error")
+SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Settings:
     exclude: tuple[str, ...] = ()  # No file that matches one of these.
     max_age: float | None = None  # Seconds for which a moving revision is good; None leaves it to the daemon.
     timeout: float | None = None  # Seconds for the model to be there; None waits as long as it moves.
+    prefetch: float = SHARE  # Share of the memory that is available into which files may be read ahead of the engine.
     lora_path: str | None = None  # Where adapters are, in URIs that Ray's own setting refuses; None is Ray's setting.
 
     @classmethod
@@ -36,6 +38,7 @@ class Settings:
         values["lora_path"] = _uri("lora_path", values.get("lora_path"))
         for name in ("max_age", "timeout"):
             values[name] = _seconds(name, values.get(name))
+        values["prefetch"] = _share("prefetch", values.get("prefetch"))
         settings = cls(**values)
         if settings.fallback not in FALLBACKS:
             raise ValueError(f"The setting 'fallback' must be 'remote' or 'error', not {settings.fallback!r}.")
@@ -58,6 +61,15 @@ def _uri(name: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and "://" in value):
         return value
     raise ValueError(f"The setting {name!r} must be a URI such as 'hf://org', not {value!r}.")
+
+
+def _share(name: str, value: Any) -> float:
+    """True is the default, as nothing said is; False is none."""
+    if value is None or isinstance(value, bool):
+        return 0.0 if value is False else SHARE
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"The setting {name!r} must be true, false or a share from 0 to 1, not {value!r}.")
+    return float(value)
 
 
 def _seconds(name: str, value: Any) -> float | None:

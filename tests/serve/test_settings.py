@@ -25,6 +25,13 @@ def test_only_what_differs_from_the_defaults_is_written_back() -> None:
     assert Settings.of(Settings.of(given).plain()) == Settings.of(given)
 
 
+@pytest.mark.parametrize(("said", "share"), [(True, 0.5), (None, 0.5), (False, 0.0), (0.25, 0.25), (1, 1.0), (0, 0.0)])
+def test_reading_ahead_is_a_share_of_memory_or_yes_or_no(said: object, share: float) -> None:
+    settings = Settings.of({"prefetch": said})
+    assert settings.prefetch == share
+    assert Settings.of(settings.plain()) == settings
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -33,6 +40,8 @@ def test_only_what_differs_from_the_defaults_is_written_back() -> None:
         ({"timeout": "soon"}, "'soon'"),
         ({"max_age": -1}, "-1"),
         ({"include": 3}, "'include'"),
+        ({"prefetch": 1.5}, "1.5"),
+        ({"prefetch": "much"}, "'much'"),
         ({"lora_path": "org/loras"}, "'org/loras'"),
     ],
 )

@@ -1,0 +1,24 @@
+"""How an engine reads the files of a model that the cache holds, and whether reading them ahead of it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from serve_integration.settings import Settings
+
+# These read no weights, or read past the page cache.
+_NOT_FROM_MEMORY = ("dummy", "instanttensor")
+
+
+def reading(engine_kwargs: Mapping[str, Any], settings: Settings) -> Settings:
+    """The user's settings, without reading ahead where the engine would have nothing of it.
+
+    The engine's own settings of loading stay as they are: on local files that are read ahead none of vLLM's strategies
+    beat its default (`make bench-loading`).
+    """
+    asked = (engine_kwargs.get("load_format"), engine_kwargs.get("safetensors_load_strategy"))
+    if asked[0] in _NOT_FROM_MEMORY or asked[1] == "prefetch":  # The latter does the same, from the engine's process.
+        return replace(settings, prefetch=0.0)
+    return settings
