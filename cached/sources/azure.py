@@ -95,7 +95,6 @@ class AzureSource:
         personal = credentials.personal(ref.scheme)
         anonymous = self._anonymous(ref, credentials)
         key = account, None if anonymous else tuple(sorted(personal.items()))
-        ended = []
         with self._lock:
             if key not in self._clients:
                 with azure_errors(ref):
@@ -107,12 +106,9 @@ class AzureSource:
                     endpoint = self._endpoint.format(account=account)
                     self._clients[key] = Connection(endpoint, account, found, self._read_timeout)
                 while len(self._clients) > CLIENTS:
-                    ended.append(self._clients.popitem(last=False)[1])
+                    self._clients.popitem(last=False)  # Not closed: a reader may still have it.
             self._clients.move_to_end(key)
-            client = self._clients[key]
-        for old in ended:
-            old.end()
-        return client
+            return self._clients[key]
 
 
 class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no types.

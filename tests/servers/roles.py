@@ -107,10 +107,14 @@ class Role(LoopServer):
             code = "ExpiredToken" if self.shown[-1] else "AccessDenied"
             body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
             return web.Response(status=400 if found else 403, text=body, content_type="application/xml")
-        url = URL(self._upstream + request.raw_path, encoded=True)
-        kept = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
-        headers = CIMultiDict(kept)
-        async with self._session.request(request.method, url, headers=headers, data=await request.read()) as answer:
-            body = await answer.read()
-            back = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
-            return web.Response(status=answer.status, body=body, headers=CIMultiDict(back))
+        return await forward(self._session, self._upstream, request)
+
+
+async def forward(session: aiohttp.ClientSession, upstream: str, request: web.Request) -> web.Response:
+    """The answer of the server behind, to the same request."""
+    kept = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
+    url = URL(upstream + request.raw_path, encoded=True)
+    body = await request.read()
+    async with session.request(request.method, url, headers=CIMultiDict(kept), data=body) as answer:
+        back = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
+        return web.Response(status=answer.status, body=await answer.read(), headers=CIMultiDict(back))
