@@ -35,8 +35,9 @@ async def acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
     """The model on this node, and what holds it there. The errors of the client."""
     started = time.monotonic()
     lease = await Client(settings.socket).acquire_async(wanted.uri, **options(wanted, settings))
+    held = described(lease, started)
     read_ahead(lease, settings)
-    return described(lease, started), lease
+    return held, lease
 
 
 def options(wanted: Reference, settings: Settings) -> dict[str, Any]:
