@@ -31,9 +31,12 @@ def section(heading: str) -> str:
     return found[1]
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of a section's tables, without head and rule."""
-    lines = [line.strip("|").split("|") for line in section(heading).splitlines() if line.startswith("|")]
+def rows(heading: str, head: str = "") -> list[list[str]]:
+    """The cells of a section's tables, or of the one whose head begins so, without head and rule."""
+    text = section(heading)
+    if head:
+        text = text[text.index(f"\n| {head} |") + 1 :].partition("\n\n")[0]
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line] for line in lines]
     return [row for row in cells if not row[0].startswith("---")][1:]
 
@@ -64,7 +67,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 
 def test_every_option_of_the_ray_integration_has_a_row_with_its_true_default() -> None:
-    table = {row[0].strip("`"): row[1].strip("`") for row in rows("Quick starts")}
+    table = {row[0].strip("`"): row[1].strip("`") for row in rows("Quick starts", "option")}
     assert table == {field.name: str(getattr(Settings(), field.name) or "") for field in dataclasses.fields(Settings)}
 
 

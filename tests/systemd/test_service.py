@@ -66,6 +66,7 @@ def test_exposure_would_rise_if_a_restriction_went(unit: Path) -> None:
         ("ProcSubset", "/proc/locks would be hidden"),
         ("ProtectProc", "the names of lease holders would be hidden"),
         ("PrivateNetwork", "no source could be reached"),
+        ("IPAddressDeny", "neither could some sources, nor the metadata of instances at 169.254.169.254"),
         ("MemoryMax", "weights just written would leave the page cache"),
     ],
 )
