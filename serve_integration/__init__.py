@@ -9,9 +9,17 @@ if TYPE_CHECKING:
     from serve_integration.app import build_openai_app
     from serve_integration.callback import CachedModelCallback
     from serve_integration.config import cached_llm_config
+    from serve_integration.deployment import hold_for_replica
     from serve_integration.multiplexed import HeldModel, held_model
 
-__all__ = ["CachedModelCallback", "HeldModel", "build_openai_app", "cached_llm_config", "held_model"]
+__all__ = [
+    "CachedModelCallback",
+    "HeldModel",
+    "build_openai_app",
+    "cached_llm_config",
+    "held_model",
+    "hold_for_replica",
+]
 
 _HOMES = {
     "CachedModelCallback": "callback",
@@ -19,6 +27,7 @@ _HOMES = {
     "build_openai_app": "app",
     "cached_llm_config": "config",
     "held_model": "multiplexed",
+    "hold_for_replica": "deployment",
 }
 
 

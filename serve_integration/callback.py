@@ -9,7 +9,11 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.common.utils.download_utils import NodeModelDownloadable
 
 from cached import CachedError, DaemonUnavailable
-from serve_integration.holding import Held, hold, log, make_torch_kernels
+from serve_integration.acquiring import Held, line, log, make_torch_kernels
+from serve_integration.companions import companions, keep_kind
+from serve_integration.extra_files import extra_files, place_everywhere, without_extra_files
+from serve_integration.formats import name_of
+from serve_integration.holding import hold
 from serve_integration.loading import reading
 from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.reference import Reference, ray_form, reference
@@ -33,6 +37,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         super().__init__(llm_config, raise_error_on_callback, ctx_kwargs, **settings)
         self.settings = Settings.of(settings)
         self._held: Held | None = None
+        self._name = ""  # What the engine is to call the model that is held: its directory, or a file of it.
 
     async def on_before_node_init(self) -> None:
         """Point the engine at the cache. A CachedError's sentence fails the replica and shows in Serve's status."""
@@ -41,26 +46,35 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         wanted = self._reference()
         if wanted is None:
             log.info("cached: %s is left to the engine: not a whole repository or bucket.", self.llm_config.model_id)
+            await self._place_extra_files()
+            await self._take_companions(None)
             return
-        try:
-            settings = reading(self.llm_config.engine_kwargs, self.settings)
-            self._held = await hold(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
-        except DaemonUnavailable as error:
-            if self.settings.fallback == "error":
-                raise DaemonUnavailable(_sentence(wanted, error) + " Or allow fallback='remote'.") from error
-            log.warning("%s Ray loads it from the source instead.", _sentence(wanted, error))
+        self._held = await self._hold(wanted, reading(self.llm_config.engine_kwargs, self.settings))
+        if self._held is None:
             self._use_source(wanted)
-        except CachedError as error:
-            raise type(error)(_sentence(wanted, error)) from error
         else:
-            self._use(self._held)
-            log.info("%s", _line(wanted, self._held))
+            await self._place_extra_files()
+            self._use(wanted, self._held)
+            log.info("%s", line(wanted, self._held))
+        await self._take_companions(wanted)
 
     async def on_after_node_init(self) -> None:
         """After extra files have come: with a mirror still named, Ray could prefer it to the local path."""
         if self._held is not None:
             engine = self.llm_config.get_engine_config()
-            engine.hf_model_id, engine.mirror_config = self._held.path, None
+            engine.hf_model_id, engine.mirror_config = self._name, None
+
+    async def _hold(self, wanted: Reference, settings: Settings, what: str = "") -> Held | None:
+        """On every node of the replica; None, after a warning, when there is no daemon and the source will do."""
+        try:
+            return await hold(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
+        except DaemonUnavailable as error:
+            if settings.fallback == "error":
+                raise DaemonUnavailable(f"{_sentence(wanted, error, what)} Or allow fallback='remote'.") from error
+            log.warning("%s Ray loads it from the source instead.", _sentence(wanted, error, what))
+            return None
+        except CachedError as error:
+            raise type(error)(_sentence(wanted, error, what)) from error
 
     def _take_adapters(self) -> None:
         """Adapters from the cache. On a Ray that loads them otherwise they stay with Ray, unless nothing may."""
@@ -84,9 +98,39 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         here = ray.get_runtime_context().get_node_id()
         return sorted(set(table["bundles_to_node_id"].values()) - {here})
 
-    def _use(self, held: Held) -> None:
+    async def _take_companions(self, model: Reference | None) -> None:
+        """What the engine reads beside the model: each is held, too, or stays with the engine as the model would."""
+        engine = self.llm_config.get_engine_config().engine_kwargs
+        keep_kind(engine)
+        for companion in companions(engine, self.llm_config.model_loading_config.tokenizer_source):
+            wanted, name = companion.reference, companion.at_source
+            if self._held is not None and model is not None and companion.is_part_of(model):
+                companion.put(engine, self._held.path)
+                continue
+            held = await self._hold(wanted, companion.settings(self.settings), companion.what)
+            if held is not None:
+                name = held.path
+                log.info("%s use=%s", line(wanted, held), companion.what.replace(" ", "_"))
+            companion.put(engine, name)
+
+    async def _place_extra_files(self) -> None:
+        """Those of the mirror, out of the cache. Ray fetches them where there is no daemon (any more), if it may."""
         engine = self.llm_config.get_engine_config()
-        engine.hf_model_id = held.path
+        extras = extra_files(engine.mirror_config)
+        if not extras:
+            return
+        try:
+            await place_everywhere(extras, self.settings, self._other_nodes(), self.ctx.runtime_env)
+        except DaemonUnavailable as error:
+            if self.settings.fallback == "error":
+                raise DaemonUnavailable(f"{error.message} Or allow fallback='remote'.") from error
+            log.warning("%s Ray fetches them from the source instead.", error.message)
+        else:
+            engine.mirror_config = without_extra_files(engine.mirror_config)
+
+    def _use(self, wanted: Reference, held: Held) -> None:
+        engine = self.llm_config.get_engine_config()
+        engine.hf_model_id = self._name = name_of(wanted, held.path, engine.engine_kwargs)
         if engine.mirror_config is not None and engine.mirror_config.extra_files:
             self.ctx.worker_node_download_model = NodeModelDownloadable.NONE  # Ray still fetches the extra files.
         else:
@@ -109,14 +153,6 @@ def _settings_of(llm_config: Any) -> Settings | None:
     return callback.settings if isinstance(callback, CachedModelCallback) else None
 
 
-def _sentence(wanted: Reference, error: CachedError) -> str:
-    return f"Cannot load {wanted} through the model cache: {error.message}"
-
-
-def _line(wanted: Reference, held: Held) -> str:
-    """The one line of a loaded model, as `name=value` pairs."""
-    return (
-        f"cached: model={wanted} path={held.path} digest={held.digest} revision={held.revision} "
-        f"{'hit' if held.hit else 'miss'} seconds={held.seconds:g} bytes={held.size}"
-        f"{' stale' if held.stale else ''}"
-    )
+def _sentence(wanted: Reference, error: CachedError, what: str = "") -> str:
+    name = f"the {what} {wanted}" if what else str(wanted)
+    return f"Cannot load {name} through the model cache: {error.message}"

@@ -5,22 +5,49 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-# Also `org/name@revision`. What else vLLM takes for a model (`org/name:Q4_K_M`, a .gguf file) is part of a repository.
+from serve_integration.gguf import BESIDE, gguf_parts, weights
+
+# Also `org/name@revision`.
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?\Z")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model that the cache can be asked for."""
+    """A model that the cache can be asked for.
+
+    `part` is what follows the place when only some of its files are meant: `:Q4_K_M`, `/folder/file.gguf`.
+    `for_engine`: it is of use only if an engine could load it.
+    """
 
     uri: str
     revision: str | None = None
+    part: str = ""
+    for_engine: bool = True
 
     def __str__(self) -> str:
-        return f"{self.uri}@{self.revision}" if self.revision else self.uri
+        name = self.uri + self.part
+        return f"{name}@{self.revision}" if self.revision else name
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Patterns of the files that are meant, and of what belongs to them; none for the whole place."""
+        return (*weights(self.part), *BESIDE) if self.part else ()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it can be pinned to a commit and is not yet: a Hub repository by its name, a branch or a tag."""
+        _, inline = _hub_parts(self.uri)
+        return self.uri.startswith("hf://") and _COMMIT.match(inline or self.revision or "") is None
+
+    def at(self, revision: str) -> Reference:
+        """The same model at this revision, where its source can be asked for one; else the same reference."""
+        if not self.uri.startswith("hf://"):
+            return self
+        return replace(self, uri=f"hf://{_hub_parts(self.uri)[0]}", revision=revision)
 
 
 def reference(model_id: str, source: Any, revision: str | None = None) -> Reference | None:
@@ -29,15 +56,17 @@ def reference(model_id: str, source: Any, revision: str | None = None) -> Refere
     `source` is None, a text, or Ray's CloudMirrorConfig as an object or a mapping. `revision` is the engine's own
     setting; it means something for Hub repositories only, as it does to Ray.
     """
-    text = _place(source) or model_id
+    # Ray's users choose between two of its clients by writing pyarrow-s3:// or s3://; to the cache they are one place.
+    text = (_place(source) or model_id).removeprefix("pyarrow-")
     if text.startswith(("/", ".", "~")) or os.path.isdir(text):
         return None
+    text, part = gguf_parts(text)
     scheme, separator, _ = text.partition("://")
     if separator:
-        return Reference(text, revision if scheme == "hf" else None)
+        return Reference(text, revision if scheme == "hf" else None, part)
     if not _HUB.match(text) or text.lower().endswith(".gguf"):
         return None
-    return Reference(f"hf://{text}", revision)
+    return Reference(f"hf://{text}", revision, part)
 
 
 def _place(source: Any) -> str | None:
@@ -57,5 +86,11 @@ def ray_form(wanted: Reference) -> tuple[str, str | None] | None:
         return place, None
     if scheme != "hf":
         return None
-    name, _, inline = place.strip("/").partition("@")
-    return name, inline or wanted.revision
+    name, inline = _hub_parts(wanted.uri)
+    return name + wanted.part, inline or wanted.revision
+
+
+def _hub_parts(uri: str) -> tuple[str, str]:
+    """`org/name` and the revision that is part of the URI, if any."""
+    name, _, inline = uri.partition("://")[2].strip("/").partition("@")
+    return name, inline

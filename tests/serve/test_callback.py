@@ -113,25 +113,6 @@ async def test_a_local_path_is_left_alone_and_needs_no_daemon(tmp_path: Path, he
     assert held == []
 
 
-async def test_extra_files_are_still_fetched_by_ray_but_no_model(
-    daemon: DaemonProcess, model: str, held: list[Any]
-) -> None:
-    from ray.llm._internal.common.utils.cloud_utils import CloudMirrorConfig
-    from ray.llm._internal.common.utils.download_utils import NodeModelDownloadable
-
-    subject = callback(model, socket=daemon.socket)
-    engine = subject.llm_config.get_engine_config()
-    extra = [{"bucket_uri": "s3://bucket/extra", "destination_path": "/tmp/extra"}]
-    engine.mirror_config = CloudMirrorConfig(bucket_uri="s3://bucket/model", extra_files=extra)
-    await subject.on_before_node_init()
-    assert subject.ctx.run_init_node is True
-    assert subject.ctx.worker_node_download_model is NodeModelDownloadable.NONE
-    assert [file.bucket_uri for file in engine.mirror_config.extra_files] == ["s3://bucket/extra"]
-    await subject.on_after_node_init()
-    assert engine.mirror_config is None
-    assert engine.hf_model_id == held[0].path
-
-
 async def test_without_a_daemon_ray_loads_as_it_would_and_is_warned_about(
     tmp_path: Path, held: list[Any], lines: list[str]
 ) -> None:
@@ -203,10 +184,10 @@ async def test_a_denied_model_fails_with_one_sentence_that_names_it(daemon: Daem
 
 def test_a_long_fetch_is_reported_now_and_then(lines: list[str]) -> None:
     from cached import Progress
-    from serve_integration.holding import _Reporter
+    from serve_integration.acquiring import Reporter
 
     now = [0.0]
-    report = _Reporter("org/name", clock=lambda: now[0])
+    report = Reporter("org/name", clock=lambda: now[0])
     for second in range(40):
         now[0] = float(second)
         report(Progress("fetching", done_bytes=second, total_bytes=40, cached_bytes=1))

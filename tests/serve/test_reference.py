@@ -41,7 +41,7 @@ def test_an_existing_folder_is_left_alone_however_it_is_named(tmp_path: Path, mo
     assert reference("chat", str(tmp_path)) is None
 
 
-@pytest.mark.parametrize("source", ["/models/x", "./x", "../x", "~/x", "org/name:Q4_K_M", "org/name/file.gguf"])
+@pytest.mark.parametrize("source", ["/models/x", "./x", "../x", "~/x", "x:Q4_K_M", "org/file.gguf"])
 def test_what_only_the_engine_can_read_is_left_to_it(source: str) -> None:
     assert reference("chat", source) is None
 
@@ -59,3 +59,26 @@ def test_a_hub_uri_falls_back_to_the_name_and_revision_that_ray_knows() -> None:
 
 def test_a_bucket_falls_back_as_it_is() -> None:
     assert ray_form(Reference("s3://bucket/prefix")) is None
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("uri", "revision", "moves"),
+    [
+        ("hf://org/name", None, True),
+        ("hf://org/name", "main", True),
+        ("hf://org/name@main", None, True),
+        ("hf://org/name", COMMIT, False),
+        (f"hf://org/name@{COMMIT}", None, False),
+        ("s3://bucket/prefix", None, False),
+    ],
+)
+def test_only_a_hub_repository_can_be_pinned_and_only_once(uri: str, revision: str | None, moves: bool) -> None:
+    wanted = Reference(uri, revision)
+    assert wanted.moves is moves
+    if uri.startswith("hf://"):
+        assert wanted.at(COMMIT) == Reference("hf://org/name", COMMIT)
+    else:
+        assert wanted.at(COMMIT) == wanted

@@ -42,6 +42,7 @@ class Fault:
     server: str = ""
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b"<Error/>"
     before: Callable[[], None] | None = None
     seen: int = 0
     struck: int = 0
@@ -215,7 +216,7 @@ BREAK: dict[str, Callable[[Wire, Answer], Awaitable[None]]] = {
 
 
 def _status(answer: Answer, fault: Fault) -> Answer:
-    return replace(answer, status=fault.status, headers=dict(fault.headers), body=b"<Error/>")
+    return replace(answer, status=fault.status, headers=dict(fault.headers), body=fault.body)
 
 
 def _ignored(answer: Answer, fault: Fault) -> Answer:

@@ -1,0 +1,58 @@
+"""Deployments that are no LLMConfig: a model for the life of a replica, in one call of its constructor."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from cached import CachedError, Client, DaemonUnavailable, Lease
+from serve_integration.acquiring import described, line, log, options, read_ahead
+from serve_integration.formats import name_of
+from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.settings import Settings
+
+_leases: list[Lease] = []  # What this process holds, until it ends.
+
+
+def hold_for_replica(uri: str, *, revision: str | None = None, require: str | None = None, **settings: Any) -> str:
+    """Where the model is on this node: a directory, or the file that a GGUF name means; held until the process ends.
+
+    `settings` are the options of `cached_llm_config`. Without a daemon, `fallback="remote"` (the default) warns and
+    gives back what the library loads from the source by itself, unless a revision would be lost by that. What is a
+    local path already is given back. `require="llm"` refuses what an LLM engine could not load. Raises the errors of
+    `cached`, in one sentence that names the model.
+    """
+    chosen = Settings.of(settings)
+    found = reference(uri, None)
+    if found is None:
+        return uri
+    wanted = replace(found, revision=revision or found.revision, for_engine=require == "llm")
+    started = time.monotonic()
+    try:
+        lease = Client(chosen.socket).acquire(wanted.uri, **options(wanted, chosen))
+    except DaemonUnavailable as error:
+        return _at_source(wanted, chosen, error)
+    except CachedError as error:
+        raise type(error)(_sentence(wanted, error)) from error
+    _leases.append(lease)
+    held = described(lease, started)
+    read_ahead(lease, chosen)
+    log.info("%s", line(wanted, held))
+    return name_of(wanted, held.path, {})
+
+
+def _at_source(wanted: Reference, settings: Settings, error: DaemonUnavailable) -> str:
+    name, revision = ray_form(wanted) or (wanted.uri, wanted.revision)
+    if settings.fallback == "error":
+        raise DaemonUnavailable(f"{_sentence(wanted, error)} Or allow fallback='remote'.") from error
+    if revision is not None:
+        raise DaemonUnavailable(
+            f"{_sentence(wanted, error)} There is no fallback for a model at a revision: its name alone means another."
+        ) from error
+    log.warning("%s The replica gets %s, and loads it from the source.", _sentence(wanted, error), name)
+    return name
+
+
+def _sentence(wanted: Reference, error: CachedError) -> str:
+    return f"Cannot load {wanted} through the model cache: {error.message}"

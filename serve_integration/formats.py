@@ -1,0 +1,41 @@
+"""What the engine is to call a model that is held, by the format that it loads: a directory, or a file of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cached import ModelIncomplete, ModelNotFound
+from serve_integration.gguf import gguf_file
+from serve_integration.reference import Reference
+
+
+def name_of(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> str:
+    """The model's name for the engine; its other settings follow where they must.
+
+    ModelNotFound when the part that is meant is not in the folder, ModelIncomplete when the format's files are not.
+    """
+    if engine_kwargs.get("load_format") == "tensorizer":
+        _check_tensors(wanted, folder, engine_kwargs)
+    if not wanted.part:
+        return folder
+    file = gguf_file(folder, wanted.part)
+    if file is None:
+        raise ModelNotFound(f"There is no such GGUF file at {wanted}; look for its name, or its quantisation, there.")
+    # The engine looks for the configuration beside the file, or where the tokenizer is.
+    aside = os.path.dirname(file) != folder and os.path.exists(os.path.join(folder, "config.json"))
+    if aside and engine_kwargs.get("tokenizer") is None:
+        engine_kwargs.setdefault("hf_config_path", folder)
+    return file
+
+
+def _check_tensors(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> None:
+    """vLLM reads `model.tensors` of the model's directory, unless its settings name another place."""
+    extra = engine_kwargs.get("model_loader_extra_config") or {}
+    elsewhere = isinstance(extra, dict) and "tensorizer_uri" in extra
+    if not elsewhere and not any(Path(folder).glob("*.tensors")):
+        raise ModelIncomplete(
+            f"load_format 'tensorizer' reads model.tensors, and {wanted} has none; write one with vLLM's tensorizer "
+            "script and upload it beside the configuration, or take another load_format."
+        )

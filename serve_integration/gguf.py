@@ -1,0 +1,43 @@
+"""Models in GGUF: one file of a place, or the files of one quantisation, beside the configuration."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+# What an engine reads beside the weights. mmproj: the projector of a multi-modal model.
+BESIDE = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "*.py", "*mmproj*.gguf")
+_QUANTISATION = re.compile(r"(?P<place>.*[^:/]/[^:/]+)(?P<part>:[A-Za-z0-9_+-]+)\Z")
+
+
+def gguf_parts(text: str) -> tuple[str, str]:
+    """The place and the part of it that is meant, as in `org/name:Q4_K_M`, `org/name/folder/file.gguf` and the same
+    below a scheme; an empty part when the whole place is."""
+    scheme, separator, place = text.rpartition("://")
+    prefix = scheme + separator
+    if place.lower().endswith(".gguf"):
+        folders = place.split("/")
+        depth = 2 if scheme in ("", "hf") else len(folders) - 1  # A Hub repository is `org/name`.
+        if not 1 <= depth < len(folders):
+            return text, ""
+        return prefix + "/".join(folders[:depth]), "/" + "/".join(folders[depth:])
+    match = _QUANTISATION.match(place)
+    return (prefix + match["place"], match["part"]) if match else (text, "")
+
+
+def weights(part: str) -> tuple[str, ...]:
+    """Patterns of the files that such a part means; none for the whole."""
+    if part.startswith(":"):  # As vLLM looks for them, and with the dot that many repositories write.
+        return tuple(f"*[-.]{part[1:]}{end}" for end in (".gguf", "-*.gguf"))
+    return (glob.escape(part[1:]),) if part else ()
+
+
+def gguf_file(folder: str, part: str) -> str | None:
+    """The file to name to the engine: of several shards the first; None when nothing matches."""
+    paths = [str(path.relative_to(folder)) for path in Path(folder).rglob("*.gguf")]
+    fitting = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in weights(part))]
+    found = min(fitting, key=lambda path: (path.count("-"), path), default=None)
+    return None if found is None else os.path.join(folder, found)
