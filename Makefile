@@ -16,7 +16,7 @@ BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults check bench bench-hits bench-store bench-transfers clean
+.PHONY: help setup demo test test-fast faults check bench bench-hits bench-loading bench-store bench-transfers clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,9 @@ bench: bench-hits bench-transfers  ## time hits and cold transfers beside other 
 
 bench-hits: setup  ## time hits beside huggingface_hub
 	$(BIN)/python -m tests.bench $(BENCH)
+
+bench-loading: setup  ## time an engine on a cold page cache, with and without reading ahead, and beside a plain copy
+	$(BIN)/python -m tests.bench.loading $(BENCH)
 
 bench-store: setup  ## time starts, lists and hits with ten thousand models in the store
 	$(BIN)/python -m tests.bench.store $(BENCH)

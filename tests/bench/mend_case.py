@@ -11,8 +11,8 @@ from tests.bench.case import Case, Options
 from tests.bench.data import MIB, write_sparse
 from tests.bench.report import Found
 from tests.bench.s3_cases import URI, model_folder, s3_server
-from tests.bench.scrub_case import on_a_disk
 from tests.daemon_process import DaemonProcess
+from tests.page_cache import on_a_disk
 from tests.servers import CountingProxy
 
 FLIPPED = 3

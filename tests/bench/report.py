@@ -26,6 +26,13 @@ COLUMNS = {
     "resident_MB": ("resident MB", ".0f"),
     "ls_s": ("ls s", ".2f"),
     "ls_json_s": ("ls --json s", ".2f"),
+    "imports_s": ("imports s", ".1f"),
+    "weights_s": ("weights s", ".2f"),
+    "cold_seconds": ("cold s", ".2f"),
+    "cold_cpu": ("CPU s", ".2f"),
+    "warm_seconds": ("warm s", ".3f"),
+    "warm_cpu": ("CPU s", ".3f"),
+    "cpu_s": ("CPU s", ".1f"),
 }
 
 

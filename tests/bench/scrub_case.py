@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -11,8 +10,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from tests.bench.case import Case, Options
 from tests.bench.data import MIB, write
 from tests.bench.measure import PROGRAMS
 from tests.bench.report import Found
+from tests.page_cache import forget, on_a_disk, resident
 
 SIZE = 1024 * MIB
 BLOCK = "4M"
@@ -48,13 +46,6 @@ def _measure(options: Options) -> Found:
         return speeds(folder, SIZE, options)
 
 
-@contextlib.contextmanager
-def on_a_disk() -> Iterator[Path]:
-    """Below /var/tmp, which is no tmpfs where /tmp is one."""
-    with tempfile.TemporaryDirectory(prefix="cached-scrub-", dir="/var/tmp") as folder:
-        yield Path(folder)
-
-
 def speeds(folder: Path, size: int, options: Options) -> Found:
     write(folder / "data", [size, size])
     leased, other = (_File.of(path) for path in sorted((folder / "data").iterdir()) if path.stat().st_size == size)
@@ -65,11 +56,11 @@ def speeds(folder: Path, size: int, options: Options) -> Found:
     for _ in range(options.rounds):
         _load(leased.path)
         taken.setdefault("scrub, from the page cache, one core", []).append(_check(leased))
-        _forget(other.path)
+        forget(other.path)
         taken.setdefault("scrub, from the disk, one core", []).append(_check(other))
-        kept += [_resident(leased.path) / size, _resident(other.path) / size]
+        kept += [resident(leased.path) / size, resident(other.path) / size]
         for name, command in _readers(other.path):
-            _forget(other.path)
+            forget(other.path)
             taken.setdefault(name, []).append(_run(name, command, size))
     for name, runs in taken.items():
         speed = size / 1e6 / statistics.median(run["seconds"] for run in runs)
@@ -116,17 +107,6 @@ def _load(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.read(8 * MIB):
             pass
-
-
-def _forget(path: Path) -> None:
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _resident(path: Path) -> int:
-    """Bytes of it that the page cache has, by util-linux's word."""
-    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 SCRUB_CASE = Case("scrub", _measure)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from cached import Lease
 from serve_integration.loading import reading
+from serve_integration.reference import Reference
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
 from tests.page_cache import forget, on_a_disk, resident
@@ -54,6 +56,19 @@ async def test_on_a_hit_the_model_is_in_memory_before_the_engine_asks_for_it(
     await subject.on_before_node_init()
     assert subject._held.hit
     join_readers()
+    assert resident(weights) == SIZE
+
+
+@pytest.mark.serve
+async def test_what_holds_the_model_on_another_node_reads_it_ahead_there(daemon: DaemonProcess, model: str) -> None:
+    from serve_integration.nodes import NodeHolder
+
+    weights = cold(daemon, model)
+    holder = NodeHolder()
+    await holder.hold(Reference(model), Settings(socket=str(daemon.socket)))
+    join_readers()
+    assert isinstance(holder._hold, Lease)
+    holder._hold.release()
     assert resident(weights) == SIZE
 
 
