@@ -88,7 +88,8 @@ class S3Source:
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
         """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
         anonymous = _anonymous(ref, credentials)
-        key = anonymous, tuple(sorted(credentials.variables.items()))
+        # Other sources' variables decide nothing here.
+        key = anonymous, tuple(sorted(pair for pair in credentials.variables.items() if pair[0].startswith("AWS_")))
         with self._lock:
             if key not in self._clients:
                 with s3_errors(ref):
