@@ -11,6 +11,7 @@ from pathlib import Path
 # What an engine reads beside the weights. mmproj: the projector of a multi-modal model.
 BESIDE = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "*.py", "*mmproj*.gguf")
 _QUANTISATION = re.compile(r"(?P<place>.*[^:/]/[^:/]+)(?P<part>:[A-Za-z0-9_+-]+)\Z")
+_NUMBERED = re.compile(r"-\d{5}-of-(\d{5}\.gguf)\Z")  # One shard of several; an engine is told the first.
 
 
 def gguf_parts(text: str) -> tuple[str, str]:
@@ -32,7 +33,7 @@ def weights(part: str) -> tuple[str, ...]:
     """Patterns of the files that such a part means; none for the whole."""
     if part.startswith(":"):  # As vLLM looks for them, and with the dot that many repositories write.
         return tuple(f"*[-.]{part[1:]}{end}" for end in (".gguf", "-*.gguf"))
-    return (glob.escape(part[1:]),) if part else ()
+    return (_NUMBERED.sub(r"-?????-of-\1", glob.escape(part[1:])),) if part else ()
 
 
 def gguf_file(folder: str, part: str) -> str | None:

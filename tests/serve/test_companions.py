@@ -178,7 +178,7 @@ async def test_of_a_gguf_repository_only_what_is_meant_is_fetched_and_its_file_i
     assert engine.engine_kwargs.get("hf_config_path") == (held[0].path if "/" in file else None)
     there = {str(path.relative_to(held[0].path)) for path in Path(held[0].path).rglob("*") if path.is_file()}
     assert set(beside) | {file} <= there
-    assert len([name for name in there if name in quants]) == (2 if ":Q8_0" in source else 1)
+    assert len([name for name in there if name in quants]) == (2 if "Q8_0" in source else 1)
     await subject.on_after_node_init()
     assert engine.hf_model_id == f"{held[0].path}/{file}"
 
