@@ -43,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if read_ahead_kib(folder) != LINUX_KIB:
                 for name in ON_LINUX_DEFAULTS:
                     title = f"{name}-{LINUX_KIB}k"
-                    cases[title] = Case(title, partial(_on_linux_defaults, folder, model, CASES[name]))
+                    long = name == "strategies"
+                    cases[title] = Case(title, partial(_on_linux_defaults, folder, model, CASES[name]), long)
             options = Options(rounds=given.rounds, say=to_stderr)
-            names = [name for name in given.case or cases if name in cases]
+            usual = [name for name, case in cases.items() if given.all or not case.long]
+            names = [name for name in given.case or usual if name in cases]
             found = measure(cases, names, options, given.json)
     return int(None in found.values())
 
@@ -79,6 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     names = [*CASES, *(f"{name}-{LINUX_KIB}k" for name in ON_LINUX_DEFAULTS)]
     parser.add_argument("--case", action="append", choices=names, help="only this one; may be repeated")
+    parser.add_argument("--all", action="store_true", help="the ones that take minutes as well")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each; medians are shown")
     parser.add_argument("--size", type=float, default=2.25, help="GiB of the model, in steps of 0.25")
     return parser.parse_args(arguments)
