@@ -89,7 +89,7 @@ class Config:
     s3_region: str = ""  # Region; empty means AWS's usual chain.
     s3_profile: str = ""  # Profile in the daemon's AWS configuration; empty means the default one.
     gs_endpoint: str = ""  # GCS endpoint; empty means STORAGE_EMULATOR_HOST, else Google's.
-    azure_endpoint: str = ""  # Azure Blob Storage, {account} in it; empty means https://{account}.blob.core.windows.net.
+    azure_endpoint: str = ""  # Azure Blob Storage, {account} in it; empty means the public cloud.
     weights: str = "warn"  # Files that can run code when loaded (.bin .pt .pth .ckpt .pkl .py): allow, warn or refuse.
     log_level: str = "info"  # debug, info, warning or error.
     source_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # fsspec options by protocol.
