@@ -17,6 +17,7 @@ from serve_integration.holding import hold
 from serve_integration.loading import reading
 from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
 
@@ -55,7 +56,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         else:
             await self._place_extra_files()
             self._use(wanted, self._held)
-            log.info("%s", line(wanted, self._held))
+            report(wanted, self._held)
         await self._take_companions(wanted)
 
     async def on_after_node_init(self) -> None:

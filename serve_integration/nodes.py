@@ -14,8 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cached import CachedError, Lease
 from cached.lease import take
-from serve_integration.acquiring import Held, acquire, line, log, make_torch_kernels
+from serve_integration.acquiring import Held, acquire, log, make_torch_kernels
 from serve_integration.reference import Reference
+from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
 START_SECONDS = 60.0  # What a worker process may take to start, on top of the user's timeout.
@@ -102,7 +103,7 @@ class Holder:
 
     def watch(self, wanted: Reference, settings: Settings, held: Held) -> None:
         """Keep it held there when the actor's process dies, and say so in the replica's log."""
-        log.info("%s node=%s", line(wanted, held), self.node.partition(" ")[0])
+        report(wanted, held, self.node.partition(" ")[0])
         self._keep(wanted, settings, held)
 
     def _keep(self, wanted: Reference, settings: Settings, held: Held) -> None:
