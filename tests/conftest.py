@@ -12,7 +12,7 @@ import pytest
 
 from tests.daemon_process import DaemonProcess
 
-for _name in [name for name in os.environ if name.startswith(("CACHED_", "HF_", "AWS_", "GOOGLE_"))]:
+for _name in [name for name in os.environ if name.startswith(("CACHED_", "HF_", "AWS_", "AZURE_", "GOOGLE_"))]:
     del os.environ[_name]  # A developer's own settings and credentials must not decide a test.
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["NO_GCE_CHECK"] = "true"

@@ -16,7 +16,7 @@ from cached import Client
 
 CACHED = Path(sys.executable).with_name("cached")
 START_SECONDS = 30.0
-_CLEARED = ("CACHED_", "HF_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR", "NOTIFY_SOCKET", "WATCHDOG_")
+_CLEARED = ("CACHED_", "HF_", "AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
 def clean_environment(**more: str) -> dict[str, str]:
