@@ -13,8 +13,9 @@ from serve_integration.acquiring import Held, line, log, make_torch_kernels
 from serve_integration.companions import companions, keep_kind
 from serve_integration.extra_files import extra_files, place_everywhere, without_extra_files
 from serve_integration.formats import name_of
-from serve_integration.holding import hold
+from serve_integration.holding import Hold, hold, take
 from serve_integration.loading import reading
+from serve_integration.lora import adapter_reference
 from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.reference import Reference, ray_form, reference
 from serve_integration.reporting import report
@@ -77,10 +78,14 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         except CachedError as error:
             raise type(error)(_sentence(wanted, error, what)) from error
 
+    async def hold_adapter(self, uri: str, settings: Settings) -> Hold:
+        """On every node of the replica, until it is released."""
+        return await take(adapter_reference(uri), settings, self._other_nodes(), self.ctx.runtime_env)
+
     def _take_adapters(self) -> None:
         """Adapters from the cache. On a Ray that loads them otherwise they stay with Ray, unless nothing may."""
         try:
-            serve_adapters_from_cache(_settings_of)
+            serve_adapters_from_cache(_callback_of)
         except CachedError as error:
             if self.settings.fallback == "error":
                 raise
@@ -149,9 +154,9 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
                 engine.engine_kwargs["revision"] = revision
 
 
-def _settings_of(llm_config: Any) -> Settings | None:
+def _callback_of(llm_config: Any) -> CachedModelCallback | None:
     callback = llm_config.get_or_create_callback()
-    return callback.settings if isinstance(callback, CachedModelCallback) else None
+    return callback if isinstance(callback, CachedModelCallback) else None
 
 
 def _sentence(wanted: Reference, error: CachedError, what: str = "") -> str:

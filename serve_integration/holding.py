@@ -21,8 +21,31 @@ _leases: list[Lease] = []
 _holders: list[Holder] = []
 
 
+class Hold:
+    """A model that every node of a replica holds at one path, until `release`. The rest is this node's copy."""
+
+    def __init__(self, here: Held, leases: Sequence[Lease], holders: Sequence[Holder]) -> None:
+        self.here, self.leases, self.holders = here, leases, holders
+        self.path, self.digest, self.revision = here.path, here.digest, here.revision
+        self.size, self.hit = here.size, here.hit
+
+    def release(self) -> None:
+        for lease in self.leases:
+            lease.release()
+        for holder in self.holders:
+            holder.release()
+
+
 async def hold(wanted: Reference, settings: Settings, other_nodes: Sequence[str], runtime_env: Any) -> Held:
     """Hold the model here and on the other nodes, at one path, until this process ends. On an error nothing is held."""
+    taken = await take(wanted, settings, other_nodes, runtime_env)
+    _leases.extend(taken.leases)
+    _holders.extend(taken.holders)
+    return taken.here
+
+
+async def take(wanted: Reference, settings: Settings, other_nodes: Sequence[str], runtime_env: Any) -> Hold:
+    """The same until it is released."""
     leases: list[Lease] = []
     holders: list[Holder] = []
     try:
@@ -37,11 +60,9 @@ async def hold(wanted: Reference, settings: Settings, other_nodes: Sequence[str]
         for holder in holders:
             holder.release()
         raise
-    _leases.extend(leases)
-    _holders.extend(holders)
     for holder, copy in zip(holders, copies[1:], strict=True):
         holder.watch(wanted, settings, copy)
-    return copies[0]
+    return Hold(copies[0], leases, holders)
 
 
 async def _hold_the_same(

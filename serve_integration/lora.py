@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 
-from cached import CachedError, Client, InvalidRequest, Lease, ModelIncomplete, NotFound
-from serve_integration.multiplexed import HeldModel
+from cached import CachedError, InvalidRequest, ModelIncomplete, NotFound
+from serve_integration.acquiring import log
+from serve_integration.multiplexed import Held, HeldModel
+from serve_integration.reference import Reference
 from serve_integration.settings import Settings
 
-log = logging.getLogger("ray.serve.cached")
+Take = Callable[[str, Settings], Awaitable[Held]]
 
 CONFIG = "adapter_config.json"
 # The name comes from whoever sends requests. Nothing in it may lead out of the folder of adapters, or mean more to a
@@ -34,18 +36,22 @@ def adapter_uri(model_id: str, place: str) -> str:
     return folder + name if folder.endswith("/") else f"{folder}/{name}"
 
 
+def adapter_reference(uri: str) -> Reference:
+    return Reference(uri, for_engine=False)  # An engine cannot load it alone.
+
+
 class Adapter(HeldModel):
     """What Ray's multiplexing keeps for one adapter: the fields that its engine reads, and the hold on the files.
 
     Belongs to the event loop that it was made in. When Serve has evicted it and no request uses it, `leave` is called
-    there, which ends the hold; without one the lease just ends.
+    there, which ends the hold; without one the hold just ends.
     """
 
-    def __init__(self, model_id: str, uri: str, lease: Lease, again: Callable[[], Awaitable[Lease]]) -> None:
-        super().__init__(lease)
+    def __init__(self, model_id: str, uri: str, held: Held, again: Callable[[], Awaitable[Held]]) -> None:
+        super().__init__(held)
         self.model_id, self.uri = model_id, uri
-        self.local_path = lease.path
-        self.max_total_tokens = _max_length(lease.path)
+        self.local_path = held.path
+        self.max_total_tokens = _max_length(held.path)
         self.lora_assigned_int_id = 0  # Ray's engine numbers them itself.
         self.refused = False  # The engine could not load it.
         self.leave: Callable[[Adapter], Any] | None = None
@@ -59,53 +65,55 @@ class Adapter(HeldModel):
 
     async def renew(self) -> None:
         """Ask the source what it is by now, while no engine knows it. CachedError as at first."""
-        lease = await self._again()
-        self._lease.release()
-        self._lease, self.refused = lease, False
-        self.path = self.local_path = lease.path
-        self.digest, self.revision, self.size, self.hit = lease.digest, lease.revision, lease.size, lease.hit
-        self.max_total_tokens = _max_length(lease.path)
+        held = await self._again()
+        self._held.release()
+        self._held, self.refused = held, False
+        self.path = self.local_path = held.path
+        self.digest, self.revision, self.size, self.hit = held.digest, held.revision, held.size, held.hit
+        self.max_total_tokens = _max_length(held.path)
 
     def end(self) -> None:
-        self._lease.release()
+        self._held.release()
 
     def _end(self) -> None:
         """In whatever thread: Serve evicts in one of its own."""
-        if self.leave is None or self._loop.is_closed():
+        if self.leave is None:
             return self.end()
         try:
             self._loop.call_soon_threadsafe(self.leave, self)
-        except RuntimeError:  # The loop was closed at this moment.
+        except RuntimeError:  # The loop has been closed.
             self.end()
 
 
-async def load_adapter(model_id: str, place: str, settings: Settings, timeout: float | None) -> Adapter:
-    """The adapter, fetched first if need be. CachedError with one sentence that names it."""
+async def load_adapter(model_id: str, place: str, settings: Settings, timeout: float | None, take: Take) -> Adapter:
+    """The adapter, held by `take`, which fetches it first if need be. CachedError with one sentence that names it.
+
+    Whole, whatever patterns the settings have: those are the model's.
+    """
     started = time.monotonic()
     uri = adapter_uri(model_id, place)
+    chosen = replace(settings, include=(), exclude=(), timeout=timeout)
 
-    async def acquire(max_age: float | None = 0) -> Lease:
-        return await _acquire(model_id, uri, settings, timeout, max_age)
+    async def now() -> Held:
+        return await _take(model_id, uri, replace(chosen, max_age=0), take)
 
-    adapter = Adapter(model_id, uri, await acquire(settings.max_age), acquire)
+    adapter = Adapter(model_id, uri, await _take(model_id, uri, chosen, take), now)
     log.info("%s", _line(adapter, time.monotonic() - started))
     return adapter
 
 
-async def _acquire(model_id: str, uri: str, settings: Settings, timeout: float | None, max_age: float | None) -> Lease:
-    """Whole, whatever patterns the settings have: those are the model's."""
+async def _take(model_id: str, uri: str, settings: Settings, take: Take) -> Held:
     try:
-        with Client(settings.socket) as client:
-            lease = await client.acquire_async(uri, max_age=max_age, timeout=timeout)
-        if not Path(lease.path, CONFIG).is_file():
-            lease.release()
+        held = await take(uri, settings)
+        if not Path(held.path, CONFIG).is_file():
+            held.release()
             raise ModelIncomplete(f"there is no {CONFIG}.")
     except CachedError as error:
         sentence = f"Cannot load the adapter {model_id} from {uri} through the model cache: {error.message}"
         if isinstance(error, NotFound):
             sentence = f"{sentence.rstrip('.')}; check the name, or upload the whole adapter."
         raise type(error)(sentence) from error
-    return lease
+    return held
 
 
 def _line(adapter: Adapter, seconds: float) -> str:

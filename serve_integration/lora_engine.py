@@ -13,7 +13,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from serve_integration.lora import Adapter, log
+from serve_integration.acquiring import log
+from serve_integration.lora import Adapter
 
 Load = Callable[[Any], Awaitable[Any]]
 

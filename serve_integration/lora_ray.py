@@ -10,15 +10,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import ray
 from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
 from cached import CachedError, DaemonUnavailable
-from serve_integration.lora import Adapter, load_adapter, log, refusal
+from serve_integration.acquiring import log
+from serve_integration.lora import Adapter, load_adapter, refusal
 from serve_integration.lora_engine import EngineAdapters
+from serve_integration.multiplexed import Held
 from serve_integration.settings import Settings
 
 Method = Callable[..., Awaitable[Any]]
@@ -28,10 +30,18 @@ _SHOW = ("resolve_lora", ["self", "disk_lora_model"])
 _engines: WeakKeyDictionary[Any, EngineAdapters] = WeakKeyDictionary()
 
 
-def serve_adapters_from_cache(settings_of: Callable[[Any], Settings | None]) -> None:
+class Callback(Protocol):
+    """What of ours an LLMConfig has."""
+
+    settings: Settings
+
+    async def hold_adapter(self, uri: str, settings: Settings) -> Held: ...
+
+
+def serve_adapters_from_cache(callback_of: Callable[[Any], Callback | None]) -> None:
     """Replace both methods; called again, it does nothing. CachedError when this Ray does not have them so.
 
-    `settings_of` says how an LLMConfig uses the cache, None when it does not.
+    `callback_of` gives the callback of an LLMConfig that uses the cache, None for another's.
     """
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine  # Imports vLLM, for seconds.
 
@@ -41,12 +51,14 @@ def serve_adapters_from_cache(settings_of: Callable[[Any], Settings | None]) -> 
 
     @functools.wraps(fetch)
     async def load_model_from_config(self: Any, lora_model_id: str, llm_config: Any) -> Any:
-        settings = settings_of(llm_config)
-        place = None if settings is None else settings.lora_path or llm_config.lora_config.dynamic_lora_loading_path
-        if settings is None or place is None:
+        callback = callback_of(llm_config)
+        settings = Settings() if callback is None else callback.settings
+        place = settings.lora_path or llm_config.lora_config.dynamic_lora_loading_path
+        if callback is None or place is None:
             return await fetch(self, lora_model_id, llm_config)
+        timeout = _timeout(settings, llm_config)
         try:
-            return await load_adapter(lora_model_id, place, settings, _timeout(settings, llm_config))
+            return await load_adapter(lora_model_id, place, settings, timeout, callback.hold_adapter)
         except DaemonUnavailable as error:
             if settings.fallback == "error" or settings.lora_path:  # Ray cannot be told of that path.
                 raise refusal(error) from error

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from cached import Client, Lease
+from cached import Client
+
+
+class Held(Protocol):
+    """A lease, or the leases of several nodes."""
+
+    path: str
+    digest: str
+    revision: str
+    size: int
+    hit: bool
+
+    def release(self) -> None: ...
 
 
 class HeldModel:
@@ -16,13 +28,13 @@ class HeldModel:
     `size` in bytes; `hit`: no byte was fetched. May be shared by threads.
     """
 
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+    def __init__(self, held: Held) -> None:
+        self._held = held
         self._lock = threading.Lock()
         self._users = 0
         self._wanted = True
-        self.path, self.digest, self.revision = lease.path, lease.digest, lease.revision
-        self.size, self.hit = lease.size, lease.hit
+        self.path, self.digest, self.revision = held.path, held.digest, held.revision
+        self.size, self.hit = held.size, held.hit
         self.model: Any = None
 
     def __repr__(self) -> str:
@@ -58,7 +70,7 @@ class HeldModel:
             self.release()
 
     def _end(self) -> None:
-        self._lease.release()
+        self._held.release()
 
 
 async def held_model(uri: str, *, socket: str | Path | None = None, **options: Any) -> HeldModel:

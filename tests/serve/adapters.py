@@ -1,4 +1,4 @@
-"""LoRA adapters for the tests' Llama, in PEFT's format: large enough that each changes what the model says."""
+"""LoRA adapters for the tests' Llama, in PEFT's format: strong enough that each changes what the model says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import json
 
 import numpy as np
 from safetensors.numpy import save
+
+from cached import Lease
+from serve_integration.acquiring import acquire
+from serve_integration.lora import adapter_reference
+from serve_integration.settings import Settings
 
 RANK = 4
 
@@ -33,3 +38,9 @@ def make_adapter(
         **config,
     }
     return {"adapter_config.json": json.dumps(said).encode(), "adapter_model.safetensors": save(weights)}
+
+
+async def take_here(uri: str, settings: Settings) -> Lease:
+    """What a replica on one node does."""
+    _, lease = await acquire(adapter_reference(uri), settings)
+    return lease

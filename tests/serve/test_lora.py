@@ -12,6 +12,7 @@ from cached import DaemonUnavailable, InvalidRequest, ModelIncomplete, ModelNotF
 from serve_integration.lora import adapter_uri, load_adapter, refusal
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
+from tests.serve.adapters import take_here
 
 ADAPTER: dict[str, int | bytes] = {"adapter_config.json": b'{"max_length": 512}', "adapter_model.safetensors": 100}
 
@@ -57,7 +58,9 @@ def leased(daemon: DaemonProcess) -> list[bool]:
 
 
 async def load(daemon: DaemonProcess, place: str, name: str = "sql", **settings: Any) -> Any:
-    return await load_adapter(f"chat:{name}", place, Settings.of({"socket": daemon.socket, **settings}), None)
+    return await load_adapter(
+        f"chat:{name}", place, Settings.of({"socket": daemon.socket, **settings}), None, take_here
+    )
 
 
 async def test_an_adapter_has_the_fields_that_rays_engine_reads(daemon: DaemonProcess, place: str) -> None:

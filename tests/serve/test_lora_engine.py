@@ -16,6 +16,7 @@ from serve_integration.lora import Adapter, load_adapter
 from serve_integration.lora_engine import EngineAdapters
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
+from tests.serve.adapters import take_here
 
 
 class Engine:
@@ -60,7 +61,7 @@ class Replica:
 
     async def adapter(self, name: str) -> Adapter:
         if name not in self.loaded:
-            self.loaded[name] = await load_adapter(f"chat:{name}", self.place, self.settings, None)
+            self.loaded[name] = await load_adapter(f"chat:{name}", self.place, self.settings, None, take_here)
         return self.loaded[name]
 
     async def start(self, name: str) -> tuple[asyncio.Task[None], asyncio.Event]:

@@ -177,12 +177,12 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Any:
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
-    from serve_integration.callback import _settings_of
+    from serve_integration.callback import _callback_of
     from serve_integration.lora_ray import serve_adapters_from_cache
 
     monkeypatch.setattr(LoraModelLoader, "load_model_from_config", LoraModelLoader.load_model_from_config)
     monkeypatch.setattr(VLLMEngine, "resolve_lora", VLLMEngine.resolve_lora)
-    serve_adapters_from_cache(_settings_of)
+    serve_adapters_from_cache(_callback_of)
     return LoraModelLoader
 
 
@@ -255,7 +255,7 @@ async def test_the_bound_on_an_adapter_is_ours_else_rays_own(
 
     seen: list[float | None] = []
 
-    async def load(model_id: str, place: str, settings: Any, timeout: float | None) -> None:
+    async def load(model_id: str, place: str, settings: Any, timeout: float | None, take: Any) -> None:
         seen.append(timeout)
 
     monkeypatch.setattr(lora_ray, "load_adapter", load)
@@ -263,6 +263,32 @@ async def test_the_bound_on_an_adapter_is_ours_else_rays_own(
     for settings in ({}, {"timeout": 3}):
         await loading().load_model_from_config("chat:a1", config(lora=lora, **settings))
     assert seen == [7, 3]
+
+
+async def test_every_node_of_a_replica_holds_an_adapter_until_it_is_evicted(
+    local_ray: LocalRay,
+    loading: Any,
+    daemon: DaemonProcess,
+    make_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other nodes are two actors on this one."""
+    import ray
+
+    folder = make_model("a1", {**make_adapter(1)}).parent
+    daemon.start(protocols=["file"], file_roots=[str(folder)])
+    chosen = config(lora={}, socket=daemon.socket, lora_path=f"file://{folder}")
+    here = ray.get_runtime_context().get_node_id()
+    monkeypatch.setattr(chosen._callback_instance, "_other_nodes", lambda: [here, here])
+    adapter = await loading().load_model_from_config("chat:a1", chosen)
+
+    def holders() -> set[int]:
+        with daemon.client() as client:
+            return {lease["pid"] for lease in client.call("GET", "/v1/leases")["leases"] if lease["held"]}
+
+    assert len(holders()) == 3
+    adapter.__del__()
+    until(lambda: not holders())
 
 
 def test_another_shape_of_ray_is_refused_in_one_sentence_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
