@@ -13,6 +13,7 @@ from serve_integration.lora import adapter_uri, load_adapter, refusal
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
 from tests.serve.adapters import take_here
+from tests.servers.hub import HubStub
 
 ADAPTER: dict[str, int | bytes] = {"adapter_config.json": b'{"max_length": 512}', "adapter_model.safetensors": 100}
 
@@ -74,6 +75,16 @@ async def test_an_adapter_has_the_fields_that_rays_engine_reads(daemon: DaemonPr
 async def test_an_adapter_comes_whole_whatever_patterns_the_model_has(daemon: DaemonProcess, place: str) -> None:
     adapter = await load(daemon, place, include=["config.json"], exclude=["adapter*"])
     assert sorted(path.name for path in Path(adapter.path).iterdir()) == sorted(ADAPTER)
+
+
+async def test_an_adapter_can_be_a_repository_of_the_hub_at_a_revision(daemon: DaemonProcess) -> None:
+    with HubStub() as hub:
+        old = hub.add_commit("org/sql", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"old"})
+        hub.add_commit("org/sql", {"adapter_model.safetensors": b"new"})
+        daemon.start(hub_endpoint=hub.endpoint)
+        adapters = [await load(daemon, "hf://org", name) for name in ("sql", f"sql@{old}")]
+        said = [Path(adapter.path, "adapter_model.safetensors").read_bytes() for adapter in adapters]
+        assert said == [b"new", b"old"]
 
 
 @pytest.mark.parametrize("said", [b"{}", b"[]", b"not json", b'{"max_length": "long"}'])
