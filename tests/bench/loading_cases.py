@@ -93,6 +93,8 @@ def strategies(node: Node, options: Options) -> Found:
 
 def same_as_a_copy(node: Node, options: Options) -> Found:
     """The weights alone from memory, out of the store and out of a plain copy of the files, in turn."""
+    for folder in (node.held, node.copy):
+        make_cold(folder)  # Pages that were written lie otherwise in memory than those that were read.
     loads = [["default", str(folder), False] for folder in (node.held, node.copy)]
     ours, plain = _program("load_weights", json.dumps({"rounds": PAIRS, "unmeasured": 2, "loads": loads}))
     found = Found(node.title("Weights alone, in the page cache"), PAIRS, {}, place="disk")
