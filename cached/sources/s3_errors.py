@@ -54,6 +54,8 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
         return changed(file or spoken(ref), "its ETag or size is another one")
     if code in _DENIED or (code == "NoSuchBucket" and not file):
         return denied(ref, _ADVICE, code)
+    if code == "400":  # The answer to a HEAD has no words, and keys that have expired get 400.
+        return denied(ref, _ADVICE, "HTTP 400")
     if status == 404 or code in ("NoSuchKey", "NoSuchVersion"):
         return changed(file, "it is gone") if file else ModelNotFound(_missing(ref))
     if status in (301, 307):

@@ -15,7 +15,8 @@ from fsspec.asyn import sync
 from cached.sources.lane import Request
 from cached.sources.sigv4 import Keys, signed_headers, uri_path
 
-EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
+# The last is all that a HEAD is told.
+EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired", "HTTP 400"})
 KEYS_SECONDS = 60.0  # botocore refreshes keys a quarter of an hour before they run out.
 
 
