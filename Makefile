@@ -16,7 +16,7 @@ BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults check bench bench-hits bench-loading bench-store bench-transfers clean
+.PHONY: help setup demo test test-fast faults check bench bench-hits bench-loading bench-serve bench-store bench-transfers clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -63,6 +63,9 @@ bench-hits: setup  ## time hits beside huggingface_hub
 
 bench-loading: setup  ## time an engine on a cold page cache, with and without reading ahead, and beside a plain copy
 	$(BIN)/python -m tests.bench.loading $(BENCH)
+
+bench-serve: setup  ## time Ray Serve with its own loading and through the cache, from S3 and the Hub
+	$(BIN)/python -m tests.bench.serve $(BENCH)
 
 bench-store: setup  ## time starts, lists and hits with ten thousand models in the store
 	$(BIN)/python -m tests.bench.store $(BENCH)

@@ -64,6 +64,10 @@ def on_tmpfs(folder: Path) -> bool:
 def _in_memory() -> int:
     if not MEMORY.is_dir():
         return 0
+    return min(shutil.disk_usage(MEMORY).free, available_memory())
+
+
+def available_memory() -> int:
+    """Bytes that could be taken without anything being pushed out of memory but files."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min(shutil.disk_usage(MEMORY).free, available)
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -33,6 +33,10 @@ COLUMNS = {
     "warm_seconds": ("warm s", ".3f"),
     "warm_cpu": ("CPU s", ".3f"),
     "cpu_s": ("CPU s", ".1f"),
+    "waited_s": ("waited for files, s", ".3f"),
+    "ready_s": ("files ready after, s", ".1f"),
+    "answered_s": ("answered after, s", ".1f"),
+    "origin_bytes": ("bytes from the origin", ",.0f"),
 }
 
 

@@ -10,8 +10,11 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message[
 VOCABULARY = 512
 
 
-def make_llama(folder: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> Path:
-    """Write config, tokenizer and safetensors in bf16. Larger `hidden` and `layers` make larger files."""
+def make_llama(folder: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0, shard: int = 50 << 30) -> Path:
+    """Write config, tokenizer and safetensors in bf16, files of at most `shard` bytes.
+
+    The weights take 16 x layers x hidden^2 bytes and a little more: 0.25 GiB a layer at a `hidden` of 4096.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -32,7 +35,7 @@ def make_llama(folder: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0
         eos_token_id=1,
         pad_token_id=1,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 

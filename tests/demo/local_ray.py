@@ -56,11 +56,13 @@ class Loaded:
 class LocalRay:
     """A block in which Ray Serve runs. Its own files are below `folder`, whose path must be short."""
 
-    def __init__(self, folder: Path, *, dashboard: bool = False, **environment: str) -> None:
+    def __init__(self, folder: Path, *, dashboard: bool = False, **environment: str | None) -> None:
+        """`environment` of Ray and what it starts, added to ENVIRONMENT; None takes a variable out of that."""
         self.folder = folder
         self.url = f"http://127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}" if dashboard else ""
-        self._environment = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
+        every = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
+        self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:
         self._before = dict(os.environ)
