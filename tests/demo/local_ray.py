@@ -56,11 +56,19 @@ class Loaded:
 class LocalRay:
     """A block in which Ray Serve runs. Its own files are below `folder`, whose path must be short."""
 
-    def __init__(self, folder: Path, *, dashboard: bool = False, **environment: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dashboard: bool = False,
+        runtime_env: dict[str, Any] | None = None,
+        **environment: str | None,
+    ) -> None:
         """`environment` of Ray and what it starts, added to ENVIRONMENT; None takes a variable out of that."""
         self.folder = folder
         self.url = f"http://127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}" if dashboard else ""
+        self._runtime_env = runtime_env
         every = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
         self._environment = {name: value for name, value in every.items() if value is not None}
 
@@ -77,13 +85,18 @@ class LocalRay:
                 object_store_memory=100 << 20,
                 configure_logging=False,
                 log_to_driver=False,
+                runtime_env=self._runtime_env,
                 _temp_dir=str(self.folder),
             )
-            serve.start(http_options={"host": "127.0.0.1", "port": _port(self.url)})
+            self.serve()
         except BaseException:
             self._end()
             raise
         return self
+
+    def serve(self) -> None:
+        """Start Serve; again after a shutdown."""
+        serve.start(http_options={"host": "127.0.0.1", "port": _port(self.url)})
 
     def __exit__(self, *_: object) -> None:
         try:

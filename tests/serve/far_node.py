@@ -6,6 +6,7 @@ host name of its own. The mounts end with the last process in there: there is no
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,8 +23,6 @@ from cached import Client
 from tests.daemon_process import DaemonProcess
 from tests.waiting import until
 
-HOST = "far"
-RESOURCE = "far"  # What a bundle asks for to be placed there.
 _RAY = Path(sys.executable).with_name("ray")
 # $1 is the host name; then pairs: what to lay over what. It says so when it has, and stays.
 _KEEP = """
@@ -61,9 +60,14 @@ class FarDaemon(DaemonProcess):
 
 
 class FarNode:
-    """A block in which Ray has the second node; its daemon runs once it is started: `far.daemon.start(far.enter)`."""
+    """A block in which Ray has another node; its daemon runs once it is started: `far.daemon.start(far.enter)`.
 
-    def __init__(self, near: DaemonProcess) -> None:
+    `host` is its name, and the resource that a bundle asks for to be placed there. The GPUs are promised only.
+    """
+
+    def __init__(self, near: DaemonProcess, host: str = "far", gpus: int = 0) -> None:
+        self.host = host
+        self._gpus = gpus
         self._folder = Path(tempfile.mkdtemp(prefix="cached-far-"))
         self.daemon = FarDaemon(near, self._folder / "daemon")
         self.id = ""
@@ -86,7 +90,7 @@ class FarNode:
         self._end()
 
     def _open(self) -> None:
-        unshare = ["unshare", "--mount", "--uts", "--propagation=private", "sh", "-c", _KEEP, "keep", HOST]
+        unshare = ["unshare", "--mount", "--uts", "--propagation=private", "sh", "-c", _KEEP, "keep", self.host]
         self._keeper = subprocess.Popen([*unshare, *self.daemon.overlays()], stdout=subprocess.PIPE, text=True)
         assert self._keeper.stdout
         assert self._keeper.stdout.readline() == "laid\n"
@@ -96,18 +100,20 @@ class FarNode:
     def join(self) -> None:
         """Start Ray there; again after `leave`."""
         command = [str(_RAY), "start", "--block", "--address", ray.get_runtime_context().gcs_address]
-        command += ["--num-cpus=8", f'--resources={{"{RESOURCE}": 8}}', "--object-store-memory=104857600"]
+        command += ["--num-cpus=8", f"--num-gpus={self._gpus}", "--object-store-memory=104857600"]
+        command += ["--dashboard-agent-listen-port=0"]  # The default one is the other node's.
+        command += [f"--resources={json.dumps({self.host: 8})}"]
         with (self._folder / "ray.log").open("ab") as log:
             self._ray = subprocess.Popen([*self.enter, *command], stdout=log, stderr=log, start_new_session=True)
-        until(lambda: bool(_alive(HOST)), 60)
-        (self.id,) = _alive(HOST)
+        until(lambda: bool(_alive(self.host)), 60)
+        (self.id,) = _alive(self.host)
 
     def leave(self) -> None:
         """SIGKILL, as a machine that loses its power: nothing there has time to say goodbye."""
         if self._ray is not None:
             os.killpg(self._ray.pid, signal.SIGKILL)
             self._ray.wait()
-            until(lambda: not _alive(HOST), 60)
+            until(lambda: not _alive(self.host), 60)
             self._ray = None
 
     def _end(self) -> None:

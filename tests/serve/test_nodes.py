@@ -70,6 +70,8 @@ def replica(near: DaemonProcess, node: FarNode) -> Iterator[Any]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    from tests.serve.replica_actor import replica_class
+
     group = ray.util.placement_group([{"CPU": 1}, {"far": 1}], strategy="STRICT_SPREAD")
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
     variables = {"CACHED_SOCKET": str(near.socket)}
@@ -79,51 +81,6 @@ def replica(near: DaemonProcess, node: FarNode) -> Iterator[Any]:
     ray.kill(actor)
     ray.util.remove_placement_group(group)
     until(lambda: leases(near) == leases(node.daemon) == [])
-
-
-def replica_class() -> type:
-    """Made in a function, so that Ray ships it as it is to workers that cannot import the tests."""
-
-    class Replica:
-        def __init__(self) -> None:
-            import logging
-
-            self.said: list[str] = []
-            logger = logging.getLogger("ray.serve.cached")
-            logger.setLevel(logging.INFO)
-            keep = logging.Handler()
-            keep.emit = lambda record: self.said.append(f"{record.levelname} {record.getMessage()}")
-            logger.addHandler(keep)
-
-        def other_nodes(self) -> list[str]:
-            import ray
-
-            from serve_integration import CachedModelCallback
-
-            context = {"placement_group": ray.util.get_current_placement_group()}
-            return CachedModelCallback(None, ctx_kwargs=context)._other_nodes()
-
-        async def load(self, uri: str) -> Any:
-            """What is held here, or the kind of an error and its sentence."""
-            from cached import CachedError
-            from serve_integration.holding import hold
-            from serve_integration.reference import Reference
-            from serve_integration.settings import Settings
-
-            try:
-                return await hold(Reference(uri), Settings(), self.other_nodes(), None)
-            except CachedError as error:
-                return type(error).__name__, error.message
-
-        def log(self) -> list[str]:
-            return self.said
-
-        def pid(self) -> int:
-            import os
-
-            return os.getpid()
-
-    return Replica
 
 
 def get(answer: Any) -> Any:
@@ -295,6 +252,8 @@ def test_what_is_wrong_with_one_node_is_one_sentence_that_names_it_and_nothing_i
 def test_only_nodes_of_the_placement_group_hold_the_model(local_ray: LocalRay, node: FarNode, replica: Any) -> None:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from tests.serve.replica_actor import replica_class
 
     assert get(replica.other_nodes.remote()) == [node.id]
     alone = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_PACK")
