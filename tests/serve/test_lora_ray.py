@@ -59,7 +59,7 @@ def arguments(make: Callable[..., dict[str, Any]], daemon: DaemonProcess, **call
 def ask(local_ray: LocalRay, adapter: str, **more: Any) -> Any:
     """The response of a chat completion with this adapter; None is the model alone."""
     model = f"chat:{adapter}" if adapter else "chat"
-    messages = [{"role": "user", "content": "fetch what is far away, once " * 8}]
+    messages = [{"role": "user", "content": "fetch what is far away, once " * 20}]  # More than a block of vLLM's cache.
     body = {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0, **more}
     request = urllib.request.Request(
         f"{local_ray.url}/chat/v1/chat/completions",
