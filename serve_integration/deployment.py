@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from cached import CachedError, Client, DaemonUnavailable, Lease
-from serve_integration.acquiring import described, line, log, options, read_ahead
+from serve_integration.acquiring import described, log, options, read_ahead
 from serve_integration.formats import name_of
 from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
 _leases: list[Lease] = []  # What this process holds, until it ends.
@@ -38,7 +39,7 @@ def hold_for_replica(uri: str, *, revision: str | None = None, require: str | No
     _leases.append(lease)
     held = described(lease, started)
     read_ahead(lease, chosen)
-    log.info("%s", line(wanted, held))
+    report(wanted, held)
     return name_of(wanted, held.path, {})
 
 

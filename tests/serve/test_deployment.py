@@ -103,10 +103,10 @@ def test_deployments_of_vllm_and_of_transformers_load_from_the_cache_and_hold_th
     @serve.deployment(ray_actor_options={"runtime_env": {"env_vars": {"CACHED_SOCKET": str(daemon.socket)}}})
     class Engine:
         def __init__(self) -> None:
-            from vllm.engine.arg_utils import AsyncEngineArgs
+            path = hold_for_replica("org/llama", fallback="error", require="llm")
+            from vllm.engine.arg_utils import AsyncEngineArgs  # After it: importing vLLM ends Serve's log file.
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            path = hold_for_replica("org/llama", fallback="error", require="llm")
             args = AsyncEngineArgs(model=path, max_model_len=128, enforce_eager=True)
             self.engine = AsyncLLM.from_engine_args(args)
 
@@ -143,8 +143,8 @@ def test_deployments_of_vllm_and_of_transformers_load_from_the_cache_and_hold_th
         for name in ("engine", "transformer"):
             local_ray.wait(name)
             assert serve.get_app_handle(name).remote("hello").result(timeout_s=120) == 3
-        loaded = local_ray.loaded()[-2:]
-        assert {each.model for each in loaded} == {"hf://org/llama"}
+        loaded = [each for each in local_ray.loaded() if Path(each.path).parent == daemon.root / "snapshots"]
+        assert [each.model for each in loaded] == ["hf://org/llama", "hf://org/llama"]
         with daemon.client() as client:
             holders = [lease["pid"] for lease in client.call("GET", "/v1/leases")["leases"] if lease["held"]]
         assert len(holders) >= 2
