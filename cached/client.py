@@ -190,7 +190,8 @@ class Client:
         while (line := _line(connection, lines))["event"] == "progress":
             if progress is not None:
                 progress(parse_progress(line))
-            connection.wait_at_most(self._wait(deadline))
+            # A little longer than the caller wants to wait: a daemon that is alive speaks several times a second.
+            connection.wait_at_most(self._wait(None if deadline is None else deadline + 1.0))
             if deadline is not None and time.monotonic() > deadline:
                 raise DaemonUnavailable(f"{uri} was not ready in time; the fetch goes on, so ask again.")
         return line

@@ -271,7 +271,7 @@ def test_a_gated_model_needs_the_callers_own_token(
         ("org/absent", CachedError, "org/absent"),
         ("org/llama@nosuch", RevisionNotFound, "nosuch"),
         ("s3://bucket/empty", ModelNotFound, "no model files at s3://bucket/empty"),
-        ("s3://nosuchbucket/x", ModelNotFound, "s3://nosuchbucket"),
+        ("s3://nosuchbucket/x", SourceDenied, "s3://nosuchbucket/x does not exist, or you may not read it"),
     ],
 )
 def test_what_is_not_there_is_one_clear_sentence(

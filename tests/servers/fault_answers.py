@@ -96,6 +96,9 @@ def s3(asked: Asked, models: Mapping[str, Model], *, match: bool = True) -> Answ
     if not key:
         return _s3_listing(asked, models)
     name, _, path = key.partition("/")
+    if asked.method == "HEAD":  # By which callers prove that they may read it.
+        there = name in models and path in dict(models[name].sizes)
+        return Answer(200 if there else 404, {}, b"", "head")
     if name not in models or path not in models[name].files:
         return Answer(404, {}, b"<Error><Code>NoSuchKey</Code></Error>", "body")
     data = models[name].files[path]
