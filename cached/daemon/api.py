@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from cached.daemon.admin import Admin, removed, unnamed
-from cached.daemon.cache import Ask, Cache, Held
+from cached.daemon.admin import Admin
+from cached.daemon.ask import Held
+from cached.daemon.cache import Cache
 from cached.daemon.callers import Caller, caller_of
 from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
 from cached.daemon.inventory import Inventory
 from cached.daemon.metrics import exposition
 from cached.daemon.peer import administers, peer_of, require_admin
+from cached.daemon.plans import held_body, plan_body
 from cached.daemon.request import Acquire, flag, number, text
-from cached.daemon.room import Plan
 from cached.daemon.usage import Peer
 from cached.daemon.verify import Verifier
 from cached.errors import CachedError, InvalidRequest, NotCached
@@ -245,42 +246,6 @@ class Api:
         problem = self._disks.problem
         text = "ok\n" if problem is None else f"degraded: {problem}\n"
         return web.Response(text=text, status=200 if self._disks.writable else 503)
-
-
-def held_body(held: Held, ask: Ask) -> dict[str, Any]:
-    """What `pull --dry-run` answers with when nothing would be fetched."""
-    return {
-        "source": str(ask.ref),
-        "revision": held.known.revision,
-        "root": str(held.disk.root),
-        "size": held.known.size,
-        "files": held.known.files,
-        "fetch_bytes": 0,
-        "fetch_files": 0,
-        "fits": True,
-        "reason": None,
-        "evict": [],
-    }
-
-
-def plan_body(disk: Disk, plan: Plan, visible: frozenset[str] | None) -> dict[str, Any]:
-    """What `pull --dry-run` answers with; of victims that are not `visible` (None: all are) only their sizes."""
-    needs = plan.needs
-    return {
-        "source": str(needs.listing.ref),
-        "revision": needs.listing.revision,
-        "root": str(disk.root),
-        "size": needs.listing.size,
-        "files": len(needs.listing.entries),
-        "fetch_bytes": needs.missing,
-        "fetch_files": len(needs.wants),
-        "fits": plan.why is None,
-        "reason": plan.why,
-        "evict": [
-            removed(victim) if visible is None or victim.digest.hex in visible else unnamed(victim)
-            for victim in plan.victims
-        ],
-    }
 
 
 def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 
+from cached.access import Access
 from cached.config import Config
+from cached.daemon.ask import Ask, Held, not_cached
 from cached.daemon.callers import Caller
 from cached.daemon.disk import Disk
 from cached.daemon.disks import Disks
@@ -26,7 +28,6 @@ from cached.errors import (
     DaemonUnavailable,
     DigestMismatch,
     ModelIncomplete,
-    NotCached,
     NotFound,
     SourceChanged,
     SourceDenied,
@@ -34,33 +35,12 @@ from cached.errors import (
     StoreDegraded,
     WorkerLost,
 )
-from cached.model import Access, Digest, Listing, Manifest, ManifestFile, ModelRef
-from cached.store.index import Known
+from cached.model import Digest, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.snapshots import Origin
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One caller's wish. `max_age` in seconds; None means the configured one. `mending`: it is the daemon's own, and is
-    no use of the model."""
-
-    ref: ModelRef
-    max_age: float | None = None
-    offline: bool = False
-    require: str | None = None
-    mending: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A snapshot that a ref may be answered with, and where it is."""
-
-    disk: Disk
-    known: Known
 
 
 @dataclass(slots=True)
@@ -100,7 +80,7 @@ class Cache:
                     if ask.offline or ask.ref.immutable:
                         raise  # Else the rest may have been uploaded since.
         if ask.offline:
-            raise _not_cached(ask.ref)
+            raise not_cached(ask.ref)
         if held is None:
             self.disks.require_writable()
         return self._fill(ask, caller, held)
@@ -263,7 +243,7 @@ class Cache:
             if standing.recent if ask.offline else standing.fresh and self._fresh(held, ask):
                 return held
         if ask.offline:
-            raise _not_cached(ask.ref)
+            raise not_cached(ask.ref)
         listing = await self.workers.resolve(ask.ref, caller.credentials, float(self.config.resolve_timeout))
         if held is not None and held.known.revision == listing.revision:
             return held
@@ -323,10 +303,6 @@ def _names(listing: Listing) -> dict[str, tuple[str, str]]:
         pinned = ref.at(listing.revision)
         names[pinned.key] = (str(pinned), listing.revision)
     return names
-
-
-def _not_cached(ref: ModelRef) -> NotCached:
-    return NotCached(f"{ref} is not cached on this node; `cached pull` fetches it.")
 
 
 def _ready(

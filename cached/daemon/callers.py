@@ -10,8 +10,8 @@ import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cached.access import Credentials
 from cached.daemon.usage import Peer
-from cached.model import Credentials
 
 
 @dataclass(frozen=True, slots=True)

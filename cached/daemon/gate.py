@@ -10,12 +10,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cached.access import Access
 from cached.config import Config
 from cached.daemon.callers import Caller
 from cached.daemon.disk import Disk
 from cached.daemon.disks import Disks
 from cached.errors import CachedError, NoSpace, StoreDegraded
-from cached.model import Access, Digest, ModelRef
+from cached.model import Digest, ModelRef
 
 log = logging.getLogger("cached.access")
 

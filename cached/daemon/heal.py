@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from cached.daemon.cache import Ask, Cache
+from cached.daemon.ask import Ask
+from cached.daemon.cache import Cache
 from cached.daemon.callers import DAEMON
 from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cached.daemon.cache import Ask
+from cached.access import Credentials
+from cached.daemon.ask import Ask
 from cached.errors import InvalidRequest
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.wire import FORWARDED
 
 MAX_PATTERNS = 1000

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.crew import Crew, Member, lost
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
-from cached.model import Credentials, Entry, Listing, ModelRef
+from cached.model import Entry, Listing, ModelRef
 from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
 from cached.worker.messages import (

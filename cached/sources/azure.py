@@ -20,9 +20,10 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob.aio import BlobServiceClient
 from fsspec.asyn import sync
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.azure_errors import azure_errors
 from cached.sources.azure_login import default_login, login, own_variables
 from cached.sources.azure_reader import AzureReader

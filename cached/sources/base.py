@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cached.model import Credentials, Entry, Listing, ModelRef
+from cached.access import Credentials
+from cached.model import Entry, Listing, ModelRef
 
 
 class Reader(Protocol):

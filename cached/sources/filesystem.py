@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.exceptions import FSTimeoutError
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
-from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.transfer import changed, denied, spoken, unavailable
 

@@ -19,9 +19,10 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import gcsfs
 import google.auth.exceptions
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
-from cached.model import Checksum, Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Checksum, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.gcs_reader import ABSENT, GcsReader, authorization, judge, object_url
 from cached.sources.lane import Lanes

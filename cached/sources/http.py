@@ -6,9 +6,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx2
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
-from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.addresses import check_url
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors

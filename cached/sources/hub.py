@@ -14,8 +14,9 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
+from cached.access import Credentials
 from cached.config import Config
-from cached.model import Checksum, Credentials, Digest, Entry, Listing, ModelRef
+from cached.model import Checksum, Digest, Entry, Listing, ModelRef
 from cached.sources.base import Reader
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound
-from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.transfer import changed, denied, unavailable
 

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from cached.access import AZURE_SCHEMES
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import AZURE_SCHEMES, ModelRef
+from cached.model import ModelRef
 from cached.sources.base import Source
 from cached.sources.local import LocalSource
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import s3fs
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
-from cached.model import Credentials, Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from cached.access import Access
 from cached.errors import StoreDegraded
-from cached.model import Access, Digest
+from cached.model import Digest
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import holders, look

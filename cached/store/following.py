@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from cached.model import PIECE_BYTES, Access, Digest
+from cached.access import Access
+from cached.model import PIECE_BYTES, Digest
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.glance import Glance

@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cached.model import Access, Manifest
+from cached.access import Access
+from cached.model import Manifest
 from cached.store.snapshots import Origin
 
 File = tuple[str, int, str]  # Path, size, the hex of its digest; in the order of a Manifest's files.

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cached.model import Access, Digest, Manifest
+from cached.access import Access
+from cached.model import Digest, Manifest
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.seals import seal

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
-from cached.model import UNKNOWN, Access, Digest, Manifest, ManifestFile
+from cached.model import Digest, Manifest, ManifestFile
 from cached.store.layout import Layout, disk_errors, fsync_directory
 from cached.store.leases import exclusive
 

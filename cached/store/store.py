@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cached.access import Access
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
-from cached.model import Access, Digest, Manifest
+from cached.model import Digest, Manifest
 from cached.store import checkup
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
-from cached.model import Credentials, Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")

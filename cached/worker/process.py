@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, assert_never
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
 from cached.logs import configure
-from cached.model import Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cached.access import AZURE_SCHEMES, Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
-from cached.model import AZURE_SCHEMES, Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.registry import Registry
 from tests.servers import AzureStub

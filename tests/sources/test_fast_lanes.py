@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, SourceChanged
-from cached.model import Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.base import FastReader
 from cached.sources.http import HttpSource
 from cached.sources.web import Web

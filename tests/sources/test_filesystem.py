@@ -9,9 +9,10 @@ from typing import Any
 import fsspec
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceDenied, SourceUnavailable
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.filesystem import FilesystemSource
 
 NOBODY = Credentials()

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceDenied
-from cached.model import Checksum, Credentials, ModelRef
+from cached.model import Checksum, ModelRef
 from cached.sources.gcs import GcsSource
 from cached.sources.web import Web
 from tests.servers import GcsEmulator

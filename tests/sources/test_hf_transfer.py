@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub import HubSource
 from cached.sources.hub_reader import HubReader

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceUnavailable
-from cached.model import Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.http import HttpSource
 from cached.sources.web import Web
 from tests.servers import Files

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import (
     CachedError,
@@ -20,7 +21,7 @@ from cached.errors import (
     SourceDenied,
     SourceUnavailable,
 )
-from cached.model import Checksum, Credentials, Digest, Listing, ModelRef
+from cached.model import Checksum, Digest, Listing, ModelRef
 from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
+from cached.access import Credentials
 from cached.config import Config
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub

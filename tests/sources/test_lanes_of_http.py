@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceUnavailable
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.http import HttpReader, HttpSource
 from cached.sources.web import Web, next_url
 from tests.servers import Files

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from aiohttp import web
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, SourceChanged, SourceDenied, SourceUnavailable
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.base import Reader
 from cached.sources.hub import HubSource
 from cached.sources.hub_reader import HubReader

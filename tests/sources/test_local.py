@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged
-from cached.model import Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.local import LocalSource
 
 NOBODY = Credentials()

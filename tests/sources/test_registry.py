@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.registry import Registry
 
 REPOSITORY = Path(__file__).parents[2]

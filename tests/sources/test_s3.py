@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
-from cached.model import Credentials, Listing, ModelRef
+from cached.model import Listing, ModelRef
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source
 from tests.servers import CountingProxy, HubStub, Moto, RcloneS3

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cached import SourceDenied
+from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.request import Acquire
-from cached.model import Credentials, ModelRef
+from cached.model import ModelRef
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source
 from tests.daemon_process import DaemonProcess

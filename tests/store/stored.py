@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cached.model import Access, Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.access import Access
+from cached.model import Entry, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.snapshots import Origin
 from cached.store.store import Arrival, Store

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cached.access import Access
 from cached.errors import StoreDegraded
-from cached.model import Access, Digest
+from cached.model import Digest
 from cached.store import entrants
 from cached.store.entrants import allow, allowed
 from cached.store.store import Store

@@ -1,0 +1,46 @@
+"""What `pull --dry-run` answers with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cached.daemon.admin import removed, unnamed
+from cached.daemon.ask import Ask, Held
+from cached.daemon.disk import Disk
+from cached.daemon.room import Plan
+
+
+def held_body(held: Held, ask: Ask) -> dict[str, Any]:
+    """When nothing would be fetched."""
+    return {
+        "source": str(ask.ref),
+        "revision": held.known.revision,
+        "root": str(held.disk.root),
+        "size": held.known.size,
+        "files": held.known.files,
+        "fetch_bytes": 0,
+        "fetch_files": 0,
+        "fits": True,
+        "reason": None,
+        "evict": [],
+    }
+
+
+def plan_body(disk: Disk, plan: Plan, visible: frozenset[str] | None) -> dict[str, Any]:
+    """Of victims that are not `visible` (None: all are) only their sizes."""
+    needs = plan.needs
+    return {
+        "source": str(needs.listing.ref),
+        "revision": needs.listing.revision,
+        "root": str(disk.root),
+        "size": needs.listing.size,
+        "files": len(needs.listing.entries),
+        "fetch_bytes": needs.missing,
+        "fetch_files": len(needs.wants),
+        "fits": plan.why is None,
+        "reason": plan.why,
+        "evict": [
+            removed(victim) if visible is None or victim.digest.hex in visible else unnamed(victim)
+            for victim in plan.victims
+        ],
+    }
