@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.model import Digest, Manifest
+from cached.store import names
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.seals import seal
@@ -20,8 +21,6 @@ MAX_EVENTS = 10_000
 
 _FREE = "NOT EXISTS (SELECT 1 FROM {} WHERE blob = digest)"
 _ORPHAN = f"{_FREE.format('snapshot_blob')} AND {_FREE.format('hold')}"
-_RESOLUTION = "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?, ?"
-_OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +77,12 @@ class Index(IndexFile):
         """These refs (key → source, revision) were asked just now, and mean `snapshot`."""
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchone():
-                self._resolve(db, refs, snapshot, access)
-
-    def _resolve(
-        self, db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access
-    ) -> None:
-        """Who may read the snapshot follows from all the names that mean it: it is as open as the most open of them."""
-        now = time.time()
-        for ref, (source, revision) in refs.items():
-            row = db.execute("SELECT access FROM resolution WHERE ref = ? AND snapshot = ?", (ref, snapshot.hex))
-            old = Access.parse((row.fetchone() or ("",))[0])
-            # That a caller's credentials open it as well takes nothing from the daemon's own.
-            chosen = old if (old.kind, access.kind) == ("own", "caller") and old.probe == access.probe else access
-            db.execute(_RESOLUTION, _resolution(ref, source, revision, snapshot.hex, now, str(chosen)))
-        self._settle_access(db, snapshot)
+                names.resolve(db, refs, snapshot, access)
 
     def refused(self, snapshot: Digest, access: Access) -> None:
         """The daemon's own credentials do not open it any more."""
         with self.transaction() as db:
-            db.execute(
-                "UPDATE resolution SET access = ?, seal = seal(ref, source, revision, snapshot, ?) "
-                "WHERE snapshot = ? AND access = ?",
-                (closed := str(Access("caller", access.probe)), closed, snapshot.hex, str(access)),
-            )
-            self._settle_access(db, snapshot)
-
-    def _settle_access(self, db: sqlite3.Connection, snapshot: Digest) -> None:
-        rows = db.execute("SELECT access FROM resolution WHERE snapshot = ?", (snapshot.hex,)).fetchall()
-        most = max((Access.parse(row["access"]) for row in rows), key=lambda each: _OPENNESS[each.kind])
-        db.execute("UPDATE snapshot SET access = ? WHERE digest = ?", (str(most), snapshot.hex))
+            names.refuse(db, snapshot, access)
 
     def access(self, snapshot: Digest) -> Access:
         """Who may read it; nobody knows when it is not here."""
@@ -214,7 +190,7 @@ class Index(IndexFile):
             db.executemany(
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
             )
-            self._resolve(db, refs, manifest.digest, origin.access)
+            names.resolve(db, refs, manifest.digest, origin.access)
             if fill is not None:
                 db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")
@@ -321,7 +297,3 @@ class Index(IndexFile):
     def unpin(self, snapshot: Digest) -> None:
         with self.transaction() as db:
             db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
-
-
-def _resolution(ref: str, source: str, revision: str, snapshot: str, at: float, access: str) -> tuple[object, ...]:
-    return ref, source, revision, snapshot, at, seal(ref, source, revision, snapshot, access), access
