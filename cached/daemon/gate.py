@@ -21,6 +21,7 @@ from cached.model import Digest, ModelRef
 log = logging.getLogger("cached.access")
 
 SWEEP_SECONDS = 15.0
+NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
 TIME_TO_LEASE = 60.0  # Seconds for which who was given a path can use it, whatever becomes of the proof.
 
 
@@ -54,12 +55,14 @@ class Gate:
         if self._config.access == "node" or access.open or caller.daemon:
             return Standing(True, None, ttl, grace)
         at = None
-        if access.probe and (caller.credentials.personal(ref.scheme) or caller.credentials.lend):
+        if access.probe:
             at = disk.store.proofs.at(access.probe, self._who(disk, ref, caller))
         return Standing(False, None if at is None else time.time() - at, ttl, grace)
 
     def _who(self, disk: Disk, ref: ModelRef, caller: Caller) -> str:
-        return disk.store.proofs.who(caller.credentials.personal(ref.scheme))
+        """What stands for the credentials that are used for the caller there."""
+        personal = caller.credentials.personal(ref.scheme)
+        return NOBODY if not personal and not caller.credentials.lend else disk.store.proofs.who(personal)
 
     async def proved(
         self,
