@@ -58,7 +58,7 @@ def _snapshot(layout: Layout, of: ModelRef, manifest: Manifest) -> None:
         os.chmod(f"{path}/{folder}", 0o555)
     os.chmod(path, 0o555)
     files = [{"path": file.path, "size": file.size, "digest": str(file.digest)} for file in manifest.files]
-    value = {"ref": of.key, "source": str(of), "revision": of.revision, "files": files}
+    value = {"ref": of.key, "source": str(of), "revision": of.revision, "access": "open", "files": files}
     lock = layout.lock(manifest.digest)
     lock.write_text(json.dumps(value, indent=1))
     lock.chmod(0o444)
