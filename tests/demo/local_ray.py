@@ -22,6 +22,7 @@ from tests.servers.process import free_port
 
 DEPLOY_SECONDS = 600.0
 _NOT_YET = (404, 503)  # Serve's proxy does not know the route yet, or the replica.
+_TOKEN = secrets.token_hex(32)  # Ray keeps the first one that a process has shown, for every Ray that it starts.
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 _LINE = re.compile(
     r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*cached: model=(?P<model>\S+) path=(?P<path>\S+) "
@@ -69,7 +70,7 @@ class LocalRay:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}" if dashboard else ""
         self._runtime_env = runtime_env
-        every = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
+        every = {**ENVIRONMENT, "RAY_AUTH_TOKEN": _TOKEN, **environment}
         self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:
