@@ -114,12 +114,13 @@ class Holder:
 
     def _noticed(self, answer: Any, wanted: Reference, settings: Settings, held: Held) -> None:
         error = answer.exception()
-        if self._ended.is_set():
+        if not self._wanted:
             return
         if isinstance(error, ActorUnavailableError):
             log.warning("cached: what holds %s on node %s died; it is started and held again.", wanted, self.node)
             self._wait_until_there()
-            self._keep(wanted, settings, held)
+            if self._wanted:
+                self._keep(wanted, settings, held)
         elif error is not None:
             log.error("cached: nothing holds %s on node %s any more: %s", wanted, self.node, _gist(error))
         else:
@@ -128,7 +129,7 @@ class Holder:
 
     def _wait_until_there(self) -> None:
         """Returns also when the actor has ended for good; whoever asks it next hears that."""
-        while not self._ended.is_set():
+        while self._wanted:
             try:
                 ray.get(self._actor.is_there.remote())
                 return
@@ -136,6 +137,11 @@ class Holder:
                 self._ended.wait(PAUSE_SECONDS)
             except RayError:
                 return
+
+    @property
+    def _wanted(self) -> bool:
+        """Not once this process has left Ray: a call would start another one."""
+        return not self._ended.is_set() and bool(ray.is_initialized())
 
     def release(self) -> None:
         """End the actor, and with it the hold."""
