@@ -17,13 +17,16 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private import auto_init_hook
 
 from tests.servers.process import free_port
+
+# Threads of Serve's outlive a Ray, and their next call would start another one, which nobody ends.
+auto_init_hook.enable_auto_connect = False
 
 DEPLOY_SECONDS = 600.0
 _NOT_YET = (404, 503)  # Serve's proxy does not know the route yet, or the replica.
 _TOKEN = secrets.token_hex(32)  # Ray keeps the first one that a process has shown, for every Ray that it starts.
-_AUTO = "RAY_ENABLE_AUTO_CONNECT"
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 _LINE = re.compile(
     r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*cached: model=(?P<model>\S+) path=(?P<path>\S+) "
@@ -75,7 +78,6 @@ class LocalRay:
         self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:
-        os.environ.pop(_AUTO, None)
         self._before = dict(os.environ)
         os.environ.update(self._environment)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -109,7 +111,6 @@ class LocalRay:
             self._end()
 
     def _end(self) -> None:
-        os.environ[_AUTO] = "0"  # Threads of Serve's outlive it, and their next call would start another Ray.
         ray.shutdown()
         for name in self._environment:
             os.environ.pop(name, None)
