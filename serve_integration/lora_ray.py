@@ -38,7 +38,10 @@ class Callback(Protocol):
     async def hold_adapter(self, uri: str, settings: Settings) -> Held: ...
 
 
-def serve_adapters_from_cache(callback_of: Callable[[Any], Callback | None]) -> None:
+CallbackOf = Callable[[Any], Callback | None]
+
+
+def serve_adapters_from_cache(callback_of: CallbackOf) -> None:
     """Replace both methods; called again, it does nothing. CachedError when this Ray does not have them so.
 
     `callback_of` gives the callback of an LLMConfig that uses the cache, None for another's.
@@ -48,6 +51,12 @@ def serve_adapters_from_cache(callback_of: Callable[[Any], Callback | None]) -> 
     if hasattr(LoraModelLoader.load_model_from_config, "from_cache"):
         return
     fetch, show = _method(LoraModelLoader, *_FETCH), _method(VLLMEngine, *_SHOW)
+    LoraModelLoader.load_model_from_config = _cached_first(fetch, callback_of)
+    VLLMEngine.resolve_lora = _by_what_it_knows(show)
+
+
+def _cached_first(fetch: Method, callback_of: CallbackOf) -> Method:
+    """Ray's method that fetches an adapter, but from the cache where that is wanted and there."""
 
     @functools.wraps(fetch)
     async def load_model_from_config(self: Any, lora_model_id: str, llm_config: Any) -> Any:
@@ -67,6 +76,13 @@ def serve_adapters_from_cache(callback_of: Callable[[Any], Callback | None]) -> 
             raise refusal(error) from error
         return await fetch(self, lora_model_id, llm_config)
 
+    load_model_from_config.from_cache = True  # type: ignore[attr-defined]
+    return load_model_from_config
+
+
+def _by_what_it_knows(show: Method) -> Method:
+    """Ray's method that shows an adapter to the engine, but an adapter of ours goes by what the engine knows of it."""
+
     @functools.wraps(show)
     async def resolve_lora(self: Any, disk_lora_model: Any) -> None:
         load = functools.partial(show, self)
@@ -82,9 +98,7 @@ def serve_adapters_from_cache(callback_of: Callable[[Any], Callback | None]) -> 
         else:
             await load(disk_lora_model)
 
-    load_model_from_config.from_cache = True  # type: ignore[attr-defined]
-    LoraModelLoader.load_model_from_config = load_model_from_config
-    VLLMEngine.resolve_lora = resolve_lora
+    return resolve_lora
 
 
 def _method(kind: type, name: str, parameters: list[str]) -> Method:

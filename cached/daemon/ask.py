@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cached.daemon.disk import Disk
+from cached.daemon.space.disk import Disk
 from cached.errors import NotCached
-from cached.model import ModelRef
+from cached.model import Digest, Listing, ModelRef
 from cached.store.index import Known
+from cached.wire import Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,19 @@ class Held:
 
 def not_cached(ref: ModelRef) -> NotCached:
     return NotCached(f"{ref} is not cached on this node; `cached pull` fetches it.")
+
+
+def names_of(listing: Listing) -> dict[str, tuple[str, str]]:
+    """The refs (key → source, revision) that a listing answers."""
+    ref = listing.ref
+    names = {ref.key: (str(ref), listing.revision)}
+    if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
+        pinned = ref.at(listing.revision)
+        names[pinned.key] = (str(pinned), listing.revision)
+    return names
+
+
+def ready(disk: Disk, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False) -> Ready:
+    """The answer to whoever asked for the ref: this snapshot, on this disk."""
+    path, lock = disk.store.snapshots.path(digest), disk.store.snapshots.lock(digest)
+    return Ready(str(path), str(lock), str(digest), revision, str(ref), size, hit, stale)

@@ -1,4 +1,5 @@
-"""The use case that everything is for: a ref becomes a directory on this node."""
+"""The use case that everything is for: a ref becomes a directory on this node. Here it is decided whether what is held
+may be handed out, whether the source must be asked first, and whether there is something to fetch."""
 
 from __future__ import annotations
 
@@ -6,23 +7,23 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 
 from cached.access import Access
 from cached.config import Config
-from cached.daemon.ask import Ask, Held, not_cached
+from cached.daemon.ask import Ask, Held, names_of, not_cached, ready
 from cached.daemon.callers import Caller
-from cached.daemon.disk import Disk
-from cached.daemon.disks import Disks
-from cached.daemon.download import Batch
-from cached.daemon.fetcher import Network
+from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
-from cached.daemon.gate import Gate, Standing
-from cached.daemon.places import Place, Places
+from cached.daemon.filler import Filler
+from cached.daemon.gate import Claim, Gate, Standing
+from cached.daemon.places import Places
 from cached.daemon.policy import Loadable, check_loadable, check_weights
-from cached.daemon.room import Needs, Plan
-from cached.daemon.workers import Workers
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.disks import Disks
+from cached.daemon.space.room import Plan
+from cached.daemon.transfer.download import Batch
+from cached.daemon.transfer.fetcher import Network
+from cached.daemon.transfer.workers import Workers
 from cached.errors import (
     CachedError,
     DaemonUnavailable,
@@ -35,20 +36,11 @@ from cached.errors import (
     StoreDegraded,
     WorkerLost,
 )
-from cached.model import Digest, Listing, Manifest, ManifestFile, ModelRef
-from cached.store.snapshots import Origin
+from cached.model import Listing, ModelRef
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
-
-
-@dataclass(slots=True)
-class Counters:
-    hits: int = 0
-    misses: int = 0
-    stale: int = 0
-    failures: int = 0
 
 
 class Cache:
@@ -62,7 +54,7 @@ class Cache:
         self.counters = Counters()
         self.loadable = Loadable()
         self.fills: dict[str, Fill] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
     def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
@@ -108,7 +100,7 @@ class Cache:
         if not ask.mending:
             self.counters.hits += 1
             self.counters.stale += stale
-        return _ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
+        return ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
 
     def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
         if self._closing:
@@ -171,7 +163,7 @@ class Cache:
                 return self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
                 return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
-        return await self._fetch(fill, ask, Remote(listing, caller.credentials), caller)
+        return await self._filler.fill(fill, ask, Remote(listing, caller.credentials), caller)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
         """What the source says now of what is held; None when only the caller's right to it was in question, and is
@@ -186,9 +178,9 @@ class Cache:
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
         except (SourceDenied, NotFound):
-            await self.gate.refused(held.disk, ask.ref, known.snapshot, known.access, caller)
+            await self.gate.refused(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
             raise
-        await self.gate.proved(held.disk, {}, ask.ref, known.snapshot, known.access, caller)
+        await self.gate.proved(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
         return None
 
     def _check(self, ask: Ask, listing: Listing) -> None:
@@ -206,31 +198,7 @@ class Cache:
     async def _note_current(self, held: Held, ask: Ask, listing: Listing, caller: Caller) -> None:
         """A disk that cannot be written to will be asked about again; it serves all the same."""
         access = Access.of(listing, caller.with_own(ask.ref.scheme))
-        await self.gate.proved(held.disk, _names(listing), ask.ref, held.known.snapshot, access, caller)
-
-    async def _fetch(self, fill: Fill, ask: Ask, remote: Remote, caller: Caller) -> Ready:
-        self.counters.misses += not ask.mending
-        fill.phase = "waiting"
-        place, reserved = await self.places.reserve(remote.listing)
-        disk, needs = place.disk, reserved.needs
-        present = [entry for entry in remote.listing.entries if entry.path in needs.digests]
-        fill.total_files, fill.total_bytes = len(remote.listing.entries), remote.listing.size
-        fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
-        fill.phase = "fetching"
-        try:
-            # Biggest first: the last to end is then a small one.
-            order = sorted(needs.wants.items(), key=lambda item: -item[1].size)
-            found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
-            found |= await place.fetcher.fetch(remote, [each for each in order if each[0] not in found], fill.batch)
-            fill.phase = "publishing"
-            manifest = await disk.do(_manifest, needs, found)
-            if ask.require == "llm":
-                self.loadable.add(ask.ref, manifest.digest)
-            return await self._commit(place, remote.listing, manifest, reserved.fill, caller)
-        except BaseException as error:
-            disk.heard(error)
-            await asyncio.shield(disk.abandon(reserved.fill))
-            raise
+        await self.gate.proved(held.disk, Claim(ask.ref, held.known.snapshot, access, caller), names_of(listing))
 
     async def plan(self, ask: Ask, caller: Caller) -> Held | tuple[Disk, Plan]:
         """What a pull would do: where to, what would be fetched, what would go for it; or what would be handed out.
@@ -249,28 +217,6 @@ class Cache:
             return held
         self._check(ask, listing)
         return await self.places.plan(listing)
-
-    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int, c: Caller) -> Ready:
-        ref, disk = listing.ref, place.disk
-        access = Access.of(listing, c.with_own(ref.scheme))
-        origin = Origin(ref.key, str(ref), listing.revision, access)
-        await disk.do(
-            self.gate.record, disk, ref, access, c
-        )  # First: else its caller might be asked to prove it again.
-        await disk.do(disk.store.commit, manifest, origin, _names(listing), fill_id)
-        self._spawn(self._keep_below(place))
-        return _ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
-
-    async def _keep_below(self, place: Place) -> None:
-        try:
-            await place.room.keep_below()
-        except CachedError as error:
-            log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     async def flush(self) -> None:
         """Write down who used what. What cannot be written now will be tried again with the next."""
@@ -293,26 +239,3 @@ class Cache:
         if running:
             await asyncio.wait(running, timeout=1.0)
         await self.flush()
-
-
-def _names(listing: Listing) -> dict[str, tuple[str, str]]:
-    """The refs (key → source, revision) that a listing answers."""
-    ref = listing.ref
-    names = {ref.key: (str(ref), listing.revision)}
-    if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
-        pinned = ref.at(listing.revision)
-        names[pinned.key] = (str(pinned), listing.revision)
-    return names
-
-
-def _ready(
-    disk: Disk, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False
-) -> Ready:
-    path, lock = disk.store.snapshots.path(digest), disk.store.snapshots.lock(digest)
-    return Ready(str(path), str(lock), str(digest), revision, str(ref), size, hit, stale)
-
-
-def _manifest(needs: Needs, found: Mapping[str, Digest]) -> Manifest:
-    """`found` by key."""
-    digests = {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
-    return Manifest(tuple(ManifestFile(e.path, e.size, digests[e.path]) for e in needs.listing.entries))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cached.access import Credentials
-from cached.daemon.usage import Peer
+from cached.daemon.space.usage import Peer
 
 
 @dataclass(frozen=True, slots=True)

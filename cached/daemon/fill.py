@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from cached.daemon.download import Batch
+from cached.daemon.transfer.download import Batch
 from cached.model import ModelRef, Progress
 from cached.wire import Ready
 

@@ -7,14 +7,14 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cached.access import Access
 from cached.config import Config
 from cached.daemon.callers import Caller
-from cached.daemon.disk import Disk
-from cached.daemon.disks import Disks
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.disks import Disks
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, ModelRef
 
@@ -45,6 +45,16 @@ class Standing:
         return self.fresh or (self.age is not None and 0 <= self.age <= self.grace)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A caller's to a snapshot that a ref means."""
+
+    ref: ModelRef
+    snapshot: Digest
+    access: Access
+    caller: Caller
+
+
 class Gate:
     def __init__(self, config: Config, disks: Disks) -> None:
         self._config, self._disks = config, disks
@@ -64,58 +74,42 @@ class Gate:
         personal = caller.credentials.personal(ref.scheme)
         return NOBODY if not personal and not caller.credentials.lend else disk.store.proofs.who(personal)
 
-    async def proved(
-        self,
-        disk: Disk,
-        refs: Mapping[str, tuple[str, str]],
-        ref: ModelRef,
-        snapshot: Digest,
-        access: Access,
-        c: Caller,
-    ) -> None:
-        """The source has just let the caller read what these refs mean. A disk that cannot be written to forgets it."""
+    async def proved(self, disk: Disk, claim: Claim, names: Mapping[str, tuple[str, str]] | None = None) -> None:
+        """The source has just let the caller read it, and all these refs (key → source, revision) mean the same. A
+        disk that cannot be written to forgets it."""
+        await self._written(disk, claim.ref, lambda: self._proved(disk, claim, names))
+
+    def _proved(self, disk: Disk, claim: Claim, names: Mapping[str, tuple[str, str]] | None) -> None:
+        if names:
+            disk.store.resolved(names, claim.snapshot, claim.access)
+        self.record(disk, claim)
+
+    def record(self, disk: Disk, claim: Claim) -> None:
+        """That the caller has proved it. In the disk's thread."""
+        if not claim.access.open:
+            disk.store.proofs.record(claim.access.probe, self._who(disk, claim.ref, claim.caller))
+
+    async def refused(self, disk: Disk, claim: Claim) -> None:
+        """The source does not let the caller read it any more: so its uid is shut out, unless it holds a lease."""
+        if not claim.access.open and claim.caller.uid is not None:
+            await self._written(disk, claim.ref, lambda: self._refused(disk, claim))
+
+    def _refused(self, disk: Disk, claim: Claim) -> None:
+        store, access, caller = disk.store, claim.access, claim.caller
+        store.proofs.forget(access.probe, self._who(disk, claim.ref, caller))
+        if access.kind == "own" and caller.with_own(claim.ref.scheme):
+            store.refused(claim.snapshot, access)
+        if caller.uid is not None:
+            store.entrants.expire(claim.snapshot, caller.uid)
+            store.entrants.sweep(time.time())
+
+    async def _written(self, disk: Disk, ref: ModelRef, write: Callable[[], None]) -> None:
         if disk.degraded is not None:
             return
         try:
-            await disk.do(self._write, disk, refs, ref, snapshot, access, c)
+            await disk.do(write)
         except (StoreDegraded, NoSpace) as error:
             log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
-
-    def _write(
-        self,
-        disk: Disk,
-        refs: Mapping[str, tuple[str, str]],
-        ref: ModelRef,
-        snapshot: Digest,
-        access: Access,
-        c: Caller,
-    ) -> None:
-        if refs:
-            disk.store.resolved(refs, snapshot, access)
-        self.record(disk, ref, access, c)
-
-    def record(self, disk: Disk, ref: ModelRef, access: Access, caller: Caller) -> None:
-        """That the caller has proved it. In the disk's thread."""
-        if not access.open:
-            disk.store.proofs.record(access.probe, self._who(disk, ref, caller))
-
-    async def refused(self, disk: Disk, ref: ModelRef, snapshot: Digest, access: Access, caller: Caller) -> None:
-        """The source does not let the caller read it any more: so its uid is shut out, unless it holds a lease."""
-        if disk.degraded is not None or access.open or caller.uid is None:
-            return
-        try:
-            await disk.do(self._forget, disk, ref, snapshot, access, caller)
-        except (StoreDegraded, NoSpace) as error:
-            log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
-
-    def _forget(self, disk: Disk, ref: ModelRef, snapshot: Digest, access: Access, caller: Caller) -> None:
-        store = disk.store
-        store.proofs.forget(access.probe, self._who(disk, ref, caller))
-        if access.kind == "own" and caller.with_own(ref.scheme):
-            store.refused(snapshot, access)
-        if caller.uid is not None:
-            store.entrants.expire(snapshot, caller.uid)
-            store.entrants.sweep(time.time())
 
     async def let_in(self, disk: Disk, ref: ModelRef, snapshot: Digest, caller: Caller) -> None:
         """Before the caller hears the path: see to it that its uid can enter there.

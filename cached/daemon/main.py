@@ -20,19 +20,19 @@ from pathlib import Path
 from aiohttp import web
 
 from cached.config import Config
-from cached.daemon.api import Api
 from cached.daemon.background import Background
 from cached.daemon.cache import Cache
-from cached.daemon.checks import Checker
-from cached.daemon.disks import Disks
-from cached.daemon.heal import Healer
-from cached.daemon.inventory import Inventory
+from cached.daemon.checking.checks import Checker
+from cached.daemon.checking.heal import Healer
+from cached.daemon.checking.scrub import Scrubber
+from cached.daemon.checking.tamper import Tamper
+from cached.daemon.checking.verify import Verifier
+from cached.daemon.http.api import Api
+from cached.daemon.http.inventory import Inventory
 from cached.daemon.notify import notify, watchdog
-from cached.daemon.scrub import Scrubber
-from cached.daemon.tamper import Tamper
+from cached.daemon.space.disks import Disks
 from cached.daemon.threads import Threads, prefer_this_thread
-from cached.daemon.verify import Verifier
-from cached.daemon.workers import Workers
+from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, ConfigError, StoreDegraded
 from cached.logs import configure
 

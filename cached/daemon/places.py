@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.disk import Disk
-from cached.daemon.disks import Disks
-from cached.daemon.download import Batch
-from cached.daemon.fetcher import Fetcher, Network
-from cached.daemon.room import Needs, Plan, Reserved, Room
 from cached.daemon.shards import check_index, index_of
-from cached.daemon.workers import Workers
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.disks import Disks
+from cached.daemon.space.room import Needs, Plan, Reserved, Room
+from cached.daemon.transfer.download import Batch
+from cached.daemon.transfer.fetcher import Fetcher, Network
+from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Listing
 from cached.worker.messages import Remote

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cached.daemon.pace import CHASTENED, SETTLED, Pace
-from cached.daemon.turns import Part, Turns, Work
+from cached.daemon.transfer.pace import CHASTENED, SETTLED, Pace
+from cached.daemon.transfer.turns import Part, Turns, Work
 
 MB = 1_000_000
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cached.config import Config, Size
-from cached.daemon.disk import Disk
-from cached.daemon.room import Room
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.room import Room
 from cached.errors import AllHeld
 from cached.lease import take
 from cached.model import Digest, Entry, Listing, ModelRef

@@ -16,7 +16,7 @@ import pytest
 
 from cached import WorkerLost
 from cached.config import Config, Size
-from cached.daemon.workers import processes
+from cached.daemon.transfer.workers import processes
 from tests.daemon.test_fetch import fetching
 from tests.daemon_process import DaemonProcess
 from tests.servers import CountingProxy, RcloneS3
@@ -143,7 +143,7 @@ def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_dae
 BROKEN = """
 import sys
 from cached.cli.main import main
-from cached.daemon import crew
+from cached.daemon.transfer import crew
 crew.COMMAND = ("/bin/false",)
 sys.argv = sys.argv[1:]
 sys.exit(main())

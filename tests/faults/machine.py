@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from cached.config import Config, Size
-from cached.daemon.evict import Evictor, Freed, Wish
-from cached.daemon.room import TRIES
+from cached.daemon.space.evict import Evictor, Freed, Wish
+from cached.daemon.space.room import TRIES
 from cached.errors import DigestMismatch
 from cached.lease import take
 from cached.model import Digest

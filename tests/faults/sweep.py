@@ -151,7 +151,7 @@ def _act(scenario: Scenario, root: Path, store: Store | None, channel: Channel) 
 def _live_on(scenario: Scenario, store: Store, channel: Channel, error: CachedError) -> None:
     """After an error that had a name: hits work, and whoever tries again succeeds or gets another such error.
 
-    A disk that failed for good is not written to any more before a restart: see cached.daemon.disk.
+    A disk that failed for good is not written to any more before a restart: see cached.daemon.space.disk.
     """
     try:
         known = store.index.find(HELD.ref)

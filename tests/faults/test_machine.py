@@ -28,7 +28,7 @@ def _free(lock: Path) -> Iterator[bool]:
 
 def without_the_exclusive_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stores, "exclusive", _free)
-    patch.setattr("cached.daemon.evict.held", lambda lock: False)
+    patch.setattr("cached.daemon.space.evict.held", lambda lock: False)
 
 
 def with_reservations_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:

@@ -8,30 +8,21 @@ from __future__ import annotations
 import json
 from urllib.parse import urlsplit
 
-import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.servers.loop import LoopServer
-from tests.servers.roles import forward
+from tests.servers.front import Front
 
 _FLAVOR = {"Metadata-Flavor": "Google"}
 
 
-class Google(LoopServer):
+class Google(Front):
     """`shown` is every token (or "" for none) that GCS was shown."""
 
     def __init__(self, upstream: str) -> None:
-        super().__init__()
+        super().__init__(upstream)
         self.shown: list[str] = []
-        self._upstream = upstream
-        self._port = 0
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,25 +41,15 @@ class Google(LoopServer):
         about = {"type": "service_account", "client_email": email, "token_uri": self.token_uri}
         return json.dumps({**about, "private_key": text, "private_key_id": "1", "project_id": "project"})
 
-    async def open(self) -> None:
-        app = web.Application(client_max_size=1 << 30)
+    def routes(self) -> list[web.RouteDef]:
         account = "/computeMetadata/v1/instance/service-accounts/default"
-        app.router.add_get("/", self._ping)
-        app.router.add_get("/computeMetadata/v1/project/project-id", self._project)
-        app.router.add_get(account + "/", self._account)
-        app.router.add_get(account + "/token", self._machines_token)
-        app.router.add_post("/token", self._keys_token)
-        app.router.add_route("*", "/{rest:.*}", self._object)
-        self._session = aiohttp.ClientSession(auto_decompress=False)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def shut(self) -> None:
-        await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        return [
+            web.get("/", self._ping),
+            web.get("/computeMetadata/v1/project/project-id", self._project),
+            web.get(account + "/", self._account),
+            web.get(account + "/token", self._machines_token),
+            web.post("/token", self._keys_token),
+        ]
 
     async def _ping(self, request: web.Request) -> web.Response:
         return web.Response(headers=_FLAVOR)
@@ -88,8 +69,8 @@ class Google(LoopServer):
         right = str(form.get("assertion", "")).count(".") == 2
         return web.json_response({"access_token": "of-the-key", "expires_in": 3600}, status=200 if right else 400)
 
-    async def _object(self, request: web.Request) -> web.StreamResponse:
+    async def meet(self, request: web.Request) -> web.StreamResponse:
         self.shown.append(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if not self.shown[-1]:
             return web.json_response({"error": {"code": 401}}, status=401)
-        return await forward(self._session, self._upstream, request)
+        return await self.forward(request)

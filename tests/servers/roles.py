@@ -11,37 +11,28 @@ import itertools
 import re
 from datetime import UTC, datetime, timedelta
 
-import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
-from yarl import URL
 
-from tests.servers.loop import LoopServer
+from tests.servers.front import Front
 
 _KEY = re.compile(r"Credential=([^/]+)/")
-_HOP = ("host", "connection", "transfer-encoding", "content-length")
 
 
-class Role(LoopServer):
-    """`shown` is every access key (or "" for none) that S3 was shown; `asked` every request for keys."""
+class Role(Front):
+    """Its endpoint is that of S3 and of the metadata.
+
+    `shown` is every access key (or "" for none) that S3 was shown; `asked` every request for keys.
+    """
 
     def __init__(self, upstream: str) -> None:
-        super().__init__()
+        super().__init__(upstream)
         self.shown: list[str] = []
         self.asked: list[str] = []
         self.lifetime = timedelta(hours=6)
-        self._upstream = upstream
         self._numbers = itertools.count(1)
         self._left: int | None = None
-        self._port = 0
-        self._runner: web.AppRunner | None = None
         self.key = ""
         self.rotate()
-
-    @property
-    def endpoint(self) -> str:
-        """Of S3, and of the metadata."""
-        return f"http://127.0.0.1:{self._port}"
 
     def environment(self, kind: str) -> dict[str, str]:
         """What a daemon on such a machine has: `instance` as on EC2, `container` as on ECS and EKS."""
@@ -56,22 +47,12 @@ class Role(LoopServer):
     def rotate_after(self, count: int) -> None:
         self._left = count
 
-    async def open(self) -> None:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_put("/latest/api/token", self._token)
-        app.router.add_get("/latest/meta-data/iam/security-credentials/{role:.*}", self._instance)
-        app.router.add_get("/container/keys", self._container)
-        app.router.add_route("*", "/{rest:.*}", self._object)
-        self._session = aiohttp.ClientSession(auto_decompress=False)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def shut(self) -> None:
-        await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.put("/latest/api/token", self._token),
+            web.get("/latest/meta-data/iam/security-credentials/{role:.*}", self._instance),
+            web.get("/container/keys", self._container),
+        ]
 
     async def _token(self, request: web.Request) -> web.Response:
         return web.Response(text="imds-token")
@@ -95,7 +76,7 @@ class Role(LoopServer):
         until = (datetime.now(UTC) + self.lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
         return {"AccessKeyId": self.key, "SecretAccessKey": "secret", "Token": "session", "Expiration": until}
 
-    async def _object(self, request: web.Request) -> web.StreamResponse:
+    async def meet(self, request: web.Request) -> web.StreamResponse:
         if self._left is not None and "list-type" not in request.query:
             self._left -= 1
             if self._left < 0:
@@ -107,14 +88,4 @@ class Role(LoopServer):
             code = "ExpiredToken" if self.shown[-1] else "AccessDenied"
             body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
             return web.Response(status=400 if found else 403, text=body, content_type="application/xml")
-        return await forward(self._session, self._upstream, request)
-
-
-async def forward(session: aiohttp.ClientSession, upstream: str, request: web.Request) -> web.Response:
-    """The answer of the server behind, to the same request."""
-    kept = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
-    url = URL(upstream + request.raw_path, encoded=True)
-    body = await request.read()
-    async with session.request(request.method, url, headers=CIMultiDict(kept), data=body) as answer:
-        back = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
-        return web.Response(status=answer.status, body=await answer.read(), headers=CIMultiDict(back))
+        return await self.forward(request)

@@ -12,7 +12,7 @@ import pytest
 from cached import SourceDenied
 from cached.access import Credentials
 from cached.config import Config
-from cached.daemon.request import Acquire
+from cached.daemon.http.request import Acquire
 from cached.model import ModelRef
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source

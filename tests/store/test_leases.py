@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cached.daemon.evict import Evictor, Wish
+from cached.daemon.space.evict import Evictor, Wish
 from cached.store.leases import held
 from cached.store.store import Store
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cached.cli.main import main
-from cached.daemon import crew
+from cached.daemon.transfer import crew
 from cached.model import Digest
 from cached.store import checksums, ingest, landing, small
 from cached.worker.process import main as worker

@@ -11,19 +11,19 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from cached.daemon.admin import Admin
 from cached.daemon.ask import Held
 from cached.daemon.cache import Cache
 from cached.daemon.callers import Caller, caller_of
-from cached.daemon.disk import Disk
+from cached.daemon.checking.verify import Verifier
 from cached.daemon.fill import Fill
-from cached.daemon.inventory import Inventory
-from cached.daemon.metrics import exposition
-from cached.daemon.peer import administers, peer_of, require_admin
-from cached.daemon.plans import held_body, plan_body
-from cached.daemon.request import Acquire, flag, number, text
-from cached.daemon.usage import Peer
-from cached.daemon.verify import Verifier
+from cached.daemon.http.admin import Admin
+from cached.daemon.http.inventory import Inventory
+from cached.daemon.http.metrics import exposition
+from cached.daemon.http.peer import administers, peer_of, require_admin
+from cached.daemon.http.plans import held_body, plan_body
+from cached.daemon.http.request import Acquire, flag, number, text
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.usage import Peer
 from cached.errors import CachedError, InvalidRequest, NotCached
 from cached.model import Digest, Progress
 from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cached.config import Config
-from cached.daemon.choice import Budget, Freed, Victim, Wish, budget_of
-from cached.daemon.disk import Disk
-from cached.daemon.evict import Evictor
+from cached.daemon.space.choice import Budget, Freed, Victim, Wish, budget_of
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.evict import Evictor
 from cached.errors import AllHeld, CachedError, TooLarge
 from cached.model import Digest, Entry, Listing
 from cached.store.blobs import ingest_key

@@ -8,8 +8,8 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from cached.daemon.pace import Pace
-from cached.daemon.turns import Part, Turns, Work
+from cached.daemon.transfer.pace import Pace
+from cached.daemon.transfer.turns import Part, Turns, Work
 from cached.errors import CachedError, SizeMismatch, SourceUnavailable
 
 log = logging.getLogger("cached.fetch")

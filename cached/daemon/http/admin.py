@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from cached.daemon.cache import Cache
-from cached.daemon.choice import Freed, Victim, Wish
-from cached.daemon.disk import Disk
-from cached.daemon.inventory import Inventory
+from cached.daemon.http.inventory import Inventory
 from cached.daemon.places import Place
+from cached.daemon.space.choice import Freed, Victim, Wish
+from cached.daemon.space.disk import Disk
 from cached.errors import InUse
 from cached.model import Digest
 from cached.store.store import Store

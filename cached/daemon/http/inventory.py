@@ -10,10 +10,10 @@ from typing import Any
 
 from cached.access import Access
 from cached.daemon.cache import Cache
-from cached.daemon.disk import Disk
-from cached.daemon.scrub import Scrubber
+from cached.daemon.checking.scrub import Scrubber
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.usage import rfc3339
 from cached.daemon.threads import Threads
-from cached.daemon.usage import rfc3339
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest, ModelRef
 from cached.store.leases import held

@@ -13,8 +13,8 @@ from typing import Any
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.daemon.crew import Crew, Member, lost
 from cached.daemon.threads import Threads
+from cached.daemon.transfer.crew import Crew, Member, lost
 from cached.errors import WorkerLost
 from cached.model import Entry, Listing, ModelRef
 from cached.store.checkup import Checkup

@@ -7,10 +7,10 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
-from cached.daemon.checks import Checker
-from cached.daemon.disk import Disk
-from cached.daemon.heal import Healer
-from cached.daemon.watch import Watch
+from cached.daemon.checking.checks import Checker
+from cached.daemon.checking.heal import Healer
+from cached.daemon.checking.watch import Watch
+from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.disk import Disk
-from cached.daemon.download import Batch, Download
-from cached.daemon.streams import Streams
-from cached.daemon.turns import Part, Work
-from cached.daemon.workers import Workers
+from cached.daemon.space.disk import Disk
+from cached.daemon.transfer.download import Batch, Download
+from cached.daemon.transfer.streams import Streams
+from cached.daemon.transfer.turns import Part, Work
+from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, CorruptBlob, SourceChanged, SourceUnavailable, WorkerLost
 from cached.model import Digest, Entry
 from cached.store.ingest import Verified

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from cached.daemon.checks import Checker, Found
-from cached.daemon.disk import Disk
-from cached.daemon.disks import Disks
-from cached.daemon.heal import Healer
+from cached.daemon.checking.checks import Checker, Found
+from cached.daemon.checking.heal import Healer
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.disks import Disks
 from cached.model import Digest
 
 AT_ONCE = 4  # Blobs of one disk that are read side by side.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.disk import Disk
 from cached.daemon.notify import notify
+from cached.daemon.space.disk import Disk
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.index import Known

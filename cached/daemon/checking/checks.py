@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cached.daemon.disk import Disk
-from cached.daemon.workers import Workers
+from cached.daemon.space.disk import Disk
+from cached.daemon.transfer.workers import Workers
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.store import BlobRow

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 
 from cached.config import Config
-from cached.daemon.checks import Checker
-from cached.daemon.disk import Disk
-from cached.daemon.heal import Healer
+from cached.daemon.checking.checks import Checker
+from cached.daemon.checking.heal import Healer
+from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest
 from cached.store.index import Index

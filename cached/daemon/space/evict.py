@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from cached.daemon.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
+from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
 from cached.store.leases import held
 from cached.store.quarantine import Aside

@@ -7,8 +7,8 @@ import logging
 from cached.daemon.ask import Ask
 from cached.daemon.cache import Cache
 from cached.daemon.callers import DAEMON
-from cached.daemon.disk import Disk
 from cached.daemon.fill import Fill
+from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest, ModelRef
 from cached.wire import Ready

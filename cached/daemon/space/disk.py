@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from cached.daemon.space.usage import Uses
 from cached.daemon.threads import Threads
-from cached.daemon.usage import Uses
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.index import Known

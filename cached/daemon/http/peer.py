@@ -9,7 +9,7 @@ import struct
 from aiohttp import web
 
 from cached.daemon.callers import in_group
-from cached.daemon.usage import Peer
+from cached.daemon.space.usage import Peer
 from cached.errors import Forbidden
 
 _UCRED = struct.Struct("3i")
