@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cached.access import Access
-from cached.model import Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.snapshots import Origin
 from cached.store.store import Arrival, Store
@@ -22,19 +22,23 @@ def add(store: Store, name: str, files: dict[str, bytes]) -> Manifest:
     wants = {keys[entry.path]: entry.size for entry in entries}
     fill = store.index.begin(str(ref), wants, [], store.usage().limit)
     assert fill is not None
-    found = []
-    for entry in entries:
-        ingest = store.blobs.ingest(keys[entry.path], entry)
-        for piece in ingest.missing():
-            ingest.land(piece, files[entry.path][piece.offset : piece.offset + piece.length])
-        verified = ingest.verify()
-        ingest.close()
-        store.publish([Arrival(keys[entry.path], verified, listing.identity(entry))])
-        found.append(ManifestFile(entry.path, entry.size, verified.digest))
+    found = [ManifestFile(e.path, e.size, publish(store, listing, e, files[e.path])) for e in entries]
     manifest = Manifest(tuple(found))
     refs = {ref.key: (str(ref), "revision")}
     store.commit(manifest, Origin(ref.key, str(ref), "revision", OPEN), refs, fill)
     return manifest
+
+
+def publish(store: Store, listing: Listing, entry: Entry, data: bytes) -> Digest:
+    """A blob as it comes in, after room was reserved for it."""
+    key = ingest_key(listing.identity(entry), entry.digest)
+    ingest = store.blobs.ingest(key, entry)
+    for piece in ingest.missing():
+        ingest.land(piece, data[piece.offset : piece.offset + piece.length])
+    verified = ingest.verify()
+    ingest.close()
+    store.publish([Arrival(key, verified, listing.identity(entry))])
+    return verified.digest
 
 
 def files(store: Store, *folders: str) -> list[Path]:

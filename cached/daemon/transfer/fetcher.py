@@ -18,6 +18,7 @@ from cached.daemon.transfer.turns import Part, Work
 from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, CorruptBlob, SourceChanged, SourceUnavailable, WorkerLost
 from cached.model import Digest, Entry
+from cached.store.arrived import take_arrived
 from cached.store.ingest import Verified
 from cached.store.store import Arrival
 from cached.worker.messages import Into, Remote
@@ -139,7 +140,9 @@ class Fetcher:
     async def _run(self, download: Download, remote: Remote) -> dict[str, Digest]:
         started = time.monotonic()
         entries = list(download.wants.values())
-        digests: dict[str, Digest] = {}
+        digests = await self._disk.do(self._arrived, download, remote)
+        if len(digests) == len(entries):
+            return digests
         if entries[0].size <= SMALL:
             gather = functools.partial(self._gather, download, remote, digests)
             part = Part(functools.partial(self._again, download, gather))
@@ -153,6 +156,11 @@ class Fetcher:
             extra={**extra, "bytes": download.fetched, "seconds": round(time.monotonic() - started, 3)},
         )
         return digests
+
+    def _arrived(self, download: Download, remote: Remote) -> dict[str, Digest]:
+        """What somebody else's download has brought since it was planned."""
+        wants = {key: (entry, remote.listing.identity(entry)) for key, entry in download.wants.items()}
+        return take_arrived(self._disk.store.index, self._disk.store.blobs, wants)
 
     async def _again(self, download: Download, call: Callable[[], Awaitable[None]]) -> None:
         """As often as the settings allow when the worker dies, maybe of somebody else's file; then the error."""
