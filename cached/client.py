@@ -68,16 +68,18 @@ class Client:
         keep: float | None = None,
         abandon: bool = False,
         require: str | None = None,
+        lean: bool = False,
         timeout: float | None = None,
     ) -> Lease:
         """The model's directory on this node, fetched first if need be, and held.
 
         `max_age` in seconds: how old an answer about a moving revision may be. `offline`: only what is here
         (NotCached). `pin`, `keep` (seconds): also keep it without a lease (admins). `abandon`: stop fetching when
-        nobody waits any more. `require="llm"`: refuse what an engine could not load. `timeout` in seconds bounds the
-        whole call. Raises the errors of `cached.errors`; DaemonUnavailable quickly when there is no daemon.
+        nobody waits any more. `require="llm"`: refuse what an engine could not load. `lean`: what vLLM does not read
+        may be missing. `timeout` in seconds bounds the whole call. Raises the errors of `cached.errors`;
+        DaemonUnavailable quickly when there is no daemon.
         """
-        body = acquire_body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require)
+        body = acquire_body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require, lean)
         return self._lease(body, progress, _deadline(timeout), _Call())
 
     async def acquire_async(self, uri: str, **options: Any) -> Lease:
@@ -103,10 +105,16 @@ class Client:
         return self._ready(acquire_body(uri, **{**DEFAULTS, **options}), progress, _deadline(timeout), _Call())
 
     def path(
-        self, uri: str, *, revision: str | None = None, include: Iterable[str] = (), exclude: Iterable[str] = ()
+        self,
+        uri: str,
+        *,
+        revision: str | None = None,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        lean: bool = False,
     ) -> Ready:
         """Where the model is; NotCached when it is not here. Never uses the network."""
-        return self.pull(uri, revision=revision, include=include, exclude=exclude, offline=True)
+        return self.pull(uri, revision=revision, include=include, exclude=exclude, lean=lean, offline=True)
 
     def damaged(self, lease: Lease) -> bool:
         """Whether a file of it was found damaged since the lease was taken.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from cached.errors import InvalidRequest, ModelNotFound
@@ -16,6 +16,7 @@ PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; 
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_LEAN = "lean"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
@@ -45,16 +46,25 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision in it."""
+    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision in it.
+
+    `lean`: what an LLM engine does not read may be left out.
+    """
 
     uri: str
     revision: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    lean: bool = False
 
     @classmethod
     def parse(
-        cls, uri: str, revision: str | None = None, include: Iterable[str] = (), exclude: Iterable[str] = ()
+        cls,
+        uri: str,
+        revision: str | None = None,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        lean: bool = False,
     ) -> ModelRef:
         """From what a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision."""
         text = uri.strip()
@@ -75,14 +85,15 @@ class ModelRef:
         patterns = tuple(sorted(set(include))), tuple(sorted(set(exclude)))
         if revision is not None and not re.match(r"[\w./-]{1,255}\Z", revision):
             raise InvalidRequest(f"{revision[:80]!r} is not a revision: give a branch, a tag or a commit.")
-        return cls(canonical, revision, *patterns)
+        return cls(canonical, revision, *patterns, lean)
 
     @classmethod
     def from_key(cls, key: str) -> ModelRef:
         """What `key` came from. InvalidRequest when it is none."""
         try:
-            uri, revision, include, exclude = json.loads(key)
-            return cls(str(uri), None if revision is None else str(revision), tuple(include), tuple(exclude))
+            uri, revision, include, exclude, *lean = json.loads(key)
+            named = str(uri), None if revision is None else str(revision), tuple(include), tuple(exclude)
+            return cls(*named, lean=lean == [_LEAN])
         except (ValueError, TypeError):
             raise InvalidRequest(f"{key[:80]!r} is not what a ref is remembered by.") from None
 
@@ -103,10 +114,16 @@ class ModelRef:
     @property
     def key(self) -> str:
         """Everything that selects content, as one string: what single flight and the index go by."""
-        return json.dumps([self.uri, self.revision, self.include, self.exclude], separators=(",", ":"))
+        parts = [self.uri, self.revision, self.include, self.exclude, *([_LEAN] if self.lean else [])]
+        return json.dumps(parts, separators=(",", ":"))
+
+    @property
+    def whole(self) -> ModelRef:
+        """The same with nothing left out, which will do for this."""
+        return replace(self, lean=False) if self.lean else self
 
     def at(self, revision: str) -> ModelRef:
-        return ModelRef(self.uri, revision, self.include, self.exclude)
+        return replace(self, revision=revision)
 
     def selects(self, path: str) -> bool:
         """Whether the patterns take this file: some include (or none given), and no exclude."""

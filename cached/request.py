@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "keep": None,
     "abandon": False,
     "require": None,
+    "lean": False,
 }
 
 
@@ -33,6 +34,7 @@ def acquire_body(
     keep: float | None,
     abandon: bool,
     require: str | None,
+    lean: bool,
 ) -> dict[str, Any]:
     body: dict[str, Any] = {"uri": uri}
     if revision is not None:
@@ -43,7 +45,8 @@ def acquire_body(
     for name, number in (("max_age", max_age), ("keep", keep), ("require", require)):
         if number is not None:
             body[name] = number
-    body.update({name: True for name, flag in (("offline", offline), ("pin", pin), ("abandon", abandon)) if flag})
+    flags = (("offline", offline), ("pin", pin), ("abandon", abandon), ("lean", lean))
+    body.update({name: True for name, flag in flags if flag})
     forwarded = credentials(os.environ)
     if forwarded:
         body["credentials"] = forwarded

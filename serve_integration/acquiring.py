@@ -46,6 +46,7 @@ def options(wanted: Reference, settings: Settings) -> dict[str, Any]:
         "revision": wanted.revision,
         "include": wanted.include or settings.include,
         "exclude": settings.exclude,
+        "lean": wanted.lean,
         "max_age": settings.max_age,
         "timeout": settings.timeout,
         "require": "llm" if wanted.for_engine else None,

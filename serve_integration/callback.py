@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from cached import CachedError, DaemonUnavailable
 from serve_integration.acquiring import Held, line, log, make_torch_kernels
 from serve_integration.companions import companions, keep_kind
 from serve_integration.extra_files import extra_files, place_everywhere, without_extra_files
-from serve_integration.formats import name_of
+from serve_integration.formats import may_be_lean, name_of
 from serve_integration.holding import Hold, hold, take
 from serve_integration.loading import reading
 from serve_integration.lora import adapter_reference
@@ -93,8 +94,9 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
 
     def _reference(self) -> Reference | None:
         loading = self.llm_config.model_loading_config
-        revision = self.llm_config.engine_kwargs.get("revision")
-        return reference(loading.model_id, loading.model_source, revision)
+        engine = self.llm_config.engine_kwargs
+        found = reference(loading.model_id, loading.model_source, engine.get("revision"))
+        return None if found is None else replace(found, lean=may_be_lean(found, engine, self.settings))
 
     def _other_nodes(self) -> list[str]:
         """Ray's ids of the nodes, beside this one, where parts of the engine will read the model."""

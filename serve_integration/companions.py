@@ -44,7 +44,7 @@ class Companion:
 
     def is_part_of(self, model: Reference) -> bool:
         """Whether holding that model whole is holding this as well."""
-        return replace(self.reference, for_engine=model.for_engine) == model and not model.part
+        return replace(self.reference, for_engine=model.for_engine, lean=model.lean) == model and not model.part
 
     @property
     def at_source(self) -> str:

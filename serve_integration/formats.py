@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cached import ModelIncomplete, ModelNotFound
 from serve_integration.gguf import gguf_file
 from serve_integration.reference import Reference
+from serve_integration.settings import Settings
+
+_LEAN = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "runai_streamer", "dummy")
 
 
 def name_of(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> str:
@@ -28,6 +32,13 @@ def name_of(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> st
     if aside and engine_kwargs.get("tokenizer") is None:
         engine_kwargs.setdefault("hf_config_path", folder)
     return file
+
+
+def may_be_lean(wanted: Reference, engine_kwargs: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether what vLLM would not read may stay away: not when the user says what to fetch, nor for formats that read
+    something else than safetensors or, without those, PyTorch's pickles."""
+    chosen = wanted.part or settings.include or settings.exclude or engine_kwargs.get("ignore_patterns") is not None
+    return not chosen and engine_kwargs.get("load_format", "auto") in _LEAN
 
 
 def _check_tensors(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> None:

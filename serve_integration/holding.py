@@ -74,9 +74,11 @@ async def _hold_the_same(
     copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
     if len({copy.digest for copy in copies}) > 1:
         # What cannot be pinned was asked at different times, or moved meanwhile: ask everywhere now.
-        theirs = wanted.at(copies[0].revision)
-        settings = settings if theirs != wanted else replace(settings, max_age=0)
-        copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
+        # Or some have it whole and some lean.
+        ours = replace(wanted, lean=False)
+        theirs = ours.at(copies[0].revision)
+        settings = settings if theirs != ours else replace(settings, max_age=0)
+        copies = await _hold_everywhere(here, ours, theirs, settings, holders, leases)
         leases.pop(0).release()
     _check(wanted, [here, *(holder.node for holder in holders)], copies)
     return copies
@@ -86,10 +88,12 @@ def _as_this_node_sees_it(wanted: Reference, settings: Settings) -> Reference:
     """At the revision that this node's daemon would hand out; as it was where that says nothing, or cannot be had."""
     if not wanted.moves:
         return wanted
-    given = {"revision": wanted.revision, "include": wanted.include or settings.include, "exclude": settings.exclude}
+    patterns = {"include": wanted.include or settings.include, "exclude": settings.exclude, "lean": wanted.lean}
     try:
         with Client(settings.socket) as client:
-            body = acquire_body(wanted.uri, **{**DEFAULTS, **given, "max_age": settings.max_age})
+            body = acquire_body(
+                wanted.uri, **{**DEFAULTS, **patterns, "revision": wanted.revision, "max_age": settings.max_age}
+            )
             return wanted.at(client.call("POST", "/v1/plan", body)["revision"])
     except CachedError:  # The acquire that follows says it better, or can do without the source.
         return wanted

@@ -20,13 +20,14 @@ class Reference:
     """A model that the cache can be asked for.
 
     `part` is what follows the place when only some of its files are meant: `:Q4_K_M`, `/folder/file.gguf`.
-    `for_engine`: it is of use only if an engine could load it.
+    `for_engine`: it is of use only if an engine could load it. `lean`: what vLLM does not read may be left out.
     """
 
     uri: str
     revision: str | None = None
     part: str = ""
     for_engine: bool = True
+    lean: bool = False
 
     def __str__(self) -> str:
         name = self.uri + self.part

@@ -51,6 +51,15 @@ def test_patterns_are_part_of_the_key_and_their_order_is_not() -> None:
     assert one.key == two.key != plain.key
 
 
+def test_a_lean_ref_is_another_key_and_comes_back_from_it() -> None:
+    whole = ModelRef.parse("org/name", include=["*.json"])
+    lean = ModelRef.parse("org/name", include=["*.json"], lean=True)
+    assert lean.key != whole.key
+    assert [ModelRef.from_key(ref.key) for ref in (lean, whole)] == [lean, whole]
+    assert lean.whole == whole.whole == whole
+    assert lean.at("v1").lean
+
+
 def test_patterns_select_as_huggingface_hub_reads_them() -> None:
     ref = ModelRef.parse("org/name", include=["*.safetensors", "tokenizer/"], exclude=["*/optimizer*"])
     assert ref.selects("model.safetensors")

@@ -60,6 +60,9 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out files that match; may be repeated.")
 ]
+Lean = Annotated[
+    bool, typer.Option("--lean", help="Leave out what vLLM does not read, as replicas of Ray Serve LLM do.")
+]
 Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="TIME", parser=parse_duration, help="Pin it for so long: 90s, 30m, 2h, 7d."),

@@ -21,6 +21,7 @@ def pull(
     revision: options.Revision = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    lean: options.Lean = False,
     pin: Annotated[bool, typer.Option("--pin", help="Pin it, so that it stays until `cached unpin`.")] = False,
     keep: options.Keep = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network; exit 3 if it is not cached.")] = False,
@@ -38,7 +39,7 @@ def pull(
     needed. Pin it, or let the process that loads it take a lease, to keep it for longer.
     """
     if dry_run:
-        patterns = {"include": include or (), "exclude": exclude or ()}
+        patterns = {"include": include or (), "exclude": exclude or (), "lean": lean}
         options_given = {"revision": revision, **patterns, "offline": offline, "max_age": max_age}
         return show_plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
     with options.connect(socket) as client, display(uri, quiet) as show:
@@ -47,6 +48,7 @@ def pull(
             revision=revision,
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
+            lean=lean,
             progress=show,
             max_age=max_age,
             offline=offline,
@@ -64,15 +66,17 @@ def path(
     revision: options.Revision = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    lean: options.Lean = False,
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
     """Print the directory of a cached model; no network.
 
-    Exit 3 if the node does not hold it. Give the patterns with which it was pulled.
+    Exit 3 if the node does not hold it. Give the patterns, or `--lean`, with which it was pulled.
     """
     with options.connect(socket) as client:
-        ready = client.path(uri, revision=revision, include=tuple(include or ()), exclude=tuple(exclude or ()))
+        patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
+        ready = client.path(uri, revision=revision, lean=lean, **patterns)
     _print_ready(ready, as_json)
     return 0
 

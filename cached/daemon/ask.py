@@ -22,6 +22,11 @@ class Ask:
     require: str | None = None
     mending: bool = False
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What it may be known by, the best first. To mend a model another will not do."""
+        return (self.ref.key, self.ref.whole.key) if self.ref.lean and not self.mending else (self.ref.key,)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -17,7 +17,7 @@ from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate, Standing
 from cached.daemon.places import Places
-from cached.daemon.policy import Loadable, check_loadable, check_weights
+from cached.daemon.policy import Loadable, check_loadable, check_weights, leave_out
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
@@ -36,7 +36,7 @@ from cached.errors import (
     StoreDegraded,
     WorkerLost,
 )
-from cached.model import Listing, ModelRef
+from cached.model import Listing
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
@@ -62,7 +62,7 @@ class Cache:
 
         NotCached when offline, also for what the caller has not proved to be allowed to read.
         """
-        held = self._held(ask.ref)
+        held = self._held(ask)
         if held is not None:
             fresh, standing = self._fresh(held, ask), self._standing(held, ask, caller)
             if (fresh and standing.fresh) or (ask.offline and standing.recent):
@@ -87,11 +87,16 @@ class Cache:
         limit = self.config.max_age if ask.max_age is None else ask.max_age
         return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
 
-    def _held(self, ref: ModelRef) -> Held | None:
-        for disk, known in self.disks.known(ref.key):
-            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot)):
-                return Held(disk, known)
+    def _held(self, ask: Ask) -> Held | None:
+        """What the ref meant when the source was last asked; for a lean one the whole model will do."""
+        for key in ask.keys:
+            for disk, known in self.disks.known(key):
+                if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot)):
+                    return Held(disk, known)
         return None
+
+    async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
+        return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
 
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
@@ -147,7 +152,7 @@ class Cache:
         """Resolve, and fetch what that names unless it is here."""
         fill.phase = "resolving"
         if held is None:
-            listing = await self.workers.resolve(ask.ref, caller.credentials, float(self.config.resolve_timeout))
+            listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         else:
             try:
                 found = await self._look_again(held, ask, caller)
@@ -158,7 +163,7 @@ class Cache:
             listing = found
         self._check(ask, listing)
         if held is not None:
-            if held.known.revision == listing.revision and self._held(ask.ref) is not None:
+            if held.known.revision == listing.revision and self._held(ask) is not None:
                 await self._note_current(held, ask, listing, caller)
                 return self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
@@ -172,7 +177,7 @@ class Cache:
         try:
             async with asyncio.timeout(timeout * 2):
                 if not self._fresh(held, ask) or self._standing(held, ask, caller).fresh:
-                    return await self.workers.resolve(ask.ref, caller.credentials, timeout)
+                    return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
                 await self.workers.prove(probe, caller.credentials, timeout)
         except TimeoutError:
@@ -205,14 +210,14 @@ class Cache:
 
         NotCached when the ask is offline.
         """
-        held = self._held(ask.ref)
+        held = self._held(ask)
         if held is not None:
             standing = self._standing(held, ask, caller)
             if standing.recent if ask.offline else standing.fresh and self._fresh(held, ask):
                 return held
         if ask.offline:
             raise not_cached(ask.ref)
-        listing = await self.workers.resolve(ask.ref, caller.credentials, float(self.config.resolve_timeout))
+        listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         if held is not None and held.known.revision == listing.revision:
             return held
         self._check(ask, listing)

@@ -121,7 +121,7 @@ class Gate:
             return
         now = time.time()
         until = now + TIME_TO_LEASE
-        known = store.index.find(ref.key)
+        known = store.index.find(ref.key) or store.index.find(ref.whole.key)
         if known is not None:
             standing = self.standing(disk, ref, known.access, caller)
             until = max(until, now + standing.ttl - (standing.age or 0.0))

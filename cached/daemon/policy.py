@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Set
 from pathlib import Path
 
@@ -14,6 +15,14 @@ log = logging.getLogger("cached.policy")
 
 # Pickles and Python run code when they are loaded (PyTorch CVE-2025-32434, vLLM CVE-2026-22807).
 RUNS_CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".py")
+_SAFE = ("model.safetensors", "model.safetensors.index.json")
+_IDLE = re.compile(
+    r"(original|metal)/|(.*/)?(onnx|coreml|openvino)/"
+    r"|(.*/)?(flax_model.*\.msgpack|tf_model.*\.h5|rust_model\.ot|.*\.onnx(_data)?|.*\.tflite|.*\.mlmodel)\Z"
+)
+_PICKLED = re.compile(
+    r"pytorch_model(-\d{5}-of-\d{5})?\.bin\Z|pytorch_model\.bin\.index\.json\Z|consolidated(\.\d+)?\.pth\Z"
+)
 _CONFIGS = ("config.json", "params.json")  # Transformers', Mistral's.
 
 
@@ -35,6 +44,21 @@ def check_loadable(ref: ModelRef, paths: Set[str]) -> None:
     if not any(name in paths for name in _CONFIGS) and not any(path.endswith(".gguf") for path in paths):
         raise ModelIncomplete(f"{ref} has no config.json, so no engine could load it; check the URI and the patterns.")
     refuse_absent(ref, absent_numbers(paths), "its shards are numbered, which promises")
+
+
+def leave_out(listing: Listing) -> Listing:
+    """For a lean ref, without what vLLM does not read: other frameworks' weights, `original/` and `metal/` of converted
+    models, and PyTorch's pickles beside the same weights in safetensors."""
+    if not listing.ref.lean:
+        return listing
+    safe = any(entry.path in _SAFE for entry in listing.entries)
+    needed = tuple(entry for entry in listing.entries if not _idle(entry.path, safe))
+    return listing.part(needed) if needed else listing
+
+
+def _idle(path: str, safe: bool) -> bool:
+    """Whether no engine reads it, in a model that has safetensors or has not."""
+    return _IDLE.match(path) is not None or (safe and _PICKLED.match(path) is not None)
 
 
 class Loadable:

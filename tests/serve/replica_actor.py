@@ -27,7 +27,7 @@ def replica_class() -> type:
             context = {"placement_group": ray.util.get_current_placement_group()}
             return CachedModelCallback(None, ctx_kwargs=context)._other_nodes()
 
-        async def load(self, uri: str) -> Any:
+        async def load(self, uri: str, lean: bool = False) -> Any:
             """What is held here, or the kind of an error and its sentence."""
             from cached import CachedError
             from serve_integration.holding import hold
@@ -35,7 +35,7 @@ def replica_class() -> type:
             from serve_integration.settings import Settings
 
             try:
-                return await hold(Reference(uri), Settings(), self.other_nodes(), None)
+                return await hold(Reference(uri, lean=lean), Settings(), self.other_nodes(), None)
             except CachedError as error:
                 return type(error).__name__, error.message
 

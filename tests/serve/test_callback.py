@@ -105,6 +105,35 @@ async def test_the_callback_can_be_pickled_while_the_process_holds_the_lease(
     assert copy.llm_config.get_engine_config().hf_model_id == held[0].path
 
 
+@pytest.mark.parametrize(
+    ("engine", "settings", "lean"),
+    [
+        ({}, {}, True),
+        ({"load_format": "runai_streamer"}, {}, True),
+        ({"load_format": "pt"}, {}, False),
+        ({"load_format": "of_a_plugin"}, {}, False),
+        ({"ignore_patterns": []}, {}, False),
+        ({}, {"include": ["*"]}, False),
+        ({}, {"exclude": ["*.md"]}, False),
+    ],
+)
+async def test_what_vllm_would_not_read_is_left_out_unless_the_user_says_what_to_fetch(
+    make_model: Callable[..., Path],
+    daemon: DaemonProcess,
+    held: list[Any],
+    engine: dict[str, Any],
+    settings: dict[str, Any],
+    lean: bool,
+) -> None:
+    files = {"config.json", "model.safetensors"}
+    idle = {"pytorch_model.bin", "original/consolidated.00.pth"}
+    folder = make_model("both", dict.fromkeys(files | idle, 10))
+    daemon.start(protocols=["file"], file_roots=[str(folder.parent)])
+    await callback(f"file://{folder}", engine=engine, socket=daemon.socket, **settings).on_before_node_init()
+    found = {str(path.relative_to(held[0].path)) for path in Path(held[0].path).rglob("*") if path.is_file()}
+    assert found == (files if lean else files | idle)
+
+
 async def test_a_local_path_is_left_alone_and_needs_no_daemon(tmp_path: Path, held: list[Any]) -> None:
     subject = callback(str(tmp_path), fallback="error", socket=tmp_path / "nobody")
     await subject.on_before_node_init()

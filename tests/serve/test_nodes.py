@@ -196,6 +196,16 @@ def test_a_folder_that_the_nodes_know_in_two_versions_is_asked_for_everywhere(
     assert [digest for digest, _ in leases(near) + leases(far)] == [held.digest] * 2
 
 
+def test_a_model_that_one_node_has_whole_is_whole_on_every_node(
+    replica: Any, near: DaemonProcess, far: DaemonProcess, hub: HubStub
+) -> None:
+    hub.add_commit("org/both", {"config.json": b"{}", "model.safetensors": b"safe", "pytorch_model.bin": b"pickled"})
+    with far.client() as client:
+        whole = client.pull("org/both").digest
+    held = get(replica.load.remote("hf://org/both", lean=True))
+    assert [digest for digest, _ in leases(near) + leases(far)] == [held.digest] * 2 == [whole] * 2
+
+
 def absent(far: DaemonProcess) -> None:
     """Its daemon is not there."""
 

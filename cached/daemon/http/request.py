@@ -31,6 +31,7 @@ class Acquire:
             text(body, "revision") if body.get("revision") is not None else None,
             _patterns(body, "include"),
             _patterns(body, "exclude"),
+            flag(body, "lean"),
         )
         require = text(body, "require") if body.get("require") is not None else None
         if require not in (None, "llm"):
