@@ -7,29 +7,22 @@ behind a directory that is the daemon's alone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import stat
-import struct
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from cached.access import Access
 from cached.errors import StoreDegraded
 from cached.model import Digest
+from cached.store.acl import allow, allowed, mode
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import holders, look
 
 log = logging.getLogger("cached.store")
 
-ACL = "system.posix_acl_access"
-_HEADER, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
-_VERSION = 2
-_OWNER, _USER, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20  # linux/posix_acl.h
-_NOBODY_IN_PARTICULAR = 0xFFFFFFFF
 _READ, _READ_ENTER = 4, 5
 
 
@@ -136,7 +129,7 @@ class Entrants:
             for row in self._index.query("SELECT digest, access FROM snapshot"):
                 snapshot = Digest(row["digest"])
                 if self.everybody(Access.parse(row["access"])):
-                    right = all(_mode(path) == right * 0o111 for path, right in self._paths(snapshot))
+                    right = all(mode(path) == right * 0o111 for path, right in self._paths(snapshot))
                 else:
                     self._keep_inside(snapshot)
                     right = self._is_shut_right(snapshot)
@@ -147,7 +140,7 @@ class Entrants:
 
     def _keep_inside(self, snapshot: Digest) -> None:
         inside = allowed(self._layout.snapshot(snapshot))
-        if _mode(self._layout.snapshot(snapshot)) & 0o001:  # It was open to everybody.
+        if mode(self._layout.snapshot(snapshot)) & 0o001:  # It was open to everybody.
             inside |= self._leasing(snapshot.hex, holders()) or set()
         if inside:
             with self._index.transaction() as db:
@@ -157,54 +150,4 @@ class Entrants:
     def _is_shut_right(self, snapshot: Digest) -> bool:
         rows = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
         uids = {row["uid"] for row in rows}
-        return all(_mode(path) == right * 0o110 and allowed(path) == uids for path, right in self._paths(snapshot))
-
-
-def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
-    """Give `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody with None."""
-    if uids is None:
-        try:
-            os.removexattr(path, ACL)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
-        path.chmod(right * 0o111)
-        return
-    users = [_ENTRY.pack(_USER, right, uid) for uid in uids]
-    if not users:
-        # Nobody but the owner. An ACL is replaced by one that says so, before the mode could mean its old mask.
-        users = [_ENTRY.pack(_USER, 0, 0)]
-    entries = [
-        _ENTRY.pack(_OWNER, right, _NOBODY_IN_PARTICULAR),
-        *users,
-        _ENTRY.pack(_GROUP, 0, _NOBODY_IN_PARTICULAR),
-        _ENTRY.pack(_MASK, right, _NOBODY_IN_PARTICULAR),
-        _ENTRY.pack(_OTHER, 0, _NOBODY_IN_PARTICULAR),
-    ]
-    try:
-        os.setxattr(path, ACL, _HEADER.pack(_VERSION) + b"".join(entries))
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        path.chmod(right * 0o100)  # Shut rather than open.
-        raise StoreDegraded(
-            f"The file system of {path.parent} has no POSIX ACLs, so nobody can be let into models that are not open "
-            "to everybody: mount it with them, or set access = 'node'."
-        ) from None
-
-
-def allowed(path: Path) -> set[int]:
-    """The users that its ACL names with a right."""
-    try:
-        raw = os.getxattr(path, ACL)
-    except OSError:
-        return set()
-    entries = _ENTRY.iter_unpack(raw[_HEADER.size :])
-    return {who for tag, right, who in entries if tag == _USER and right}
-
-
-def _mode(path: Path) -> int:
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except OSError:
-        return -1
+        return all(mode(path) == right * 0o110 and allowed(path) == uids for path, right in self._paths(snapshot))

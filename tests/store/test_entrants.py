@@ -12,8 +12,7 @@ import pytest
 from cached.access import Access
 from cached.errors import StoreDegraded
 from cached.model import Digest
-from cached.store import entrants
-from cached.store.entrants import allow, allowed
+from cached.store.acl import ACL, allow, allowed
 from cached.store.store import Store
 
 from .harm import MODEL, OpenStore
@@ -44,7 +43,7 @@ def test_an_acl_names_its_users_and_nobody_else(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o440  # The group's bits are the mask; nobody else has a right.
     allow(file, 4, None)
     assert allowed(file) == set() and stat.S_IMODE(file.stat().st_mode) == 0o444
-    assert entrants.ACL not in os.listxattr(file)
+    assert ACL not in os.listxattr(file)
 
 
 def test_an_open_snapshot_is_everybodys_and_a_closed_one_its_entrants(open_store: OpenStore) -> None:

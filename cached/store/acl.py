@@ -1,0 +1,75 @@
+"""POSIX ACLs of files and directories, as bytes of an extended attribute: no library is needed for so few."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from cached.errors import StoreDegraded
+
+ACL = "system.posix_acl_access"
+_HEADER, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_VERSION = 2
+_OWNER, _USER, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20  # linux/posix_acl.h
+_NOBODY_IN_PARTICULAR = 0xFFFFFFFF
+
+
+def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
+    """Give `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody with None.
+
+    On an error nothing has changed, but that it is the owner's alone where there are no ACLs: StoreDegraded.
+    """
+    if uids is None:
+        try:
+            os.removexattr(path, ACL)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+        path.chmod(right * 0o111)
+        return
+    users = [_ENTRY.pack(_USER, right, uid) for uid in uids]
+    if not users:
+        # Nobody but the owner. An ACL is replaced by one that says so, before the mode could mean its old mask.
+        users = [_ENTRY.pack(_USER, 0, 0)]
+    entries = [
+        _ENTRY.pack(_OWNER, right, _NOBODY_IN_PARTICULAR),
+        *users,
+        _ENTRY.pack(_GROUP, 0, _NOBODY_IN_PARTICULAR),
+        _ENTRY.pack(_MASK, right, _NOBODY_IN_PARTICULAR),
+        _ENTRY.pack(_OTHER, 0, _NOBODY_IN_PARTICULAR),
+    ]
+    try:
+        os.setxattr(path, ACL, _HEADER.pack(_VERSION) + b"".join(entries))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        path.chmod(right * 0o100)  # Shut rather than open.
+        raise StoreDegraded(
+            f"The file system of {path.parent} has no POSIX ACLs, so nobody can be let into models that are not open "
+            "to everybody: mount it with them, or set access = 'node'."
+        ) from None
+
+
+def allowed(path: Path) -> set[int]:
+    """The users that its ACL names with a right."""
+    entries = _ENTRY.iter_unpack((_raw(path) or bytes(_HEADER.size))[_HEADER.size :])
+    return {who for tag, right, who in entries if tag == _USER and right}
+
+
+def mode(path: Path) -> int:
+    """Its permissions; -1 when it is not there."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return -1
+
+
+def _raw(path: Path) -> bytes | None:
+    try:
+        return os.getxattr(path, ACL)
+    except OSError:
+        return None
