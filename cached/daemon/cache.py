@@ -62,7 +62,7 @@ class Cache:
 
         NotCached when offline, also for what the caller has not proved to be allowed to read.
         """
-        held = self._held(ask)
+        held = self._held(ask, caller)
         if held is not None:
             fresh, standing = self._fresh(held, ask), self._standing(held, ask, caller)
             if (fresh and standing.fresh) or (ask.offline and standing.recent):
@@ -87,13 +87,22 @@ class Cache:
         limit = self.config.max_age if ask.max_age is None else ask.max_age
         return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
 
-    def _held(self, ask: Ask) -> Held | None:
-        """What the ref meant when the source was last asked; for a lean one the whole model will do."""
-        for key in ask.keys:
-            for disk, known in self.disks.known(key):
-                if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot)):
-                    return Held(disk, known)
-        return None
+    def _held(self, ask: Ask, caller: Caller) -> Held | None:
+        """What the ref meant when the source was last asked; best what the caller may have without asking again."""
+        found = [
+            Held(disk, known)
+            for key in ask.keys
+            for disk, known in self.disks.known(key)
+            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot))
+        ]
+        if len(found) < 2:
+            return found[0] if found else None
+
+        def rank(held: Held) -> tuple[bool, bool, float]:
+            standing = self._standing(held, ask, caller)
+            return standing.fresh and self._fresh(held, ask), standing.recent, held.known.checked_at
+
+        return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
         return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
@@ -163,7 +172,7 @@ class Cache:
             listing = found
         self._check(ask, listing)
         if held is not None:
-            if held.known.revision == listing.revision and self._held(ask) is not None:
+            if held.known.revision == listing.revision and self._held(ask, caller) is not None:
                 await self._note_current(held, ask, listing, caller)
                 return self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
@@ -210,7 +219,7 @@ class Cache:
 
         NotCached when the ask is offline.
         """
-        held = self._held(ask)
+        held = self._held(ask, caller)
         if held is not None:
             standing = self._standing(held, ask, caller)
             if standing.recent if ask.offline else standing.fresh and self._fresh(held, ask):

@@ -208,10 +208,10 @@ class Index(IndexFile):
     # Removal.
 
     def evicting(self, snapshot: Digest, even_pinned: bool = False) -> bool:
-        """READY → EVICTING, unless it is pinned or already going."""
+        """→ EVICTING, unless it is pinned; also again, when an earlier removal failed. False when it is not here."""
         with self.transaction() as db:
             changed = db.execute(
-                "UPDATE snapshot SET state = 'evicting' WHERE digest = ? AND state <> 'evicting' AND (? OR NOT EXISTS "
+                "UPDATE snapshot SET state = 'evicting' WHERE digest = ? AND (? OR NOT EXISTS "
                 "(SELECT 1 FROM pin WHERE snapshot = digest AND (until IS NULL OR until > ?))) RETURNING digest",
                 (snapshot.hex, even_pinned, time.time()),
             ).fetchall()

@@ -13,8 +13,9 @@ from pathlib import Path
 from cached.access import Access
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
-from cached.model import Digest, Manifest
+from cached.model import Digest, Entry, Manifest
 from cached.store import checkup
+from cached.store.arrived import take_arrived
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup
 from cached.store.entrants import Entrants
@@ -147,6 +148,15 @@ class Store:
                 if checkup.identity(path) == found.seen:
                     self.blobs.quarantine(verified.digest, verified.size, None, ())
 
+    def take_arrived(self, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
+        """Of wanted files (by key: the entry and its identity) those that others have brought since they were looked
+        for: every fill that wants one holds it, and what had landed of it under that key is gone."""
+        with self._publishing:
+            found = take_arrived(self.index, self.blobs, wants)
+            for key in found:
+                self.blobs.discard_part(key)
+        return found
+
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
         """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
         with self._publishing:
@@ -191,11 +201,13 @@ class Store:
             ) from error
 
     def evict(self, digest: Digest, why: str, even_pinned: bool = False) -> bool:
-        """Remove a snapshot and the blobs that only it had. False when it is leased, pinned or already going."""
+        """Remove a snapshot and the blobs that only it had. False when it is leased, pinned or gone."""
         with exclusive(self.snapshots.lock(digest)) as free:
-            if not free or not self.index.evicting(digest, even_pinned):
+            if not free:
                 return False
-            with self._publishing:
+            with self._publishing:  # From the choice on: else one that is committed, or pinned, meanwhile would go.
+                if not self.index.evicting(digest, even_pinned):
+                    return False
                 self.index.forget(digest, "evicted", why)
                 doomed = [self.snapshots.remove(digest)]
                 doomed += self._drop_orphans()

@@ -50,6 +50,12 @@ def test_of_a_sharded_model_in_both_formats_the_pickled_shards_and_their_index_a
     assert left_of(*safe, "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json") == safe
 
 
+def test_the_file_that_access_is_proved_on_stays_so_that_it_is_the_same_for_the_whole_model() -> None:
+    assert left_of("config.json", "model.safetensors", "original/_") == {"config.json", "model.safetensors"}
+    assert left_of("z.json", "model.safetensors", "original/_") == {"z.json", "model.safetensors"}
+    assert left_of("z.json", "zz.safetensors", "original/_") == {"original/_", "z.json", "zz.safetensors"}
+
+
 @pytest.mark.parametrize(
     "paths",
     [
@@ -117,6 +123,17 @@ def test_where_the_model_is_here_whole_it_does_for_a_lean_one_without_the_networ
         assert hub.requests == []
         again = client.pull("org/name", lean=True)
         assert (again.path, again.hit) == (whole.path, True)
+
+
+def test_of_a_lean_model_and_the_whole_one_that_is_handed_out_which_is_newer(
+    daemon: DaemonProcess, hub: HubStub
+) -> None:
+    daemon.start(hub_endpoint=hub.endpoint, max_age="1h")
+    with daemon.client() as client:
+        client.pull("org/name", lean=True)
+        newer = hub.add_commit("org/name", {"model.safetensors": b"newer"})
+        client.pull("org/name", max_age=0)
+        assert client.path("org/name", lean=True).revision == newer
 
 
 def test_a_damaged_lean_model_is_mended_as_it_was(node: DaemonProcess, hub: HubStub) -> None:

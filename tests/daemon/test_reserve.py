@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,6 +147,29 @@ async def test_a_damaged_file_that_a_snapshot_still_has_goes_on_counting(make: M
     with pytest.raises(AllHeld):
         await room.reserve(model("other", w=70))
     assert store.usage().quarantined == 60 * KB
+
+
+async def test_a_caller_that_leaves_while_room_is_reserved_leaves_nothing_reserved(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = make(100)
+    index, begin = store_of(room).index, store_of(room).index.begin
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(*args: Any) -> int | None:
+        begun.set()
+        go_on.wait(30)
+        return begin(*args)
+
+    monkeypatch.setattr(index, "begin", slowly)
+    reserving = asyncio.create_task(room.reserve(model("m", w=90)))
+    await asyncio.to_thread(begun.wait, 30)
+    reserving.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reserving
+    assert store_of(room).usage().reserved == 0
+    assert index.query("SELECT * FROM fill") == []
 
 
 async def test_a_budget_counts_what_fills_have_and_what_is_shared_once(make: Make) -> None:

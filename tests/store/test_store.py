@@ -3,17 +3,20 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cached.config import Config
-from cached.errors import StoreDegraded
+from cached.daemon.space.evict import Evictor, Wish
+from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.checkup import check
 from cached.store.leases import held, holders
 from cached.store.store import Store
+from tests.waiting import until
 
 from .harm import aside
 from .stored import add, files, key
@@ -71,6 +74,38 @@ def test_a_pinned_snapshot_is_not_evicted_and_an_expired_pin_holds_nothing(open_
     assert not store.evict(manifest.digest, "test")
     store.index.pin(manifest.digest, 1.0, 0)
     assert store.evict(manifest.digest, "test")
+
+
+def test_a_snapshot_that_is_pinned_while_its_removal_waits_stays(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    gone: list[bool] = []
+    remover = threading.Thread(target=lambda: gone.append(store.evict(manifest.digest, "test")))
+    with store._publishing:  # As a commit has it.
+        remover.start()
+        until(lambda: held(store.snapshots.lock(manifest.digest)))
+        add(store, "m", {"w": b"weights"})
+        store.index.pin(manifest.digest, None, 0)
+    remover.join()
+    assert gone == [False]
+    assert store.index.find(key("m")) is not None
+    assert (store.snapshots.path(manifest.digest) / "w").read_bytes() == b"weights"
+
+
+def test_a_removal_that_failed_can_be_tried_again(
+    open_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+
+    def full(snapshot: Digest, what: str, why: str) -> None:
+        raise NoSpace("The disk filled up while the index was written.")
+
+    with monkeypatch.context() as patch, pytest.raises(NoSpace):
+        patch.setattr(store.index, "forget", full)
+        store.evict(manifest.digest, "test")
+    assert Evictor(store, 0, ()).free(1, Wish("test")).victims
+    assert files(store) == []
 
 
 def test_a_lost_index_is_rebuilt_from_the_disk(open_store: Callable[[], Store]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -75,6 +76,17 @@ class Disk:
         except StoreDegraded as error:
             self.heard(error)
             return None
+
+    async def begin(self, source: str, wants: dict[str, int], holds: set[Digest], capacity: int) -> int | None:
+        """`Index.begin`; a caller that is cancelled meanwhile leaves no fill behind."""
+        begun = asyncio.ensure_future(self.do(self.store.index.begin, source, wants, holds, capacity))
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            await asyncio.wait([begun])
+            if begun.exception() is None and (fill := begun.result()) is not None:
+                await self.abandon(fill)
+            raise
 
     async def abandon(self, fill: int) -> None:
         """A fill has ended without a snapshot."""

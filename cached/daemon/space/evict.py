@@ -126,7 +126,7 @@ class Evictor:
             row["snapshot"] for row in index.query("SELECT snapshot FROM pin WHERE until IS NULL OR until > ?", (now,))
         }
         found: list[Candidate] = []
-        for row in index.query("SELECT digest, source, used_at, created_at FROM snapshot WHERE state <> 'evicting'"):
+        for row in index.query("SELECT digest, source, used_at, created_at FROM snapshot"):
             if budget is not None and not self._under(budget, row["source"]):
                 continue
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))

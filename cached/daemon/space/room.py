@@ -108,7 +108,7 @@ class Room:
                 await self._keep_budget(budget, needs)
             missing = {key: entry.size for key, entry in needs.wants.items()}
             try:
-                fill = await self._disk.do(store.index.begin, ref, missing, set(needs.digests.values()), usage.limit)
+                fill = await self._disk.begin(ref, missing, set(needs.digests.values()), usage.limit)
             except LookupError:  # A blob that we counted on was evicted meanwhile: look again.
                 continue
             if fill is not None:

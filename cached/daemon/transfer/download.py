@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from cached.access import Credentials
 from cached.model import Digest, Entry
 
 
 @dataclass(eq=False, slots=True)
 class Download:
-    """One large blob on its way, or several small ones together, and how many wait. `done`, `fetched` in bytes."""
+    """One large blob on its way, or several small ones together, and how many wait. `done`, `fetched` in bytes.
+
+    `credentials`: of whoever started it; others may join.
+    """
 
     wants: dict[str, Entry]
     origin: str
+    credentials: Credentials
     task: asyncio.Task[dict[str, Digest]] | None = None
     done: int = 0
     fetched: int = 0

@@ -16,9 +16,16 @@ from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
 from cached.daemon.transfer.workers import Workers
-from cached.errors import CachedError, CorruptBlob, SourceChanged, SourceUnavailable, WorkerLost
+from cached.errors import (
+    CachedError,
+    CorruptBlob,
+    NotFound,
+    SourceChanged,
+    SourceDenied,
+    SourceUnavailable,
+    WorkerLost,
+)
 from cached.model import Digest, Entry
-from cached.store.arrived import take_arrived
 from cached.store.ingest import Verified
 from cached.store.store import Arrival
 from cached.worker.messages import Into, Remote
@@ -93,7 +100,10 @@ class Fetcher:
         step = min(BUNDLE, max(1, len(small) // (2 * self._config.connections)))
         bundles = [[key] for key in new if new[key].size > SMALL]
         bundles += [small[start : start + step] for start in range(0, len(small), step)]
-        return [*joined.values(), *(Download({key: new[key] for key in keys}, remote.origin) for keys in bundles)]
+        return [
+            *joined.values(),
+            *(Download({key: new[key] for key in keys}, remote.origin, remote.credentials) for keys in bundles),
+        ]
 
     async def _wait(
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
@@ -116,12 +126,17 @@ class Fetcher:
             batch.ended_bytes += sum(wanted[key].size for key in ours)
             batch.ended_files += len(ours)
             return digests
+        except (SourceDenied, NotFound):
+            if download.credentials == remote.credentials:
+                raise
+            await asyncio.sleep(0)  # Its end is noted by then, and it cannot be joined again.
         finally:
             batch.running.pop(download, None)
             download.waiters -= 1
             if download.waiters == 0 and not download.task.done():
                 download.task.cancel()
                 await asyncio.wait([download.task])
+        return await self._wait_again(download, remote, batch, wanted)  # With the credentials of this caller.
 
     async def _wait_again(
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
@@ -160,7 +175,7 @@ class Fetcher:
     def _arrived(self, download: Download, remote: Remote) -> dict[str, Digest]:
         """What somebody else's download has brought since it was planned."""
         wants = {key: (entry, remote.listing.identity(entry)) for key, entry in download.wants.items()}
-        return take_arrived(self._disk.store.index, self._disk.store.blobs, wants)
+        return self._disk.store.take_arrived(wants)
 
     async def _again(self, download: Download, call: Callable[[], Awaitable[None]]) -> None:
         """As often as the settings allow when the worker dies, maybe of somebody else's file; then the error."""

@@ -50,12 +50,12 @@ class Streams:
         try:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
-            work.parts.clear()
+            work.give_up()
             if work.active:
                 await asyncio.wait([ended])
             raise
         finally:
-            work.parts.clear()
+            work.give_up()
             self._ended.pop(work, None)
 
     def paused(self, origin: str) -> bool:
@@ -99,8 +99,8 @@ class Streams:
             self._put_back(origin, work, part, error)
 
     def _put_back(self, origin: _Origin, work: Work, part: Part, error: CachedError) -> None:
-        if work not in self._ended:
-            return  # Nobody waits for it any more.
+        if work.given_up:
+            return
         now, pause = time.monotonic(), _pause(part.tries, error)
         if isinstance(error, SourceUnavailable) and error.retry_after is not None:
             origin.pace.throttled(pause, now)
@@ -116,7 +116,7 @@ class Streams:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         ended = self._ended.get(work)
         if error is not None:
-            work.parts.clear()
+            work.give_up()
             self._failed.setdefault(work, error)
         origin.turns.ended(work)
         if not work.parts and not work.active:

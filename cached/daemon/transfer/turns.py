@@ -25,6 +25,12 @@ class Work:
     parts: list[Part]
     active: int = 0
     resume_at: float = 0.0  # Not before, after a failed try.
+    given_up: bool = False
+
+    def give_up(self) -> None:
+        """Nothing more of it is read, and what fails now is not tried again."""
+        self.given_up = True
+        self.parts.clear()
 
 
 @dataclass(slots=True)
