@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cached import CachedError, Client
 from serve_integration.acquiring import Reporter, log
 from serve_integration.nodes import node_name, on_node
-from serve_integration.reference import Reference, reference
+from serve_integration.reference import Reference, files_reference
 from serve_integration.settings import Settings
 
 # The kernel copies by itself where both files are its own to copy: not across every pair of file systems.
@@ -46,14 +46,14 @@ class ExtraFiles:
 
 def extra_files(mirror: Any) -> tuple[ExtraFiles, ...]:
     """Those of a CloudMirrorConfig, or of None, that the cache can be asked for."""
-    pairs = [(reference("", extra.bucket_uri), extra) for extra in getattr(mirror, "extra_files", None) or ()]
+    pairs = [(files_reference(extra.bucket_uri), extra) for extra in getattr(mirror, "extra_files", None) or ()]
     return tuple(ExtraFiles(wanted, extra.destination_path) for wanted, extra in pairs if wanted is not None)
 
 
 def without_extra_files(mirror: Any) -> Any:
     """The CloudMirrorConfig with those alone that `extra_files` leaves out: Ray is to fetch them."""
     return mirror.model_copy(
-        update={"extra_files": [extra for extra in mirror.extra_files if reference("", extra.bucket_uri) is None]}
+        update={"extra_files": [extra for extra in mirror.extra_files if files_reference(extra.bucket_uri) is None]}
     )
 
 

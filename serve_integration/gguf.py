@@ -15,17 +15,21 @@ _NUMBERED = re.compile(r"-\d{5}-of-(\d{5}\.gguf)\Z")  # One shard of several; an
 
 
 def gguf_parts(text: str) -> tuple[str, str]:
-    """The place and the part of it that is meant, as in `org/name:Q4_K_M`, `org/name/folder/file.gguf` and the same
-    below a scheme; an empty part when the whole place is."""
+    """The place and the part of it that is meant; an empty part when the whole place is.
+
+    `org/name:Q4_K_M` and `org/name/folder/file.gguf` of the Hub; of a bucket only `…/file.gguf`, for a colon may be in
+    the name of any of its folders.
+    """
     scheme, separator, place = text.rpartition("://")
     prefix = scheme + separator
+    on_hub = scheme in ("", "hf")
     if place.lower().endswith(".gguf"):
         folders = place.split("/")
-        depth = 2 if scheme in ("", "hf") else len(folders) - 1  # A Hub repository is `org/name`.
+        depth = 2 if on_hub else len(folders) - 1  # A Hub repository is `org/name`.
         if not 1 <= depth < len(folders):
             return text, ""
         return prefix + "/".join(folders[:depth]), "/" + "/".join(folders[depth:])
-    match = _QUANTISATION.match(place)
+    match = _QUANTISATION.match(place) if on_hub else None
     return (prefix + match["place"], match["part"]) if match else (text, "")
 
 

@@ -57,8 +57,7 @@ def reference(model_id: str, source: Any, revision: str | None = None) -> Refere
     `source` is None, a text, or Ray's CloudMirrorConfig as an object or a mapping. `revision` is the engine's own
     setting; it means something for Hub repositories only, as it does to Ray.
     """
-    # Ray's users choose between two of its clients by writing pyarrow-s3:// or s3://; to the cache they are one place.
-    text = (_place(source) or model_id).removeprefix("pyarrow-")
+    text = _without_client(_place(source) or model_id)
     if text.startswith(("/", ".", "~")) or os.path.isdir(text):
         return None
     text, part = gguf_parts(text)
@@ -68,6 +67,17 @@ def reference(model_id: str, source: Any, revision: str | None = None) -> Refere
     if not _HUB.match(text) or text.lower().endswith(".gguf"):
         return None
     return Reference(f"hf://{text}", revision, part)
+
+
+def files_reference(uri: str) -> Reference | None:
+    """The folder or the one object that a URI names, whatever the name looks like; None for what is no URI."""
+    text = _without_client(uri)
+    return Reference(text, for_engine=False) if "://" in text else None
+
+
+def _without_client(text: str) -> str:
+    """Ray's users choose between two of its clients with pyarrow-s3:// and s3://; to the cache they are one place."""
+    return text.removeprefix("pyarrow-")
 
 
 def _place(source: Any) -> str | None:

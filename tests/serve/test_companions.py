@@ -148,11 +148,12 @@ async def test_without_a_daemon_the_engine_loads_companions_by_the_names_that_it
         ("org/name/file.gguf", "hf://org/name", "/file.gguf"),
         ("org/name/deep/file.gguf", "hf://org/name", "/deep/file.gguf"),
         ("s3://bucket/prefix/file.gguf", "s3://bucket/prefix", "/file.gguf"),
-        ("s3://bucket/prefix:Q8_0", "s3://bucket/prefix", ":Q8_0"),
+        ("s3://bucket/models/chat:v2", "s3://bucket/models/chat:v2", ""),
+        ("s3://bucket/models/chat:v2/file.gguf", "s3://bucket/models/chat:v2", "/file.gguf"),
         ("https://host:8080/prefix", "https://host:8080/prefix", ""),
     ],
 )
-def test_a_gguf_name_is_a_part_of_a_place(text: str, uri: str, part: str) -> None:
+def test_a_gguf_name_is_a_part_of_a_place_and_a_colon_in_a_buckets_key_is_none(text: str, uri: str, part: str) -> None:
     assert reference("chat", text) == Reference(uri, part=part)
 
 
@@ -210,7 +211,7 @@ async def test_nothing_that_an_engine_may_read_is_left_out(
     files = [
         *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.jinja"),
         *("modeling_own.py", "configuration_own.py", "audio/config.json", "tokenizer/tokenizer.model", "notes.txt"),
-        *("original/params.json", "additional_chat_templates/rag.jinja", "adapters/first/adapter_config.json"),
+        *("additional_chat_templates/rag.jinja", "adapters/first/adapter_config.json"),
     ]
     hub.add_commit("org/whole", {**MODEL, **{name: name.encode() for name in files}})
     subject = callback("org/whole", engine={"trust_remote_code": True}, socket=daemon.socket)

@@ -202,6 +202,17 @@ async def test_one_object_becomes_the_destination_or_goes_into_the_folder(
     assert contents(tmp_path / "target") == {file: TEMPLATES["chat.jinja"]}
 
 
+@pytest.mark.parametrize("key", ["draft.gguf", "quants/draft.gguf", "quants/chat:v2"])
+async def test_extra_files_are_what_their_uri_names_whatever_the_name_looks_like(
+    bucket: RcloneS3, daemon: DaemonProcess, at_s3: CountingProxy, held: list[Any], tmp_path: Path, key: str
+) -> None:
+    bucket.put("quants", key, b"wanted")
+    bucket.put("quants", "other.gguf", b"not wanted")
+    bucket.put("quants", "quants/chat/other", b"not wanted")
+    await start(mirror(tmp_path / "there" / "file", f"s3://quants/{key}"), socket=daemon.socket, fallback="error")
+    assert contents(tmp_path / "there") == {"file": b"wanted"}
+
+
 async def test_what_lies_at_a_destination_is_the_users_own_and_what_is_right_is_left_alone(
     daemon: DaemonProcess, at_s3: CountingProxy, held: list[Any], tmp_path: Path
 ) -> None:
