@@ -117,10 +117,13 @@ class Gate:
         StoreDegraded when that cannot be written, on a root without ACLs or one that has become read-only.
         """
         store, uid = disk.store, caller.uid
-        if uid is None or uid == os.geteuid() or store.entrants.everybody(store.index.access(snapshot)):
+        if uid is None or uid == os.geteuid():
             return
         now = time.time()
         until = now + TIME_TO_LEASE
+        store.entrants.told(snapshot, uid, until)
+        if store.entrants.everybody(store.index.access(snapshot)):
+            return
         known = store.index.find(ref.key) or store.index.find(ref.whole.key)
         if known is not None:
             standing = self.standing(disk, ref, known.access, caller)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -35,6 +36,9 @@ class Entrants:
         self._open_kinds = {"open", "own"} if own_open else {"open"}
         self._enforced = enforced
         self._lock = threading.Lock()
+        self._left_open: set[Digest] = set()  # To be shut when it can be told who leases them.
+        self._told: dict[tuple[Digest, int], float] = {}  # Until when who was given the path can use it.
+        self._telling = threading.Lock()  # Of its own: a hit does not wait for the disk.
 
     def everybody(self, access: Access) -> bool:
         """Whether the directory of such a snapshot is open to all users of the node."""
@@ -51,6 +55,12 @@ class Entrants:
                 )
             self._apply(snapshot)
 
+    def told(self, snapshot: Digest, uid: int, until: float) -> None:
+        """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open
+        to everybody close meanwhile. To be called before it is looked whether it is open. For hits."""
+        with self._telling:
+            self._told[snapshot, uid] = until
+
     def until(self, snapshot: Digest, uid: int) -> float:
         """Until when (seconds since the epoch) the user is let in; 0 when it is not. For hits."""
         rows = self._index.hits.query("SELECT until FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
@@ -62,16 +72,20 @@ class Entrants:
             db.execute("UPDATE entrant SET until = 0 WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
 
     def sweep(self, now: float) -> int:
-        """Shut out whoever's time is over and who leases nothing there; how many."""
+        """Shut out whoever's time is over and who leases nothing there; how many. What had to be left open is tried
+        again."""
+        with self._telling:
+            self._told = {who: until for who, until in self._told.items() if until >= now}
+        for snapshot in sorted(self._left_open, key=str):
+            self.apply(snapshot)
+        gone = 0
         rows = self._index.query("SELECT snapshot, uid FROM entrant WHERE until < ? ORDER BY snapshot", (now,))
-        if not rows:
-            return 0
-        locks, gone = holders(), 0
-        for snapshot in sorted({row["snapshot"] for row in rows}):
-            over = {row["uid"] for row in rows if row["snapshot"] == snapshot}
-            staying = self._leasing(snapshot, locks)
+        locks = holders() if rows else {}
+        for name in sorted({row["snapshot"] for row in rows}):
+            over = {row["uid"] for row in rows if row["snapshot"] == name}
+            staying = self._leasing(name, locks)
             if staying is not None and (leaving := over - staying):
-                gone += self._leave(Digest(snapshot), leaving, now)
+                gone += self._leave(Digest(name), leaving, now)
         return gone
 
     def _leave(self, snapshot: Digest, uids: Collection[int], now: float) -> int:
@@ -99,21 +113,49 @@ class Entrants:
         return None if not uids or -1 in uids else uids
 
     def apply(self, snapshot: Digest) -> None:
-        """Make directory and manifest what the index says."""
+        """Make directory and manifest what the index says. When that shuts what was open to everybody, who leases it
+        stays inside; while it cannot be told who does, it is left open, and a later sweep shuts it."""
         with self._lock:
             self._apply(snapshot)
 
     def _apply(self, snapshot: Digest) -> None:
-        rows = self._index.query("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,))
-        if not rows:
-            return
         uids = None
-        if not self.everybody(Access.parse(rows[0]["access"])):
-            entrants = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
-            uids = sorted(row["uid"] for row in entrants)
+        with self._index.transaction() as db:
+            rows = db.execute("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchall()
+            if not rows:
+                self._left_open.discard(snapshot)
+                return
+            if not self.everybody(Access.parse(rows[0]["access"])):
+                if not self._keep_inside(db, snapshot):
+                    self._leave_open(snapshot)
+                    return
+                entrants = db.execute("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,)).fetchall()
+                uids = sorted(row["uid"] for row in entrants)
+        self._left_open.discard(snapshot)
         with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
             for path, right in self._paths(snapshot):
                 allow(path, right, uids)
+
+    def _keep_inside(self, db: sqlite3.Connection, snapshot: Digest) -> bool:
+        """If it was open to everybody: who leases it, or was told of it just now, may enter until a sweep finds
+        otherwise. False when it cannot be told who leases it."""
+        if not mode(self._layout.snapshot(snapshot)) & 0o001:
+            return True
+        leasing = self._leasing(snapshot.hex, holders())
+        if leasing is None:
+            return False
+        with self._telling:
+            told = [(uid, until) for (which, uid), until in self._told.items() if which == snapshot]
+        db.executemany(
+            "INSERT INTO entrant VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
+            [(snapshot.hex, uid, until) for uid, until in [*((uid, 0.0) for uid in leasing), *told]],
+        )
+        return True
+
+    def _leave_open(self, snapshot: Digest) -> None:
+        if snapshot not in self._left_open:
+            self._left_open.add(snapshot)
+            log.info("access.left_open", extra={"snapshot": snapshot.hex})
 
     def _paths(self, snapshot: Digest) -> tuple[tuple[Path, int], tuple[Path, int]]:
         """The lock file last: who may open it may enter."""
@@ -131,18 +173,15 @@ class Entrants:
                 if self.everybody(Access.parse(row["access"])):
                     right = all(mode(path) == right * 0o111 for path, right in self._paths(snapshot))
                 else:
-                    self._keep_inside(snapshot)
+                    self._keep_allowed(snapshot)
                     right = self._is_shut_right(snapshot)
                 if not right:
                     self.apply(snapshot)
                     changed += 1
         return changed
 
-    def _keep_inside(self, snapshot: Digest) -> None:
-        inside = allowed(self._layout.snapshot(snapshot))
-        if mode(self._layout.snapshot(snapshot)) & 0o001:  # It was open to everybody.
-            inside |= self._leasing(snapshot.hex, holders()) or set()
-        if inside:
+    def _keep_allowed(self, snapshot: Digest) -> None:
+        if inside := allowed(self._layout.snapshot(snapshot)):
             with self._index.transaction() as db:
                 rows = [(snapshot.hex, uid) for uid in inside]
                 db.executemany("INSERT OR IGNORE INTO entrant VALUES (?, ?, 0)", rows)

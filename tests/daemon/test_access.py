@@ -204,6 +204,21 @@ def test_the_daemons_own_token_serves_those_whom_the_config_names(start: Start, 
     assert other.can_read(path)
 
 
+def test_a_model_that_closes_keeps_who_leases_it_or_was_told_its_path_just_now(start: Start, hub: HubStub) -> None:
+    daemon = start()
+    daemon.environment["HF_TOKEN"] = "hf_of_daemon"
+    start(own_credentials_for=["*"], proof_ttl=0)
+    holder, told, stranger = (someone(daemon, uid) for uid in (4001, 4002, 4003))
+    with holder.holding(GATED) as lease:
+        assert stranger.can_read(lease.path)
+        assert told.acquire(GATED).path == lease.path
+        hub.gate("org/gated", RIGHT)
+        with pytest.raises(SourceDenied):
+            stranger.acquire(GATED)
+        assert not stranger.can_read(lease.path)
+        assert holder.can_read(lease.path) and told.can_read(lease.path)
+
+
 def test_a_second_source_of_the_same_bytes_opens_them_only_to_whom_it_lets_in(start: Start, hub: HubStub) -> None:
     hub.add_commit("org/mirror", {**FILES, "name": GATED.encode()}, keep=False)
     hub.gate("org/mirror", WRONG)

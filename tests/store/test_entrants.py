@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,23 @@ def modes(store: Store, snapshot: Digest) -> list[int]:
 
 def inside(store: Store, snapshot: Digest) -> list[set[int]]:
     return [allowed(store.snapshots.path(snapshot)), allowed(store.snapshots.lock(snapshot))]
+
+
+@contextlib.contextmanager
+def leased(store: Store, snapshot: Digest, by_the_dead: bool = False) -> Iterator[None]:
+    """By this process; `by_the_dead`: taken by one that has ended, and handed on, so that it cannot be told by whom."""
+    lease = os.open(store.snapshots.lock(snapshot), os.O_RDONLY)
+    try:
+        if not by_the_dead:
+            fcntl.flock(lease, fcntl.LOCK_SH)
+        elif pid := os.fork():
+            os.waitpid(pid, 0)
+        else:
+            fcntl.flock(lease, fcntl.LOCK_SH)
+            os._exit(0)
+        yield
+    finally:
+        os.close(lease)
 
 
 def test_an_acl_names_its_users_and_nobody_else(tmp_path: Path) -> None:
@@ -78,21 +98,55 @@ def test_what_the_daemons_own_credentials_opened_stays_so_until_they_do_no_more(
     assert store.index.find(key("m")).access == CALLER  # type: ignore[union-attr]
 
 
+def test_who_leases_an_open_snapshot_stays_inside_when_it_closes(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    with leased(store, snapshot):
+        close(store, snapshot)
+        assert modes(store, snapshot) == [0o550, 0o440] and inside(store, snapshot) == [{os.getuid()}] * 2
+        assert store.entrants.sweep(4e9) == 0 and inside(store, snapshot) == [{os.getuid()}] * 2
+    assert store.entrants.sweep(4e9) == 1 and inside(store, snapshot) == [set(), set()]
+
+
+def test_who_was_told_the_path_of_an_open_snapshot_can_use_it_for_its_time_when_it_closes(
+    open_store: OpenStore,
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    for uid, until in ((7, 300.0), (8, 100.0)):
+        store.entrants.told(snapshot, uid, until)
+    store.entrants.sweep(200.0)
+    close(store, snapshot)
+    assert inside(store, snapshot) == [{7}, {7}]
+    assert store.entrants.sweep(200.0) == 0 and store.entrants.sweep(400.0) == 1
+    assert inside(store, snapshot) == [set(), set()]
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+def test_a_snapshot_closes_when_it_can_be_told_who_leases_it(open_store: OpenStore, restart: bool) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    with leased(store, snapshot, by_the_dead=True):
+        close(store, snapshot)
+        if restart:
+            store = open_store()
+        store.entrants.sweep(200.0)
+        assert modes(store, snapshot) == [0o555, 0o444]
+        store.entrants.enter(snapshot, 7, 4e9)
+        assert modes(store, snapshot) == [0o555, 0o444]
+    store.entrants.sweep(200.0)
+    assert modes(store, snapshot) == [0o550, 0o440] and inside(store, snapshot) == [{7}, {7}]
+
+
 def test_the_sweep_shuts_out_whose_time_is_over_and_who_leases_nothing(open_store: OpenStore) -> None:
     store = open_store()
     snapshot = add(store, "m", MODEL).digest
     close(store, snapshot)
     for uid, until in ((7, 100.0), (8, 300.0), (os.getuid(), 100.0)):
         store.entrants.enter(snapshot, uid, until)
-    lease = os.open(store.snapshots.lock(snapshot), os.O_RDONLY)
-    try:
-        import fcntl
-
-        fcntl.flock(lease, fcntl.LOCK_SH)
+    with leased(store, snapshot):
         assert store.entrants.sweep(200.0) == 1
         assert inside(store, snapshot) == [{8, os.getuid()}] * 2
-    finally:
-        os.close(lease)
     assert store.entrants.sweep(200.0) == 1
     assert inside(store, snapshot) == [{8}, {8}]
 
