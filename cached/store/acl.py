@@ -47,7 +47,7 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        path.chmod(right * 0o100)  # Shut rather than open.
+        shut(path)
         raise StoreDegraded(
             f"The file system of {path.parent} has no POSIX ACLs, so nobody can be let into models that are not open "
             "to everybody: mount it with them, or set access = 'node'."
@@ -56,15 +56,20 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
 
 def allowed(path: Path) -> set[int]:
     """The users that its ACL names with a right."""
-    entries = _ENTRY.iter_unpack((_raw(path) or bytes(_HEADER.size))[_HEADER.size :])
+    entries = _ENTRY.iter_unpack((_raw(path) or b"")[_HEADER.size :])
     return {who for tag, right, who in entries if tag == _USER and right}
+
+
+def shut(path: Path) -> None:
+    """For all but the owner and those whom an ACL names."""
+    path.chmod(mode(path) & (0o500 if _raw(path) is None else 0o550))  # The group's bits are an ACL's mask.
 
 
 def mode(path: Path) -> int:
     """Its permissions; -1 when it is not there."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode)
-    except OSError:
+    except FileNotFoundError:
         return -1
 
 

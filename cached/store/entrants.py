@@ -15,9 +15,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cached.access import Access
-from cached.errors import StoreDegraded
+from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
-from cached.store.acl import allow, allowed, mode
+from cached.store.acl import allow, allowed, mode, shut
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import holders, look
@@ -133,8 +133,18 @@ class Entrants:
                 uids = sorted(row["uid"] for row in entrants)
         self._left_open.discard(snapshot)
         with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
+            self._allow(snapshot, uids)
+
+    def _allow(self, snapshot: Digest, uids: list[int] | None) -> None:
+        try:
             for path, right in self._paths(snapshot):
-                allow(path, right, uids)
+                with contextlib.suppress(FileNotFoundError):  # It is damaged, or going.
+                    allow(path, right, uids)
+        except (OSError, StoreDegraded):
+            for path, _ in self._paths(snapshot) if uids is not None else ():
+                with contextlib.suppress(FileNotFoundError):
+                    shut(path)  # Rather than open: who is named already stays inside.
+            raise
 
     def _keep_inside(self, db: sqlite3.Connection, snapshot: Digest) -> bool:
         """If it was open to everybody: who leases it, or was told of it just now, may enter until a sweep finds
@@ -165,20 +175,28 @@ class Entrants:
         """At a start: make every snapshot's directory right. How many had to be changed.
 
         Who the disk lets in, or holds a lease, is kept until the next sweep: the index may have been lost meanwhile.
+        What cannot be made right is shut, and keeps nobody from the others.
         """
         changed = 0
-        with contextlib.suppress(StoreDegraded):  # Without ACLs they are shut now, and whoever asks will hear why.
-            for row in self._index.query("SELECT digest, access FROM snapshot"):
-                snapshot = Digest(row["digest"])
-                if self.everybody(Access.parse(row["access"])):
-                    right = all(mode(path) == right * 0o111 for path, right in self._paths(snapshot))
-                else:
-                    self._keep_allowed(snapshot)
-                    right = self._is_shut_right(snapshot)
-                if not right:
-                    self.apply(snapshot)
-                    changed += 1
+        for row in self._index.query("SELECT digest, access FROM snapshot"):
+            snapshot = Digest(row["digest"])
+            try:
+                with disk_errors(f"looking at who may enter the snapshot {snapshot.hex[:12]}"):
+                    changed += self._settle(snapshot, Access.parse(row["access"]))
+            except CachedError as error:  # Whoever asks for it will hear why.
+                log.error("access.unsettled", extra={"snapshot": snapshot.hex, "why": error.message})
         return changed
+
+    def _settle(self, snapshot: Digest, access: Access) -> bool:
+        """Whether it had to be changed."""
+        if self.everybody(access):
+            right = all(mode(path) in (right * 0o111, -1) for path, right in self._paths(snapshot))
+        else:
+            self._keep_allowed(snapshot)
+            right = self._is_shut_right(snapshot)
+        if not right:
+            self.apply(snapshot)
+        return not right
 
     def _keep_allowed(self, snapshot: Digest) -> None:
         if inside := allowed(self._layout.snapshot(snapshot)):
@@ -189,4 +207,7 @@ class Entrants:
     def _is_shut_right(self, snapshot: Digest) -> bool:
         rows = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
         uids = {row["uid"] for row in rows}
-        return all(mode(path) == right * 0o110 and allowed(path) == uids for path, right in self._paths(snapshot))
+        return all(
+            (now := mode(path)) == -1 or (now == right * 0o110 and allowed(path) == uids)
+            for path, right in self._paths(snapshot)
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from cached.access import Access
 from cached.errors import StoreDegraded
 from cached.model import Digest
 from cached.store.acl import ACL, allow, allowed
+from cached.store.snapshots import delete_tree
 from cached.store.store import Store
 
 from .harm import MODEL, OpenStore
@@ -180,6 +182,49 @@ def test_a_start_makes_directories_right_and_keeps_whom_the_disk_lets_in(open_st
     assert open_store().entrants.settle() == 0
 
 
+def closed_but_open_on_disk(store: Store, count: int) -> list[Digest]:
+    """As a daemon that let everybody in has left them."""
+    snapshots = [add(store, f"m{i}", {"config.json": f"{i}".encode()}).digest for i in range(count)]
+    for i, snapshot in enumerate(snapshots):
+        store.resolved({key(f"m{i}"): (f"s3://bucket/m{i}", "revision")}, snapshot, CALLER)
+        allow(store.snapshots.path(snapshot), 5, None)
+        allow(store.snapshots.lock(snapshot), 4, None)
+        assert modes(store, snapshot) == [0o555, 0o444]
+    return sorted(snapshots, key=str)
+
+
+def test_a_start_shuts_every_snapshot_whatever_became_of_another(open_store: OpenStore) -> None:
+    store = open_store()
+    damaged, *others = closed_but_open_on_disk(store, 3)
+    delete_tree(store.snapshots.path(damaged))
+    read = store.snapshots.read(damaged)
+    assert read is not None
+    for blob in read[0].blobs:
+        store.blobs.path(blob).unlink()
+    store = open_store()
+    assert store.index.query("SELECT state FROM snapshot WHERE digest = ?", (damaged.hex,))[0]["state"] == "damaged"
+    assert [modes(store, snapshot) for snapshot in others] == [[0o550, 0o440]] * 2
+    assert stat.S_IMODE(store.snapshots.lock(damaged).stat().st_mode) == 0o440
+    assert store.entrants.settle() == 0
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.ENOSPC], ids=errno.errorcode.get)
+def test_a_start_shuts_every_snapshot_for_which_the_disk_takes_no_acl(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    store = open_store()
+    snapshots = closed_but_open_on_disk(store, 2)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "setxattr", fail)
+    store = open_store()
+    assert [modes(store, snapshot) for snapshot in snapshots] == [[0o500, 0o400]] * 2
+    told = [record for record in caplog.records if record.message == "access.unsettled"]
+    assert [record.__dict__["snapshot"] for record in told] == [snapshot.hex for snapshot in snapshots]
+
+
 def test_mending_a_closed_snapshot_never_opens_it(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store()
     manifest = add(store, "m", MODEL)
@@ -214,7 +259,7 @@ def test_without_acls_a_closed_model_is_shut_and_the_sentence_says_what_to_do(
     with pytest.raises(StoreDegraded, match="access = 'node'") as caught:
         close(store, snapshot)
     assert not caught.value.lasting
-    assert modes(store, snapshot)[0] == 0o500
+    assert modes(store, snapshot) == [0o500, 0o400]
     assert open_store().index.access(snapshot) == CALLER
 
 
