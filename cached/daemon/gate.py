@@ -123,6 +123,8 @@ class Gate:
         until = now + TIME_TO_LEASE
         store.entrants.told(snapshot, uid, until)
         if store.entrants.everybody(store.index.access(snapshot)):
+            if disk.degraded is None and not store.entrants.stands_open(snapshot):
+                await disk.do(store.entrants.apply, snapshot)  # The index may be ahead of the disk.
             return
         known = store.index.find(ref.key) or store.index.find(ref.whole.key)
         if known is not None:

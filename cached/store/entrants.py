@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cached.access import Access
@@ -45,15 +45,20 @@ class Entrants:
         return not self._enforced or access.kind in self._open_kinds
 
     def enter(self, snapshot: Digest, uid: int, until: float) -> None:
-        """Let the user in at least until then (seconds since the epoch)."""
+        """Let the user in at least until then (seconds since the epoch). On an error it is not let in."""
         with self._lock:
-            with self._index.transaction() as db:
-                db.execute(
-                    "INSERT INTO entrant SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?) "
-                    "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
-                    (snapshot.hex, uid, until, snapshot.hex),
-                )
-            self._apply(snapshot)
+            try:
+                with self._index.transaction() as db:
+                    db.execute(
+                        "INSERT INTO entrant SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?) "
+                        "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
+                        (snapshot.hex, uid, until, snapshot.hex),
+                    )
+                    self._apply(snapshot)  # Before others see the row, and take the user for one who can enter.
+            except BaseException:
+                with contextlib.suppress(CachedError):
+                    self._apply(snapshot)  # The disk may have taken half of it.
+                raise
 
     def told(self, snapshot: Digest, uid: int, until: float) -> None:
         """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open
@@ -89,13 +94,10 @@ class Entrants:
         return gone
 
     def _leave(self, snapshot: Digest, uids: Collection[int], now: float) -> int:
-        with self._lock:
-            with self._index.transaction() as db:
-                for uid in uids:  # Unless one has come back meanwhile.
-                    db.execute(
-                        "DELETE FROM entrant WHERE snapshot = ? AND uid = ? AND until < ?", (snapshot.hex, uid, now)
-                    )
-            self._apply(snapshot)
+        with self._lock, self._index.transaction() as db:
+            for uid in uids:  # Unless one has come back meanwhile.
+                db.execute("DELETE FROM entrant WHERE snapshot = ? AND uid = ? AND until < ?", (snapshot.hex, uid, now))
+            self._apply(snapshot)  # On an error the rows stay, for the next sweep.
         log.info("access.ended", extra={"snapshot": snapshot.hex, "uids": sorted(uids)})
         return len(uids)
 
@@ -111,6 +113,17 @@ class Entrants:
             except FileNotFoundError:
                 continue  # A fork of it may go on holding the lock; `look` says so, and nobody is shut out.
         return None if not uids or -1 in uids else uids
+
+    def stands_open(self, snapshot: Digest) -> bool:
+        """Whether the disk lets everybody in. When the index has only just come to say so, it may not yet."""
+        with disk_errors(f"looking at who may enter the snapshot {snapshot.hex[:12]}"):
+            return all(mode(path) & right == right for path, right in self._paths(snapshot))
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Nobody is let in or shut out during the block."""
+        with self._lock:
+            yield
 
     def apply(self, snapshot: Digest) -> None:
         """Make directory and manifest what the index says. When that shuts what was open to everybody, who leases it

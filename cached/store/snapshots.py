@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
 from cached.model import Digest, Manifest, ManifestFile
+from cached.store.acl import inherit
 from cached.store.layout import Layout, disk_errors, fsync_directory
 from cached.store.leases import exclusive
 
@@ -76,7 +77,8 @@ class Snapshots:
             return False
 
     def rewrite(self, manifest: Manifest, origin: Origin) -> None:
-        """Write the manifest. Where somebody leases what is there, into the same file: that is the lock."""
+        """Write the manifest, for those who may read what is there. Where somebody leases that, into the same file: it
+        is the lock."""
         lock = self.lock(manifest.digest)
         with exclusive(lock) as free:
             if free:
@@ -180,10 +182,12 @@ class Snapshots:
             delete_tree(target)
 
     def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
+        lock = self.lock(manifest.digest)
         temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            inherit(temporary, lock)  # Before it is there: no caller that was just told of it finds it shut.
             _dump(manifest, origin, file)
-        os.rename(temporary, self.lock(manifest.digest))
+        os.rename(temporary, lock)
 
 
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:

@@ -181,13 +181,13 @@ class Store:
     def _follow_access(self, snapshot: Digest) -> None:
         """Manifest and directory are to say of who may read it what the index does."""
         access, read = self.index.access(snapshot), self.snapshots.read(snapshot)
-        if read is None:  # Gone, or damaged: then nobody is let in.
-            return
-        manifest, origin = read
-        if origin.access != access:
-            with disk_errors(f"rewriting the manifest of {origin.source}"):
-                self.snapshots.rewrite(manifest, replace(origin, access=access))
-        self.entrants.apply(snapshot)
+        try:
+            if read is not None and read[1].access != access:
+                manifest, origin = read
+                with self.entrants.still(), disk_errors(f"rewriting the manifest of {origin.source}"):
+                    self.snapshots.rewrite(manifest, replace(origin, access=access))
+        finally:
+            self.entrants.apply(snapshot)  # Whatever became of the manifest: what closes is shut.
 
     def _build(self, manifest: Manifest, origin: Origin) -> Path:
         try:

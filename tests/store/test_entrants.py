@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from cached.access import Access
-from cached.errors import StoreDegraded
+from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.acl import ACL, allow, allowed
 from cached.store.snapshots import delete_tree
 from cached.store.store import Store
 
-from .harm import MODEL, OpenStore
+from .harm import MODEL, OpenStore, garble_manifest
 from .stored import add, key
 
 OWN, CALLER = Access("own", '["place","config.json","v1",2]'), Access("caller", '["place","config.json","v1",2]')
@@ -98,6 +98,134 @@ def test_what_the_daemons_own_credentials_opened_stays_so_until_they_do_no_more(
     store.refused(snapshot, OWN)
     assert store.index.access(snapshot) == CALLER and modes(store, snapshot) == [0o550, 0o440]
     assert store.index.find(key("m")).access == CALLER  # type: ignore[union-attr]
+
+
+def test_a_user_is_known_to_be_let_in_only_once_the_disk_lets_it_in(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 8, 4e9)
+    seen = []
+    set_ = os.setxattr
+
+    def looked_at(path: Path, *rest: object) -> None:
+        seen.append((store.entrants.until(snapshot, 7), path))
+        set_(path, *rest)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "setxattr", looked_at)
+    store.entrants.enter(snapshot, 7, 4e9)
+    assert seen == [(0.0, store.snapshots.path(snapshot)), (0.0, store.snapshots.lock(snapshot))]
+    assert store.entrants.until(snapshot, 7) == 4e9 and inside(store, snapshot) == [{7, 8}] * 2
+
+
+def test_a_user_whom_the_disk_does_not_let_in_is_not_known_to_be(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 8, 4e9)
+    set_ = os.setxattr
+
+    def full(path: Path, *rest: object) -> None:
+        if path == store.snapshots.lock(snapshot):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        set_(path, *rest)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "setxattr", full)
+        with pytest.raises(NoSpace):
+            store.entrants.enter(snapshot, 7, 4e9)
+        assert store.entrants.until(snapshot, 7) == 0.0 and inside(store, snapshot) == [{8}, {8}]
+    store.entrants.enter(snapshot, 7, 4e9)
+    assert store.entrants.until(snapshot, 7) == 4e9 and inside(store, snapshot) == [{7, 8}] * 2
+
+
+def test_a_snapshot_that_goes_while_a_user_is_let_in_is_no_failure_of_the_disk(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    delete_tree(store.snapshots.path(snapshot))
+    store.snapshots.lock(snapshot).unlink()
+    store.entrants.enter(snapshot, 7, 4e9)
+    assert store.entrants.sweep(5e9) == 1
+
+
+def test_a_user_whom_the_disk_does_not_shut_out_is_shut_out_by_a_later_sweep(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    for uid in (7, 8):
+        store.entrants.enter(snapshot, uid, 100.0 * uid)
+    set_ = os.setxattr
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "setxattr", fail)
+    with pytest.raises(StoreDegraded):
+        store.entrants.sweep(750.0)
+    monkeypatch.setattr(os, "setxattr", set_)
+    assert store.entrants.sweep(750.0) == 1 and inside(store, snapshot) == [{8}, {8}]
+
+
+def test_who_was_being_let_in_at_a_crash_is_inside_until_the_sweep(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    allow(store.snapshots.path(snapshot), 5, [7])
+    store = open_store()
+    assert inside(store, snapshot) == [{7}, {7}] and store.entrants.until(snapshot, 7) == 0.0
+    assert store.entrants.sweep(200.0) == 1 and inside(store, snapshot) == [set(), set()]
+
+
+@pytest.mark.parametrize("open_before", [False, True], ids=["closed", "open"])
+def test_a_manifest_that_is_replaced_is_never_out_of_reach_for_who_may_enter(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, open_before: bool
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    if not open_before:
+        close(store, snapshot)
+        store.entrants.enter(snapshot, 7, 4e9)
+    seen = []
+    rename = os.rename
+
+    def looked_at(source: Path, target: Path) -> None:
+        rename(source, target)
+        assert target == store.snapshots.lock(snapshot)
+        seen.append((modes(store, snapshot), inside(store, snapshot)))
+
+    monkeypatch.setattr(os, "rename", looked_at)
+    close(store, snapshot, OWN)
+    assert seen == [([0o555, 0o444], [set(), set()]) if open_before else ([0o550, 0o440], [{7}, {7}])]
+
+
+def test_a_snapshot_closes_also_when_its_manifest_cannot_be_written(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(NoSpace):
+        close(store, snapshot)
+    assert modes(store, snapshot) == [0o550, 0o440]
+
+
+def test_a_snapshot_closes_also_when_its_manifest_cannot_be_read(open_store: OpenStore) -> None:
+    store = open_store()
+    manifest = add(store, "m", MODEL)
+    garble_manifest(store, manifest)
+    close(store, manifest.digest)
+    assert modes(store, manifest.digest) == [0o550, 0o440]
 
 
 def test_who_leases_an_open_snapshot_stays_inside_when_it_closes(open_store: OpenStore) -> None:
