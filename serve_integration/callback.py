@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,11 @@ from serve_integration.acquiring import Held, line, log, make_torch_kernels
 from serve_integration.companions import companions, keep_kind
 from serve_integration.extra_files import extra_files, place_everywhere, without_extra_files
 from serve_integration.formats import may_be_lean, name_of
-from serve_integration.holding import Hold, hold, take
+from serve_integration.holding import Hold, keep, take
 from serve_integration.loading import reading
 from serve_integration.lora import adapter_reference
 from serve_integration.lora_ray import serve_adapters_from_cache
+from serve_integration.own_code import check_code, code_revision
 from serve_integration.reference import Reference, ray_form, reference
 from serve_integration.reporting import report
 from serve_integration.settings import Settings
@@ -52,12 +54,13 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             await self._place_extra_files()
             await self._take_companions(None)
             return
-        self._held = await self._hold(wanted, reading(self.llm_config.engine_kwargs, self.settings))
-        if self._held is None:
+        found = await self._hold(wanted, reading(self.llm_config.engine_kwargs, self.settings), self._name_in(wanted))
+        if found is None:
             self._use_source(wanted)
         else:
+            self._held, self._name = found
             await self._place_extra_files()
-            self._use(wanted, self._held)
+            self._use()
             report(wanted, self._held)
         await self._take_companions(wanted)
 
@@ -67,17 +70,41 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             engine = self.llm_config.get_engine_config()
             engine.hf_model_id, engine.mirror_config = self._name, None
 
-    async def _hold(self, wanted: Reference, settings: Settings, what: str = "") -> Held | None:
-        """On every node of the replica; None, after a warning, when there is no daemon and the source will do."""
+    async def _hold(
+        self, wanted: Reference, settings: Settings, name_in: Callable[[Held], str], what: str = "", lost: bool = False
+    ) -> tuple[Held, str] | None:
+        """On every node of the replica, and its name there; None, after a warning, when there is no daemon and the
+        source will do. `lost`: it will not, because its name alone means another."""
         try:
-            return await hold(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
+            taken = await take(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
+            try:
+                name = name_in(taken.here)
+            except CachedError:
+                taken.release()
+                raise
+            return keep(taken), name
         except DaemonUnavailable as error:
+            sentence = _sentence(wanted, error, what)
             if settings.fallback == "error":
-                raise DaemonUnavailable(f"{_sentence(wanted, error, what)} Or allow fallback='remote'.") from error
-            log.warning("%s Ray loads it from the source instead.", _sentence(wanted, error, what))
+                raise DaemonUnavailable(f"{sentence} Or allow fallback='remote'.") from error
+            if lost:
+                raise DaemonUnavailable(
+                    f"{sentence} There is no fallback for a {what} at a revision: its name alone means another."
+                ) from error
+            log.warning("%s Ray loads it from the source instead.", sentence)
             return None
         except CachedError as error:
             raise type(error)(_sentence(wanted, error, what)) from error
+
+    def _name_in(self, wanted: Reference) -> Callable[[Held], str]:
+        """What the engine is to call the model, and its other settings follow. CachedError when it could not use it."""
+        engine = self.llm_config.get_engine_config().engine_kwargs
+
+        def name_in(held: Held) -> str:
+            check_code(wanted, held, code_revision(engine, engine))
+            return name_of(wanted, held.path, engine)
+
+        return name_in
 
     async def hold_adapter(self, uri: str, settings: Settings) -> Hold:
         """On every node of the replica, until it is released."""
@@ -110,16 +137,20 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         """What the engine reads beside the model: each is held, too, or stays with the engine as the model would."""
         engine = self.llm_config.get_engine_config().engine_kwargs
         keep_kind(engine)
-        for companion in companions(engine, self.llm_config.model_loading_config.tokenizer_source):
-            wanted, name = companion.reference, companion.at_source
+        loading, written = self.llm_config.model_loading_config, self.llm_config.engine_kwargs
+        for companion in companions(written, loading.tokenizer_source, model):
             if self._held is not None and model is not None and companion.is_part_of(model):
                 companion.put(engine, self._held.path)
                 continue
-            held = await self._hold(wanted, companion.settings(self.settings), companion.what)
-            if held is not None:
-                name = held.path
-                log.info("%s use=%s", line(wanted, held), companion.what.replace(" ", "_"))
-            companion.put(engine, name)
+            wanted, what = companion.reference, companion.what
+            settings, lost = companion.settings(self.settings), companion.is_lost(engine)
+            found = await self._hold(wanted, settings, companion.name_in, what, lost)
+            if found is None:
+                companion.put_source(engine)
+            else:
+                held, name = found
+                companion.put(engine, name)
+                log.info("%s use=%s", line(wanted, held), what.replace(" ", "_"))
 
     async def _place_extra_files(self) -> None:
         """Those of the mirror, out of the cache. Ray fetches them where there is no daemon (any more), if it may."""
@@ -136,9 +167,9 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         else:
             engine.mirror_config = without_extra_files(engine.mirror_config)
 
-    def _use(self, wanted: Reference, held: Held) -> None:
+    def _use(self) -> None:
         engine = self.llm_config.get_engine_config()
-        engine.hf_model_id = self._name = name_of(wanted, held.path, engine.engine_kwargs)
+        engine.hf_model_id = self._name
         if engine.mirror_config is not None and engine.mirror_config.extra_files:
             self.ctx.worker_node_download_model = NodeModelDownloadable.NONE  # Ray still fetches the extra files.
         else:

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.acquiring import Held
+from serve_integration.formats import name_of
+from serve_integration.own_code import check_code, code_revision
+from serve_integration.reference import DEFAULT_REVISION, Reference, ray_form, reference
 from serve_integration.settings import Settings
 
 WEIGHTS = (
     *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data"),
     *("*.ot", "*.tflite", "*.tensors", "*.npz"),
 )
-# Engine settings that may name a repository, and the setting with its revision.
-_NAMES = (("tokenizer", "tokenizer_revision"), ("hf_config_path", "revision"), ("generation_config", None))
+# Settings of vLLM that hold a revision, by what it is the revision of: the first that is set counts.
+_REVISIONS = {
+    "tokenizer": ("tokenizer_revision", "revision"),  # Whatever repository the tokenizer is of.
+    "hf_config_path": ("revision",),
+    "generation_config": (),
+    "model": ("revision",),  # Of a draft: beside its name.
+}
 _OWN = {"generation_config": ("auto", "vllm")}  # Words that name none.
 _WITHOUT_MODEL = ("ngram", "[ngram]", "ngram_gpu", "suffix", "custom_class", "extract_hidden_states")
 # vLLM tells the kind of a draft model from its name, which a path in the cache does not have.
@@ -23,63 +31,117 @@ _KINDS = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dsp
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """`place`: the keys below which the engine's settings name it. `exclude`: what of it is left out."""
+    """`place`: the keys below which the engine's settings name it. `revision_key`: the one beside its name that says
+    its revision and nothing else's. `code_revision`: where the engine is to take its code from, if it may run any."""
 
     what: str
     reference: Reference
     place: tuple[str, ...]
-    exclude: tuple[str, ...] = ()
+    revision_key: str | None = None
+    code_revision: str | None = None
 
     def settings(self, settings: Settings) -> Settings:
-        """The user's, without the patterns, which are about the model."""
-        return replace(settings, include=(), exclude=self.exclude)
+        """The user's, without the patterns, which are about the model. Weights are wanted of a draft model only."""
+        weights = self.reference.part or self.place[-1] == "model"
+        return replace(settings, include=(), exclude=() if weights else WEIGHTS)
 
-    def put(self, engine_kwargs: dict[str, Any], name: str) -> None:
+    def name_in(self, held: Held) -> str:
+        """What the engine is to call it there. CachedError when it could not use it."""
+        check_code(self.reference, held, self.code_revision)
+        return name_of(self.reference, held.path, {})
+
+    def put(self, engine_kwargs: dict[str, Any], name: str, key: str | None = None) -> None:
         """Name it so in the engine's settings. Nested ones are copied: they are the user's."""
         *outer, last = self.place
-        for key in outer:
-            engine_kwargs[key] = dict(engine_kwargs[key])
+        for each in outer:
+            engine_kwargs[each] = dict(engine_kwargs[each])
+            engine_kwargs = engine_kwargs[each]
+        engine_kwargs[key or last] = name
+
+    def put_source(self, engine_kwargs: dict[str, Any]) -> None:
+        """Name it for an engine that is to fetch it itself. Not for one that `is_lost` so."""
+        form = ray_form(self.reference)
+        revision = self._unsaid_revision(engine_kwargs)
+        self.put(engine_kwargs, self.reference.uri if form is None else form[0])
+        if revision is not None:
+            self.put(engine_kwargs, revision, self.revision_key)
+
+    def is_lost(self, engine_kwargs: Mapping[str, Any]) -> bool:
+        """Whether an engine that fetches it itself would take another revision, and cannot be told."""
+        return self.revision_key is None and self._unsaid_revision(engine_kwargs) is not None
+
+    def _unsaid_revision(self, engine_kwargs: Mapping[str, Any]) -> str | None:
+        """The one that is meant, when the engine would not take it by itself."""
+        for key in self.place[:-1]:
             engine_kwargs = engine_kwargs[key]
-        engine_kwargs[last] = name
+        taken = [engine_kwargs.get(key) for key in _REVISIONS[self.place[-1]]]
+        default = next((each for each in taken if each is not None), DEFAULT_REVISION)
+        return None if self.reference.asked in (None, default) else self.reference.asked
 
     def is_part_of(self, model: Reference) -> bool:
         """Whether holding that model whole is holding this as well."""
-        return replace(self.reference, for_engine=model.for_engine, lean=model.lean) == model and not model.part
-
-    @property
-    def at_source(self) -> str:
-        """What the engine calls it when it is to fetch it itself."""
-        form = ray_form(self.reference)
-        return self.reference.uri if form is None else form[0]
+        return self.reference.is_same_place(model) and not model.part
 
 
-def companions(engine_kwargs: Mapping[str, Any], tokenizer_source: str | None = None) -> list[Companion]:
-    """Everything that these engine settings name and the cache can be asked for.
+def companions(
+    engine_kwargs: Mapping[str, Any], tokenizer_source: str | None = None, model: Reference | None = None
+) -> list[Companion]:
+    """Everything that these engine settings, of a user, name and the cache can be asked for.
 
-    `tokenizer_source` is Ray's, and gives way to the engine's own `tokenizer`.
+    `tokenizer_source` is Ray's, and gives way to the engine's own `tokenizer`. `model` is what they are settings for.
     """
     named = dict(engine_kwargs)
     if tokenizer_source is not None and named.get("tokenizer") is None:
         named["tokenizer"] = tokenizer_source
-    found = []
-    for key, revision_key in _NAMES:
-        name = named.get(key)
-        if isinstance(name, str) and name not in _OWN.get(key, ()):
-            meant = reference(name, None, named.get(revision_key) if revision_key else None)
-            if meant is not None:
-                found.append(Companion(key.replace("_", " "), replace(meant, for_engine=False), (key,), WEIGHTS))
-    draft = _draft(named.get("speculative_config"))
-    return [*found, draft] if draft else found
+    found = [
+        _tokenizer(named, model),
+        _repository(named, "hf_config_path", named.get("revision"), code_revision(named, named)),
+        _repository(named, "generation_config", None),
+        _draft(named),
+    ]
+    return [companion for companion in found if companion is not None]
 
 
-def _draft(speculative: Any) -> Companion | None:
+def _repository(named: Mapping[str, Any], key: str, revision: str | None, code: str | None = None) -> Companion | None:
+    """At this revision, unless its name has one."""
+    meant = _meant(named, key)
+    return None if meant is None else Companion(key.replace("_", " "), meant.or_at(revision), (key,), None, code)
+
+
+def _tokenizer(named: Mapping[str, Any], model: Reference | None) -> Companion | None:
+    """At the revision that vLLM takes: its own, else the model's (`config/model.py`). Without a name the model's own
+    tokenizer, where that is wanted at another revision than the model."""
+    revision = named.get("tokenizer_revision")
+    if named.get("tokenizer") is not None:
+        meant = _meant(named, "tokenizer", revision)
+        if meant is not None:
+            meant = meant.or_at(named.get("revision"))
+            meant = meant.or_at(model.asked) if model is not None and meant.is_repository_of(model) else meant
+    elif model is None or model.asked is None or revision in (None, model.asked):
+        meant = None
+    else:
+        meant = replace(model.at(revision), for_engine=False, lean=False)
+    return None if meant is None else Companion("tokenizer", meant, ("tokenizer",), "tokenizer_revision")
+
+
+def _meant(named: Mapping[str, Any], key: str, revision: str | None = None) -> Reference | None:
+    name = named.get(key)
+    if not isinstance(name, str) or name in _OWN.get(key, ()):
+        return None
+    meant = reference(name, None, revision)
+    return None if meant is None else replace(meant, for_engine=False)
+
+
+def _draft(named: Mapping[str, Any]) -> Companion | None:
+    speculative = named.get("speculative_config")
     if not isinstance(speculative, Mapping) or speculative.get("method") in _WITHOUT_MODEL:
         return None
     name = speculative.get("model")
     if not isinstance(name, str) or "/" not in name:  # Without a slash it is a method's name, or a class's.
         return None
     meant = reference(name, None, speculative.get("revision"))
-    return Companion("draft model", meant, ("speculative_config", "model")) if meant else None
+    code = code_revision(speculative, named)
+    return Companion("draft model", meant, ("speculative_config", "model"), "revision", code) if meant else None
 
 
 def keep_kind(engine_kwargs: dict[str, Any]) -> None:

@@ -36,16 +36,15 @@ class Hold:
             holder.release()
 
 
-async def hold(wanted: Reference, settings: Settings, other_nodes: Sequence[str], runtime_env: Any) -> Held:
-    """Hold the model here and on the other nodes, at one path, until this process ends. On an error nothing is held."""
-    taken = await take(wanted, settings, other_nodes, runtime_env)
+def keep(taken: Hold) -> Held:
+    """Hold it until this process ends."""
     _leases.extend(taken.leases)
     _holders.extend(taken.holders)
     return taken.here
 
 
 async def take(wanted: Reference, settings: Settings, other_nodes: Sequence[str], runtime_env: Any) -> Hold:
-    """The same until it is released."""
+    """Hold the model here and on the other nodes, at one path. On an error nothing is held."""
     leases: list[Lease] = []
     holders: list[Holder] = []
     try:

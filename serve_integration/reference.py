@@ -12,6 +12,7 @@ from serve_integration.gguf import BESIDE, gguf_parts, weights
 
 # Also `org/name@revision`.
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?\Z")
+DEFAULT_REVISION = "main"  # The Hub's.
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
@@ -39,16 +40,37 @@ class Reference:
         return (*weights(self.part), *BESIDE) if self.part else ()
 
     @property
+    def asked(self) -> str | None:
+        """The revision that is meant, wherever it is written; None where a source cannot be asked for one."""
+        if not self.uri.startswith("hf://"):
+            return None
+        return _hub_parts(self.uri)[1] or self.revision or DEFAULT_REVISION
+
+    @property
     def moves(self) -> bool:
         """Whether it can be pinned to a commit and is not yet: a Hub repository by its name, a branch or a tag."""
-        _, inline = _hub_parts(self.uri)
-        return self.uri.startswith("hf://") and _COMMIT.match(inline or self.revision or "") is None
+        return self.asked is not None and _COMMIT.match(self.asked) is None
 
     def at(self, revision: str) -> Reference:
         """The same model at this revision, where its source can be asked for one; else the same reference."""
-        if not self.uri.startswith("hf://"):
+        if self.asked is None:
             return self
         return replace(self, uri=f"hf://{_hub_parts(self.uri)[0]}", revision=revision)
+
+    def or_at(self, revision: str | None) -> Reference:
+        """The same, at this revision if it names none itself."""
+        named = self.revision or _hub_parts(self.uri)[1]
+        return self if named or revision is None else self.at(revision)
+
+    def is_repository_of(self, other: Reference) -> bool:
+        """Whether both are of one Hub repository, at whatever revision."""
+        on_hub = self.asked is not None and other.asked is not None
+        return on_hub and _hub_parts(self.uri)[0] == _hub_parts(other.uri)[0]
+
+    def is_same_place(self, other: Reference) -> bool:
+        """Whether both mean the same files of one place at one revision, in whatever words."""
+        alike = self.uri == other.uri or self.is_repository_of(other)
+        return alike and (self.asked, self.part) == (other.asked, other.part)
 
 
 def reference(model_id: str, source: Any, revision: str | None = None) -> Reference | None:

@@ -30,12 +30,12 @@ def replica_class() -> type:
         async def load(self, uri: str, lean: bool = False) -> Any:
             """What is held here, or the kind of an error and its sentence."""
             from cached import CachedError
-            from serve_integration.holding import hold
+            from serve_integration.holding import keep, take
             from serve_integration.reference import Reference
             from serve_integration.settings import Settings
 
             try:
-                return await hold(Reference(uri, lean=lean), Settings(), self.other_nodes(), None)
+                return keep(await take(Reference(uri, lean=lean), Settings(), self.other_nodes(), None))
             except CachedError as error:
                 return type(error).__name__, error.message
 

@@ -184,6 +184,19 @@ async def test_of_a_gguf_repository_only_what_is_meant_is_fetched_and_its_file_i
     assert engine.hf_model_id == f"{held[0].path}/{file}"
 
 
+async def test_a_gguf_draft_model_or_tokenizer_is_its_file(
+    daemon: DaemonProcess, hub: HubStub, held: list[Any]
+) -> None:
+    hub.add_commit("org/draft-GGUF", {"d-Q4_K_M.gguf": b"four", "d-Q8_0.gguf": b"eight", "config.json": b"{}"})
+    name = "org/draft-GGUF:Q4_K_M"
+    mine = {"speculative_config": {"model": name, "num_speculative_tokens": 2}, "tokenizer": name}
+    subject = callback("org/name", engine=mine, socket=daemon.socket)
+    await subject.on_before_node_init()
+    engine = subject.llm_config.get_engine_config().engine_kwargs
+    for file in (engine["speculative_config"]["model"], engine["tokenizer"]):
+        assert (Path(file).name, Path(file).read_bytes()) == ("d-Q4_K_M.gguf", b"four")
+
+
 async def test_a_quantisation_that_is_not_there_is_named(daemon: DaemonProcess, hub: HubStub, held: list[Any]) -> None:
     from cached import ModelNotFound
 

@@ -46,7 +46,8 @@ async def hold(holding: Any, model: Path, *other_nodes: str, socket: str | None 
     from serve_integration.settings import Settings
 
     runtime_env = {"env_vars": variables} if variables else None
-    return await holding.hold(Reference(f"file://{model}"), Settings.of({"socket": socket}), other_nodes, runtime_env)
+    settings = Settings.of({"socket": socket})
+    return holding.keep(await holding.take(Reference(f"file://{model}"), settings, other_nodes, runtime_env))
 
 
 def holders(daemon: DaemonProcess) -> set[int]:

@@ -82,3 +82,23 @@ def test_only_a_hub_repository_can_be_pinned_and_only_once(uri: str, revision: s
         assert wanted.at(COMMIT) == Reference("hf://org/name", COMMIT)
     else:
         assert wanted.at(COMMIT) == wanted
+
+
+def test_a_repository_at_a_revision_is_one_place_however_it_is_written() -> None:
+    inline, beside = Reference("hf://org/name@v1"), Reference("hf://org/name", "v1")
+    assert inline.is_same_place(beside)
+    assert Reference("hf://org/name").is_same_place(Reference("hf://org/name", "main"))
+    assert Reference("s3://bucket/prefix").is_same_place(Reference("s3://bucket/prefix", lean=True))
+    for other in (
+        Reference("hf://org/name"),
+        Reference("hf://org/other", "v1"),
+        Reference("hf://org/name@v1", part=":Q8"),
+    ):
+        assert not inline.is_same_place(other)
+
+
+def test_a_revision_that_a_name_has_wins_over_one_that_comes_from_elsewhere() -> None:
+    assert Reference("hf://org/name@v1").or_at("v2").asked == "v1"
+    assert Reference("hf://org/name", "v1").or_at("v2").asked == "v1"
+    assert Reference("hf://org/name").or_at("v2") == Reference("hf://org/name", "v2")
+    assert Reference("s3://anonymous@bucket/prefix").or_at("v2") == Reference("s3://anonymous@bucket/prefix")

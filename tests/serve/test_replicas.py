@@ -51,13 +51,13 @@ def application(daemon: DaemonProcess, tmp_path: Path) -> Callable[..., Any]:
 
     class Model:
         async def __init__(self, uri: str) -> None:
-            from serve_integration.holding import hold
+            from serve_integration.holding import keep, take
             from serve_integration.reference import Reference
             from serve_integration.reporting import report
             from serve_integration.settings import Settings
 
             wanted = Reference(uri)
-            held = await hold(wanted, Settings(socket=str(daemon_socket)), (), None)
+            held = keep(await take(wanted, Settings(socket=str(daemon_socket)), (), None))
             report(wanted, held)
 
         async def answer(self) -> int:

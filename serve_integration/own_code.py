@@ -1,0 +1,43 @@
+"""Code that lies beside a model (`trust_remote_code`): out of a directory it runs as it is, whatever revision of it is
+wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cached import InvalidRequest
+from serve_integration.acquiring import Held
+from serve_integration.reference import Reference
+
+
+def code_revision(settings: Mapping[str, Any], engine_kwargs: Mapping[str, Any]) -> str | None:
+    """Where these settings, the engine's or its draft model's, want the code from; None when none may run."""
+    found: str | None = settings.get("code_revision") if engine_kwargs.get("trust_remote_code") else None
+    return found
+
+
+def check_code(wanted: Reference, held: Held, revision: str | None) -> None:
+    """InvalidRequest when the engine would run other code than that of this revision: it may have been looked through.
+
+    Nothing to say about a bucket, where a revision means nothing to the engine, or about code of another repository:
+    that is fetched by transformers, at the revision that is wanted.
+    """
+    if revision is None or wanted.asked is None or revision in (wanted.asked, held.revision):
+        return
+    if _names_own_code(held.path):
+        raise InvalidRequest(
+            f"its code is wanted at the revision {revision!r}, but an engine runs the code that lies beside the model, "
+            f"which is at {wanted.asked!r}; leave code_revision out, or make it the model's revision."
+        )
+
+
+def _names_own_code(folder: str) -> bool:
+    """As transformers looks for it: `auto_map` has `module.Class`, and `org/other--module.Class` for another's."""
+    try:
+        named = json.loads(Path(folder, "config.json").read_bytes()).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        return False  # The engine says what is wrong with it.
+    return isinstance(named, dict) and any("--" not in str(name) for name in named.values())
