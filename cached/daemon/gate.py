@@ -58,6 +58,9 @@ class Claim:
 class Gate:
     def __init__(self, config: Config, disks: Disks) -> None:
         self._config, self._disks = config, disks
+        # By snapshot and uid: the proofs (probe, who) that the user was let in for, and until when each is good. A
+        # restart forgets it.
+        self._grounds: dict[tuple[Digest, int], dict[tuple[str, str], float]] = {}
 
     def standing(self, disk: Disk, ref: ModelRef, access: Access, caller: Caller) -> Standing:
         """Synchronous, and quick."""
@@ -90,18 +93,21 @@ class Gate:
             disk.store.proofs.record(claim.access.probe, self._who(disk, claim.ref, claim.caller))
 
     async def refused(self, disk: Disk, claim: Claim) -> None:
-        """The source does not let the caller read it any more: so its uid is shut out, unless it holds a lease."""
+        """The source does not let the caller read it any more: so its uid is shut out, unless it has proved it
+        otherwise as well, once whoever was told the path had time to lease it, and when it holds no lease."""
         if not claim.access.open and claim.caller.uid is not None:
-            await self._written(disk, claim.ref, lambda: self._refused(disk, claim))
+            grounds = dict(self._grounds.get((claim.snapshot, claim.caller.uid), {}))
+            await self._written(disk, claim.ref, lambda: self._refused(disk, claim, grounds))
 
-    def _refused(self, disk: Disk, claim: Claim) -> None:
+    def _refused(self, disk: Disk, claim: Claim, grounds: Mapping[tuple[str, str], float]) -> None:
         store, access, caller = disk.store, claim.access, claim.caller
         store.proofs.forget(access.probe, self._who(disk, claim.ref, caller))
+        if caller.uid is not None:
+            # Replicas of one uid may show other credentials, and one may have its answer and not yet its lease.
+            standing = [until for proof, until in grounds.items() if store.proofs.at(*proof) is not None]
+            store.entrants.expire(claim.snapshot, caller.uid, max([time.time() + TIME_TO_LEASE, *standing]))
         if access.kind == "own" and caller.with_own(claim.ref.scheme):
             store.refused(claim.snapshot, access)
-        if caller.uid is not None:
-            store.entrants.expire(claim.snapshot, caller.uid)
-            store.entrants.sweep(time.time())
 
     async def _written(self, disk: Disk, ref: ModelRef, write: Callable[[], None]) -> None:
         if disk.degraded is not None:
@@ -130,6 +136,8 @@ class Gate:
         if known is not None:
             standing = self.standing(disk, ref, known.access, caller)
             until = max(until, now + standing.ttl - (standing.age or 0.0))
+            proof = known.access.probe, self._who(disk, ref, caller)
+            self._grounds.setdefault((snapshot, uid), {})[proof] = until
         if store.entrants.until(snapshot, uid) < min(until, now + TIME_TO_LEASE / 2):
             if uid == 0 and disk.degraded is not None:  # The kernel mostly lets root in anyway.
                 return
@@ -152,12 +160,19 @@ class Gate:
         """For ever: shut out whose proof is over and who leases nothing, and forget what proves nothing any more."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._forget_grounds(time.time())
             for disk in self._disks.writable:
                 try:
                     await disk.do(disk.store.entrants.sweep, time.time())
                     await disk.do(disk.store.proofs.forget_older, time.time() - self._keep())
                 except CachedError as error:
                     log.warning("access.unswept", extra={"root": str(disk.root), "why": error.message})
+
+    def _forget_grounds(self, now: float) -> None:
+        for who, grounds in list(self._grounds.items()):
+            self._grounds[who] = {proof: until for proof, until in grounds.items() if until >= now}
+            if not self._grounds[who]:
+                del self._grounds[who]
 
     def _keep(self) -> float:
         return max(float(self._config.proof_ttl), float(self._config.proof_grace))

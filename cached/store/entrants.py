@@ -71,10 +71,12 @@ class Entrants:
         rows = self._index.hits.query("SELECT until FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
         return float(rows[0]["until"]) if rows else 0.0
 
-    def expire(self, snapshot: Digest, uid: int) -> None:
-        """The user's proof is no more; `sweep` shuts it out."""
+    def expire(self, snapshot: Digest, uid: int, until: float) -> None:
+        """Of the user's time nothing is left after this (seconds since the epoch); `sweep` shuts it out then."""
         with self._index.transaction() as db:
-            db.execute("UPDATE entrant SET until = 0 WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
+            db.execute(
+                "UPDATE entrant SET until = min(until, ?) WHERE snapshot = ? AND uid = ?", (until, snapshot.hex, uid)
+            )
 
     def sweep(self, now: float) -> int:
         """Shut out whoever's time is over and who leases nothing there; how many. What had to be left open is tried

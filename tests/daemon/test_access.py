@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cached import CachedError, NotCached, SourceDenied, SourceUnavailable
+from cached.lease import take
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import HubStub, RcloneS3
@@ -160,10 +163,27 @@ def test_a_token_that_lost_its_access_is_refused_and_its_user_shut_out_when_it_h
         with pytest.raises(SourceDenied):
             granted.acquire(GATED)
         assert granted.can_read(lease.path), "the replica that runs keeps what it holds"
+    assert granted.can_read(lease.path), "so could a replica that has been told the path and takes its lease now"
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.root / "index.db")) as index, index:
+        index.execute("UPDATE entrant SET until = until - 60")  # As if a minute had gone by.
+    start(proof_ttl=0)
     until(lambda: not granted.can_read(lease.path), 60)
     hub.gate("org/gated", RIGHT)
     assert granted.acquire(GATED).hit
     assert granted.can_read(lease.path)
+
+
+def test_a_replica_without_a_token_does_not_shut_out_another_of_its_uid_that_was_just_told_the_path(
+    start: Start,
+) -> None:
+    daemon = start()
+    told, other = someone(daemon, 4001, RIGHT), someone(daemon, 4001)
+    lease = told.acquire(GATED)
+    with pytest.raises(SourceDenied):
+        other.acquire(GATED)
+    assert told.can_read(lease.path)
+    assert told.do(lambda: take(lease.lock_file)) is not None
 
 
 def test_what_a_lost_index_knew_of_entrants_is_read_from_the_disk(start: Start) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cached.access import Credentials
+from cached.access import Access, Credentials
 from cached.config import Config, Size
 from cached.daemon.callers import Caller
-from cached.daemon.gate import Gate
+from cached.daemon.gate import TIME_TO_LEASE, Claim, Gate
 from cached.daemon.space.disks import Disks
 from cached.model import Digest, ModelRef
 from cached.store.store import Store
 from tests.store.stored import add
 
 REF = ModelRef.parse("s3://bucket/m")
+CALLER = Access("caller", '["place","config.json","v1",2]')
+UID = 4001
 
 
 class Door:
@@ -34,8 +37,23 @@ class Door:
         paths = self.store.snapshots.path(self.snapshot), self.store.snapshots.lock(self.snapshot)
         return [stat.S_IMODE(path.stat().st_mode) for path in paths]
 
-    def let_in(self, caller: Caller) -> None:
-        asyncio.run(self.gate.let_in(self.disk, REF, self.snapshot, caller))
+    def close(self) -> None:
+        self.store.resolved({REF.key: (str(REF), "revision")}, self.snapshot, CALLER)
+
+    def let_in(self, token: str) -> None:
+        asyncio.run(self.gate.let_in(self.disk, REF, self.snapshot, caller(token)))
+
+    def prove(self, token: str) -> None:
+        """The source has let it read the model, so it is let in."""
+        asyncio.run(self.gate.proved(self.disk, Claim(REF, self.snapshot, CALLER, caller(token))))
+        self.let_in(token)
+
+    def refuse(self, token: str) -> None:
+        asyncio.run(self.gate.refused(self.disk, Claim(REF, self.snapshot, CALLER, caller(token))))
+
+    def left(self) -> float:
+        """For how many seconds the user is let in, whatever it leases."""
+        return self.store.entrants.until(self.snapshot, UID) - time.time()
 
 
 @pytest.fixture
@@ -45,12 +63,42 @@ def door(tmp_path: Path) -> Iterator[Door]:
     door.store.close()
 
 
-def caller(uid: int, token: str = "") -> Caller:
-    return Caller(uid, Credentials({"AWS_ACCESS_KEY_ID": token} if token else {}))
+def caller(token: str) -> Caller:
+    """Of one user, whoever's the token is."""
+    return Caller(UID, Credentials({"AWS_ACCESS_KEY_ID": token} if token else {}, lend=False))
 
 
 def test_who_is_given_an_open_model_can_enter_though_the_disk_was_behind_the_index(door: Door) -> None:
     door.store.snapshots.path(door.snapshot).chmod(0o500)
     door.store.snapshots.lock(door.snapshot).chmod(0o400)
-    door.let_in(caller(4001))
+    door.let_in("")
     assert door.modes() == [0o555, 0o444]
+
+
+def test_who_is_refused_can_still_lease_what_it_was_told_of_and_is_shut_out_then(door: Door) -> None:
+    door.close()
+    door.prove("token")
+    assert door.left() > 2 * TIME_TO_LEASE
+    door.refuse("token")
+    assert TIME_TO_LEASE / 2 < door.left() <= TIME_TO_LEASE
+    assert door.store.entrants.sweep(time.time()) == 0
+    assert door.store.entrants.sweep(time.time() + TIME_TO_LEASE + 1) == 1
+    assert door.left() < 0
+
+
+def test_a_refusal_gives_nobody_more_time(door: Door) -> None:
+    door.close()
+    door.store.entrants.enter(door.snapshot, UID, time.time() + 1)
+    door.refuse("token")
+    assert door.left() <= 1
+
+
+def test_a_refusal_takes_nothing_from_what_the_user_has_proved_otherwise(door: Door) -> None:
+    door.close()
+    door.prove("token")
+    door.prove("another")
+    for refused in ("", "another", "a third"):
+        door.refuse(refused)
+        assert door.left() > 2 * TIME_TO_LEASE
+    door.refuse("token")
+    assert door.left() <= TIME_TO_LEASE

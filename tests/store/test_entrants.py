@@ -288,7 +288,10 @@ def test_who_is_let_in_again_is_not_shut_out_by_an_earlier_time(open_store: Open
     store.entrants.enter(snapshot, 7, 300.0)
     store.entrants.enter(snapshot, 7, 100.0)
     assert store.entrants.sweep(200.0) == 0 and inside(store, snapshot) == [{7}, {7}]
-    store.entrants.expire(snapshot, 7)
+    store.entrants.expire(snapshot, 7, 250.0)
+    assert store.entrants.sweep(200.0) == 0
+    store.entrants.expire(snapshot, 7, 100.0)
+    store.entrants.expire(snapshot, 7, 250.0)
     assert store.entrants.sweep(200.0) == 1 and inside(store, snapshot) == [set(), set()]
 
 
