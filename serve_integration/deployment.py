@@ -36,11 +36,20 @@ def hold_for_replica(uri: str, *, revision: str | None = None, require: str | No
         return _at_source(wanted, chosen, error)
     except CachedError as error:
         raise type(error)(_sentence(wanted, error)) from error
+    name = _name_in(lease, wanted)
     _leases.append(lease)
-    held = described(lease, started)
     read_ahead(lease, chosen)
-    report(wanted, held)
-    return name_of(wanted, held.path, {})
+    report(wanted, described(lease, started))
+    return name
+
+
+def _name_in(lease: Lease, wanted: Reference) -> str:
+    """What the caller is to load. On an error nothing is held."""
+    try:
+        return name_of(wanted, lease.path, {})
+    except CachedError as error:
+        lease.release()
+        raise type(error)(_sentence(wanted, error)) from error
 
 
 def _at_source(wanted: Reference, settings: Settings, error: DaemonUnavailable) -> str:

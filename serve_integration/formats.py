@@ -42,9 +42,12 @@ def may_be_lean(wanted: Reference, engine_kwargs: Mapping[str, Any], settings: S
 
 
 def _check_tensors(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> None:
-    """vLLM reads `model.tensors` of the model's directory, unless its settings name another place."""
-    extra = engine_kwargs.get("model_loader_extra_config") or {}
-    elsewhere = isinstance(extra, dict) and "tensorizer_uri" in extra
+    """vLLM reads `model.tensors` of the model's directory, unless its settings name another place.
+
+    They do in a mapping, which vLLM's TensorizerConfig is, too.
+    """
+    extra = engine_kwargs.get("model_loader_extra_config")
+    elsewhere = isinstance(extra, Mapping) and any(extra.get(key) for key in ("tensorizer_uri", "tensorizer_dir"))
     if not elsewhere and not any(Path(folder).glob("*.tensors")):
         raise ModelIncomplete(
             f"load_format 'tensorizer' reads model.tensors, and {wanted} has none; write one with vLLM's tensorizer "

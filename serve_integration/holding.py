@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from cached import CachedError, Client, Lease, SourceChanged
+from cached import CachedError, Client, DaemonUnavailable, Lease, SourceChanged
 from cached.request import DEFAULTS, acquire_body
 from serve_integration.acquiring import Held, acquire
 from serve_integration.nodes import Holder, node_name, on_node
@@ -50,7 +50,7 @@ async def take(wanted: Reference, settings: Settings, other_nodes: Sequence[str]
     try:
         if other_nodes:
             holders += [Holder(node, runtime_env) for node in other_nodes]
-            copies = await _hold_the_same(wanted, settings, holders, leases)
+            wanted, copies = await _hold_the_same(wanted, settings, holders, leases)
         else:
             copies = [await _hold_here(wanted, settings, leases)]
     except BaseException:
@@ -66,21 +66,37 @@ async def take(wanted: Reference, settings: Settings, other_nodes: Sequence[str]
 
 async def _hold_the_same(
     wanted: Reference, settings: Settings, holders: Sequence[Holder], leases: list[Lease]
-) -> list[Held]:
-    """This node's copy first, whose lease goes to `leases`. A name that moves is resolved by this node for all."""
+) -> tuple[Reference, list[Held]]:
+    """What is held in the end, lean or whole, and every node's copy; this node's is the first, and its lease goes to
+    `leases`. A name that moves is resolved by this node for all."""
     here = node_name(ray.get_runtime_context().get_node_id())
     theirs = await asyncio.to_thread(_as_this_node_sees_it, wanted, settings)
     copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
     if len({copy.digest for copy in copies}) > 1:
-        # What cannot be pinned was asked at different times, or moved meanwhile: ask everywhere now.
-        # Or some have it whole and some lean.
-        ours = replace(wanted, lean=False)
-        theirs = ours.at(copies[0].revision)
-        settings = settings if theirs != ours else replace(settings, max_age=0)
-        copies = await _hold_everywhere(here, ours, theirs, settings, holders, leases)
+        copies = await _hold_again(here, wanted, copies[0].revision, settings, holders, leases)
+        wanted = replace(wanted, lean=False)
         leases.pop(0).release()
     _check(wanted, [here, *(holder.node for holder in holders)], copies)
-    return copies
+    return wanted, copies
+
+
+async def _hold_again(
+    here: str, wanted: Reference, revision: str, settings: Settings, holders: Sequence[Holder], leases: list[Lease]
+) -> list[Held]:
+    """What cannot be pinned was asked at different times, or moved meanwhile: ask everywhere now. Or some have it whole
+    and some lean: then whole, which a node that has it so would give for lean, too."""
+    ours = replace(wanted, lean=False)
+    theirs = ours.at(revision)
+    settings = settings if theirs != ours else replace(settings, max_age=0)
+    try:
+        return await _hold_everywhere(here, ours, theirs, settings, holders, leases)
+    except DaemonUnavailable:
+        raise
+    except CachedError as error:
+        how = "whole" if wanted.lean else "again"
+        raise type(error)(
+            f"{error.message} It was asked for {how} on every node, because the nodes did not have the same of it."
+        ) from error
 
 
 def _as_this_node_sees_it(wanted: Reference, settings: Settings) -> Reference:

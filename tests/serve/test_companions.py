@@ -200,7 +200,8 @@ async def test_a_gguf_draft_model_or_tokenizer_is_its_file(
 async def test_a_quantisation_that_is_not_there_is_named(daemon: DaemonProcess, hub: HubStub, held: list[Any]) -> None:
     from cached import ModelNotFound
 
-    with pytest.raises(ModelNotFound, match="no such GGUF file at hf://org/name:Q2_K"):
+    said = "Cannot load hf://org/name:Q2_K through the model cache: .*no such GGUF file at hf://org/name:Q2_K"
+    with pytest.raises(ModelNotFound, match=said):
         await callback("org/name:Q2_K", socket=daemon.socket).on_before_node_init()
 
 
@@ -209,13 +210,27 @@ async def test_tensorizer_reads_tensors_from_the_cache_and_says_so_when_there_ar
 ) -> None:
     from cached import ModelIncomplete
 
-    tensorizer = {"load_format": "tensorizer"}
+    tensorizer = {"load_format": "tensorizer", "model_loader_extra_config": {"num_readers": 2, "tensorizer_uri": None}}
     with pytest.raises(ModelIncomplete, match=r"reads model.tensors, and hf://org/name has none"):
         await callback("org/name", engine=tensorizer, socket=daemon.socket).on_before_node_init()
     hub.add_commit("org/name", {"model.tensors": b"tensors"})
     subject = callback("org/name", engine=tensorizer, socket=daemon.socket, max_age=0)
     await subject.on_before_node_init()
     assert "model.tensors" in os.listdir(subject.llm_config.get_engine_config().hf_model_id)
+
+
+@pytest.mark.parametrize("setting", [{"tensorizer_dir": "/elsewhere"}, {"tensorizer_uri": "s3://bucket/x.tensors"}])
+@pytest.mark.parametrize("as_object", [False, True])
+async def test_tensorizer_may_read_from_where_its_own_settings_say(
+    daemon: DaemonProcess, hub: HubStub, held: list[Any], setting: dict[str, str], as_object: bool
+) -> None:
+    from vllm.model_executor.model_loader.tensorizer import TensorizerConfig
+
+    extra = TensorizerConfig(**setting) if as_object else setting
+    tensorizer = {"load_format": "tensorizer", "model_loader_extra_config": extra}
+    subject = callback("org/name", engine=tensorizer, socket=daemon.socket)
+    await subject.on_before_node_init()
+    assert subject.llm_config.get_engine_config().hf_model_id == held[0].path
 
 
 async def test_nothing_that_an_engine_may_read_is_left_out(

@@ -54,12 +54,17 @@ def test_a_gguf_name_gives_its_file(daemon: DaemonProcess, model: str) -> None:
     assert Path(path).is_file()
 
 
-def test_what_is_wrong_is_one_sentence_that_names_the_model(daemon: DaemonProcess, model: str, held: list[Any]) -> None:
+@pytest.mark.parametrize("part", ["-not", "/not.gguf"])
+def test_what_is_wrong_is_one_sentence_that_names_the_model_and_nothing_is_held(
+    daemon: DaemonProcess, model: str, held: list[Any], part: str
+) -> None:
     from cached import ModelNotFound
 
     with pytest.raises(ModelNotFound, match=r"\ACannot load file:///\S+ through the model cache: [^\n]+\Z"):
-        hold_for_replica(f"{model}-not", socket=daemon.socket)
+        hold_for_replica(f"{model}{part}", socket=daemon.socket)
     assert held == []
+    with daemon.client() as client:
+        assert not any(item["leased"] for item in client.call("GET", "/v1/snapshots")["snapshots"])
 
 
 def test_without_a_daemon_the_library_gets_the_name_that_it_knows_with_a_warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,6 +205,47 @@ def test_a_model_that_one_node_has_whole_is_whole_on_every_node(
         whole = client.pull("org/both").digest
     held = get(replica.load.remote("hf://org/both", lean=True))
     assert [digest for digest, _ in leases(near) + leases(far)] == [held.digest] * 2 == [whole] * 2
+
+
+def test_what_is_held_whole_for_the_other_nodes_sake_is_whole_again_when_its_holder_is_started_again(
+    replica: Any, near: DaemonProcess, far: DaemonProcess, node: FarNode, hub: HubStub
+) -> None:
+    hub.add_commit("org/mixed", {"config.json": b"{}", "model.safetensors": b"sure", "pytorch_model.bin": b"pickles"})
+    with near.client() as client:
+        whole = client.pull("org/mixed").digest
+    held = get(replica.load.remote("hf://org/mixed", lean=True))
+    ((digest, holder),) = leases(far)
+    assert digest == whole
+    far.stop()
+    shutil.rmtree(far.root / "snapshots" / Path(held.path).name)
+    os.unlink(far.root / "snapshots" / f"{Path(held.path).name}.json")
+    far.start(node.enter)
+    os.kill(holder, signal.SIGKILL)
+    until(lambda: leases(far) or any(line.startswith("ERROR") for line in get(replica.log.remote())), 60)
+    assert [digest for digest, _ in leases(far)] == [whole], get(replica.log.remote())
+
+
+def test_why_a_model_was_wanted_whole_is_said_when_a_node_has_no_room_for_all_of_it(
+    replica: Any, near: DaemonProcess, far: DaemonProcess, node: FarNode, hub: HubStub
+) -> None:
+    large = {"model.safetensors": b"lean", "pytorch_model.bin": os.urandom(1 << 20)}
+    hub.add_commit("org/large", {"config.json": b"{}", **large})
+    with near.client() as client:
+        client.pull("org/large")
+    known = dict(far._settings)
+    far.stop()
+    far.config(limit="500KiB")
+    far.start(node.enter)
+    try:
+        found, sentence = get(replica.load.remote("hf://org/large", lean=True))
+        assert found == "TooLarge"
+        for part in ("node far (", "asked for whole on every node, because the nodes did not have the same"):
+            assert part in sentence
+        assert leases(near) == []
+    finally:
+        far.stop()
+        far._settings = known
+        far.start(node.enter)
 
 
 def absent(far: DaemonProcess) -> None:
