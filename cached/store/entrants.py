@@ -112,9 +112,9 @@ class Entrants:
         for pid in locks.get(seen.file) or locks.get((0, seen.file[1])) or {0}:
             try:
                 uids.add(os.stat(f"/proc/{pid}").st_uid if pid > 0 else -1)
-            except FileNotFoundError:
-                continue  # A fork of it may go on holding the lock; `look` says so, and nobody is shut out.
-        return None if not uids or -1 in uids else uids
+            except (FileNotFoundError, ProcessLookupError):
+                uids.add(-1)  # It has ended, and a fork of it may go on holding the lock.
+        return None if -1 in uids else uids
 
     def stands_open(self, snapshot: Digest) -> bool:
         """Whether the disk lets everybody in. When the index has only just come to say so, it may not yet."""

@@ -281,6 +281,17 @@ def test_the_sweep_shuts_out_whose_time_is_over_and_who_leases_nothing(open_stor
     assert inside(store, snapshot) == [{8}, {8}]
 
 
+def test_nobody_is_shut_out_while_it_cannot_be_told_of_one_lease_whose_it_is(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 7, 100.0)
+    with leased(store, snapshot):
+        with leased(store, snapshot, by_the_dead=True):
+            assert store.entrants.sweep(200.0) == 0 and inside(store, snapshot) == [{7}, {7}]
+        assert store.entrants.sweep(200.0) == 1
+
+
 def test_who_is_let_in_again_is_not_shut_out_by_an_earlier_time(open_store: OpenStore) -> None:
     store = open_store()
     snapshot = add(store, "m", MODEL).digest
