@@ -26,6 +26,7 @@ Answer = Mapping[str, Any]
 def ls(as_json: options.Json = False, socket: options.Socket = None) -> int:
     """List the snapshots on this node, the most recently used first.
 
+    Administrators see all of them; others those that are open, or that they have proved they may read.
     In a pipe: digest, source, revision, size, files, last use, state and holds, separated by tabs.
     """
     with options.connect(socket) as client:
@@ -61,7 +62,8 @@ def holds(snapshot: Answer) -> str:
 def show(ref: options.Ref, as_json: options.Json = False, socket: options.Socket = None) -> int:
     """Show one snapshot: origin, files, holders and history.
 
-    Exit 3 if it is no longer here; what became of it, and why, is shown as far as it is remembered.
+    Exit 3 if it is no longer here; what became of it, and why, is shown as far as it is remembered. Of what others do
+    with it administrators alone are told: other users see when it was damaged, and no holders but themselves.
     """
     with options.connect(socket) as client:
         answer = client.call("GET", f"/v1/snapshots/{ref}")
@@ -129,7 +131,7 @@ LEASE_HEADINGS = ("SOURCE", "DIGEST", "PID", "UID", "SINCE", "HELD", "COMMAND")
 
 
 def leases(as_json: options.Json = False, socket: options.Socket = None) -> int:
-    """List who holds which model.
+    """List who holds which model; to other users than administrators, what they hold themselves.
 
     The kernel's lock decides (`held`); process and time are what the daemon noted when the lease was taken.
     """

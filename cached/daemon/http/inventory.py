@@ -11,6 +11,7 @@ from typing import Any
 from cached.access import Access
 from cached.daemon.cache import Cache
 from cached.daemon.checking.scrub import Scrubber
+from cached.daemon.http.hearing import Heard, Hearing, Title
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import rfc3339
 from cached.daemon.threads import Threads
@@ -22,7 +23,8 @@ _SNAPSHOTS = (
     "SELECT s.*, p.snapshot IS NOT NULL AS pinned, p.until FROM snapshot s "
     "LEFT JOIN pin p ON p.snapshot = s.digest AND (p.until IS NULL OR p.until > ?) "
 )
-_NAMED = "SELECT DISTINCT s.digest, s.state FROM resolution r JOIN snapshot s ON s.digest = r.snapshot "
+_NAMED = "SELECT s.digest, s.state, r.ref FROM resolution r JOIN snapshot s ON s.digest = r.snapshot "
+_BEGINNING = "SELECT digest, state, NULL AS ref FROM snapshot WHERE digest GLOB ?"
 _MIN_PREFIX = 4
 
 
@@ -47,13 +49,14 @@ class Inventory:
 
     async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
         """The same with every disk that has it, those first where it may be handed out."""
-        return await self._threads.disk(self._find, text, only)
+        disks, digest = await self._threads.disk(self._find, text, only)
+        return disks, digest if only is None else Heard(digest.hex, only)
 
     def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
         found: dict[Digest, list[Disk]] = {}
         if prefix is not None:
-            found = self._ask_all("SELECT digest, state FROM snapshot WHERE digest GLOB ?", only, f"{prefix}*")
+            found = self._ask_all(_BEGINNING, only, f"{prefix}*")
         if len(found) > 1:
             raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
         found = found or self._find_uri(text, only)
@@ -79,41 +82,38 @@ class Inventory:
         found: dict[Digest, list[Disk]] = {}
         for disk in self._disks:
             rows = disk.query(sql, *parameters)
-            visible = self._cache.gate.visible(disk, only) if rows else None
-            for row in rows:
-                if visible is not None and row["digest"] not in visible:
-                    continue
-                disks = found.setdefault(Digest(row["digest"]), [])
-                disks.insert(0 if row["state"] == "ready" else len(disks), disk)
+            if not rows:
+                continue
+            hearing = self._hearing(disk, only)
+            heard = {(row["digest"], row["state"]) for row in rows if hearing.hears(row["digest"], row["ref"])}
+            for digest, state in heard:
+                disks = found.setdefault(Digest(digest), [])
+                disks.insert(0 if state == "ready" else len(disks), disk)
         return found
+
+    def _hearing(self, disk: Disk, only: int | None) -> Hearing:
+        return Hearing(self._cache.gate, disk, only)
 
     def snapshots(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
         """Of one disk, the most recently used first; those that the user `only` may hear of, None for all."""
-        index = disk.store.index
         self._flush(disk)
-        rows = index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
-        refs: dict[str, list[str]] = {}
-        for row in index.query("SELECT snapshot, source FROM resolution ORDER BY source"):
-            refs.setdefault(row["snapshot"], []).append(row["source"])
+        rows = disk.store.index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
         root, folder = str(disk.root), str(disk.store.layout.snapshots)
-        visible = self._cache.gate.visible(disk, only)
-        seen = [row for row in rows if visible is None or row["digest"] in visible]
-        return [_snapshot(root, folder, row, refs.get(row["digest"], [])) for row in seen]
+        return [_snapshot(root, folder, row, title) for row, title in self._hearing(disk, only).titles(rows)]
 
     def leases(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
-        """Of one disk, on those snapshots that the user `only` may hear of."""
-        visible = self._cache.gate.visible(disk, only)
-        found = disk.uses.leases()
-        return [lease for lease in found if visible is None or lease["digest"].removeprefix("sha256:") in visible]
+        """Of one disk: all, or those of the user `only`."""
+        return self._hearing(disk, only).leases()
 
     def snapshot(self, disk: Disk, digest: Digest) -> dict[str, Any]:
+        return self._shown(disk, digest, self._hearing(disk, None))
+
+    def _shown(self, disk: Disk, digest: Digest, hearing: Hearing) -> dict[str, Any]:
         self._flush(disk)
         rows = disk.store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
-        refs = disk.store.index.query("SELECT source FROM resolution WHERE snapshot = ? ORDER BY source", (digest.hex,))
-        folder = str(disk.store.layout.snapshots)
-        return _snapshot(str(disk.root), folder, rows[0], [row["source"] for row in refs])
+        return _snapshot(str(disk.root), str(disk.store.layout.snapshots), rows[0], hearing.title(rows[0]))
 
     def _flush(self, disk: Disk) -> None:
         """Should the disk not take it, what is shown is a little behind."""
@@ -121,22 +121,27 @@ class Inventory:
             disk.uses.flush()
 
     def details(self, disk: Disk, digest: Digest) -> dict[str, Any]:
-        store = disk.store
+        """All of it; for the user that a Heard digest was found for, what is its own or everybody's."""
+        only = digest.uid if isinstance(digest, Heard) else None
+        store, hearing, digest = disk.store, self._hearing(disk, only), Digest(digest.hex)  # No Heard equals a Digest.
         read = store.snapshots.read(digest)
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in read[0].files] if read else []
         return {
-            **self.snapshot(disk, digest),
+            **self._shown(disk, digest, hearing),
             "path": str(store.snapshots.path(digest)),
             "lock": str(store.snapshots.lock(digest)),
             "manifest": files,
             **_sharing(disk, digest),
-            "entrants": _entrants(disk, digest),
-            "history": [_told(row) for row in _events(disk, "snapshot = ?", digest.hex)],
-            "holders": disk.uses.leases(digest),
+            "entrants": [each for each in _entrants(disk, digest) if hearing.all or each["uid"] == only],
+            "history": _history(disk, digest, hearing.all),
+            "holders": hearing.leases(digest),
         }
 
     async def gone(self, text: str) -> dict[str, Any] | None:
-        """What became of a snapshot that is no longer here; None when nothing is known of it."""
+        """What became of a snapshot that is no longer here; None when nothing is known of it.
+
+        For administrators: nothing says any more who might have heard of it.
+        """
         return await self._threads.disk(self._gone, text)
 
     def _gone(self, text: str) -> dict[str, Any] | None:
@@ -226,6 +231,15 @@ def _told(event: sqlite3.Row) -> dict[str, Any]:
     return {"at": rfc3339(event["at"]), "what": event["what"], "why": event["why"]}
 
 
+def _history(disk: Disk, digest: Digest, whole: bool) -> list[dict[str, Any]]:
+    """Of what others did with it (where it was fetched from, who held it) not every user is to hear; but whoever holds
+    it asks when it was damaged (see `Client.damaged`)."""
+    events = _events(disk, "snapshot = ?", digest.hex)
+    if whole:
+        return [_told(event) for event in events]
+    return [{**_told(event), "why": ""} for event in events if event["what"] == "damaged"]
+
+
 def _entrants(disk: Disk, digest: Digest) -> list[dict[str, Any]]:
     """Who may enter its directory until when, beside those who hold leases; of no meaning where everybody may."""
     rows = disk.store.index.query("SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY uid", (digest.hex,))
@@ -242,13 +256,13 @@ def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
     return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
 
 
-def _snapshot(root: str, folder: str, row: sqlite3.Row, refs: list[str]) -> dict[str, Any]:
+def _snapshot(root: str, folder: str, row: sqlite3.Row, title: Title) -> dict[str, Any]:
     """`folder` is where the root's snapshots lie. Text, because a listing may have ten thousand."""
     return {
         "digest": f"sha256:{row['digest']}",
         "state": row["state"],
-        "source": row["source"],
-        "revision": row["revision"],
+        "source": title.source,
+        "revision": title.revision,
         "size": row["size"],
         "files": row["files"],
         "created_at": rfc3339(row["created_at"]),
@@ -258,7 +272,7 @@ def _snapshot(root: str, folder: str, row: sqlite3.Row, refs: list[str]) -> dict
         "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
         "access": Access.parse(row["access"]).kind or "unknown",
         "root": root,
-        "refs": refs,
+        "refs": title.refs,
     }
 
 
