@@ -213,7 +213,7 @@ def test_the_daemons_own_token_serves_those_whom_the_config_names(start: Start, 
     assert not any("hf_of_daemon" in seen.headers.get("authorization", "") for seen in hub.requests)
     assert not other.can_read(path)
     assert other.acquire(OPEN).path  # For which nobody's token is needed.
-    start(proof_ttl=0, check_timeout="2s")
+    start(proof_ttl=0, check_timeout="10s")
     with pytest.raises(SourceDenied):
         other.acquire(GATED)
     hub.cut()
