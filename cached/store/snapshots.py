@@ -47,7 +47,7 @@ class Snapshots:
         One that is already there is kept, and names that no longer link to their blob are linked again.
         """
         path = self.path(manifest.digest)
-        with disk_errors(f"building the snapshot of {origin.source}"):
+        with disk_errors(f"building the snapshot {manifest.digest.hex[:12]}"):
             self.mend(manifest)
             if self.read(manifest.digest) is None:
                 self.rewrite(manifest, origin)

@@ -184,7 +184,7 @@ class Store:
         try:
             if read is not None and read[1].access != access:
                 manifest, origin = read
-                with self.entrants.still(), disk_errors(f"rewriting the manifest of {origin.source}"):
+                with self.entrants.still(), disk_errors(f"rewriting the manifest of {snapshot.hex[:12]}"):
                     self.snapshots.rewrite(manifest, replace(origin, access=access))
         finally:
             self.entrants.apply(snapshot)  # Whatever became of the manifest: what closes is shut.
@@ -269,6 +269,12 @@ class Store:
             with disk_errors("mending a snapshot"):
                 self.snapshots.mend(read[0])
             return self.index.mended(snapshot)
+
+    def intact(self, snapshot: Digest) -> bool:
+        """Whether its directory is what its manifest says, no change of ours being under way."""
+        with self._publishing:
+            read = self.snapshots.read(snapshot)
+            return read is not None and self.snapshots.intact(read[0])
 
     def _sound(self, blob: Digest, size: int) -> bool:
         return self.blob(blob) is not None and self.blobs.size(blob) == size

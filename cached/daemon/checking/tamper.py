@@ -114,10 +114,9 @@ class Tamper:
 
     def _links_broken(self, digest: Digest, what: str) -> bool:
         """Whether a snapshot's directory is not what its manifest says; then it is not handed out any more."""
-        index, snapshots = self._disk.store.index, self._disk.store.snapshots
-        read = snapshots.read(digest)
+        index = self._disk.store.index
         ready = index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (digest.hex,))
-        if not ready or (read is not None and snapshots.intact(read[0])):
+        if not ready or self._disk.store.intact(digest):
             return False
         log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
         try:

@@ -163,7 +163,7 @@ class Api:
         if isinstance(found, Held):
             return _json(held_body(found, wish.ask))
         disk, plan = found
-        return _json(plan_body(disk, plan, await disk.do(self._cache.gate.visible, disk, self._only(peer))))
+        return _json(plan_body(disk, plan, named=self._only(peer) is None))
 
     def _only(self, peer: Peer | None) -> int | None:
         """The user whose models alone the peer may hear of; None for administrators, who hear of all."""
@@ -186,7 +186,7 @@ class Api:
             if only is not None or (gone := await self._inventory.gone(ref)) is None:
                 raise
             return _json(gone)
-        return _json(await disk.do(self._inventory.details, disk, digest))
+        return _json(await disk.do(self._inventory.details, disk, digest, only))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         return _json(await self._status(self._only(peer_of(request))))

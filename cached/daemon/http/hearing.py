@@ -19,13 +19,6 @@ _NAMES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Heard(Digest):
-    """The digest of a snapshot as it was found for a user, who is told what that user may hear, and no more."""
-
-    uid: int = -1
-
-
-@dataclass(frozen=True, slots=True)
 class Title:
     """What a snapshot is called; `source` and `revision` are empty when no name of it may be heard."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from cached.access import Access
 from cached.daemon.cache import Cache
 from cached.daemon.checking.scrub import Scrubber
-from cached.daemon.http.hearing import Heard, Hearing, Title
+from cached.daemon.http.hearing import Hearing, Title
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import rfc3339
 from cached.daemon.threads import Threads
@@ -50,7 +50,7 @@ class Inventory:
     async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
         """The same with every disk that has it, those first where it may be handed out."""
         disks, digest = await self._threads.disk(self._find, text, only)
-        return disks, digest if only is None else Heard(digest.hex, only)
+        return disks, digest
 
     def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
@@ -120,10 +120,9 @@ class Inventory:
         with contextlib.suppress(StoreDegraded, NoSpace):
             disk.uses.flush()
 
-    def details(self, disk: Disk, digest: Digest) -> dict[str, Any]:
-        """All of it; for the user that a Heard digest was found for, what is its own or everybody's."""
-        only = digest.uid if isinstance(digest, Heard) else None
-        store, hearing, digest = disk.store, self._hearing(disk, only), Digest(digest.hex)  # No Heard equals a Digest.
+    def details(self, disk: Disk, digest: Digest, only: int | None = None) -> dict[str, Any]:
+        """All of it; for the user `only` what is its own or everybody's, None is an administrator."""
+        store, hearing = disk.store, self._hearing(disk, only)
         read = store.snapshots.read(digest)
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in read[0].files] if read else []
         return {

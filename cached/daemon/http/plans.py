@@ -26,8 +26,8 @@ def held_body(held: Held, ask: Ask) -> dict[str, Any]:
     }
 
 
-def plan_body(disk: Disk, plan: Plan, visible: frozenset[str] | None) -> dict[str, Any]:
-    """Of victims that are not `visible` (None: all are) only their sizes."""
+def plan_body(disk: Disk, plan: Plan, named: bool) -> dict[str, Any]:
+    """Of victims that are not to be `named` only their sizes."""
     needs = plan.needs
     return {
         "source": str(needs.listing.ref),
@@ -39,8 +39,5 @@ def plan_body(disk: Disk, plan: Plan, visible: frozenset[str] | None) -> dict[st
         "fetch_files": len(needs.wants),
         "fits": plan.why is None,
         "reason": plan.why,
-        "evict": [
-            removed(victim) if visible is None or victim.digest.hex in visible else unnamed(victim)
-            for victim in plan.victims
-        ],
+        "evict": [removed(victim) if named else unnamed(victim) for victim in plan.victims],
     }
