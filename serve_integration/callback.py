@@ -20,7 +20,7 @@ from serve_integration.loading import reading
 from serve_integration.lora import adapter_reference
 from serve_integration.lora_ray import serve_adapters_from_cache
 from serve_integration.own_code import check_code, code_revision
-from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.reference import NO_FALLBACK, Reference, ray_form, reference
 from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
@@ -50,7 +50,9 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             self._take_adapters()
         wanted = self._reference()
         if wanted is None:
-            log.info("cached: %s is left to the engine: not a whole repository or bucket.", self.llm_config.model_id)
+            log.info(
+                "cached: %s is left to the engine: it names no place that the cache knows.", self.llm_config.model_id
+            )
             await self._place_extra_files()
             await self._take_companions(None)
             return
@@ -87,10 +89,8 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             sentence = _sentence(wanted, error, what)
             if settings.fallback == "error":
                 raise DaemonUnavailable(f"{sentence} Or allow fallback='remote'.") from error
-            if lost:
-                raise DaemonUnavailable(
-                    f"{sentence} There is no fallback for a {what} at a revision: its name alone means another."
-                ) from error
+            if lost or wanted.is_ambiguous:
+                raise DaemonUnavailable(f"{sentence} {NO_FALLBACK}") from error
             log.warning("%s Ray loads it from the source instead.", sentence)
             return None
         except CachedError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+from ray.llm._internal.common.utils.import_utils import load_class
 from ray.serve.llm import LLMConfig
 
 from serve_integration.settings import Settings
@@ -33,10 +34,10 @@ def cached_llm_config(
     `fallback="remote"` (the default) lets Ray load as it would when there is no daemon, `"error"` fails the replica.
     `max_age` and `timeout` in seconds; `prefetch` as a share of the memory that is available. Settings that the config
     already holds stay unless they are given here.
-    ValueError when the config has a callback of its own: Ray runs one.
+    ValueError when the config has a callback of its own, which is not derived from ours: Ray runs one.
     """
     current = llm_config.callback_config
-    if not _ours(current.callback_class) and not _unset(current.callback_class):
+    if not _ours(current.callback_class, llm_config.model_id) and not _unset(current.callback_class):
         raise ValueError(
             f"The LLMConfig of {llm_config.model_id!r} already has the callback {_name(current.callback_class)}, and "
             f"Ray runs only one: derive it from {CALLBACK}, or leave it out."
@@ -70,10 +71,22 @@ def _unset(callback_class: Any) -> bool:
     return callback_class is CallbackBase
 
 
-def _ours(callback_class: Any) -> bool:
-    if isinstance(callback_class, str):
-        return callback_class in _SPELLINGS
-    return any(f"{base.__module__}.{base.__qualname__}" in _SPELLINGS for base in callback_class.__mro__)
+def _ours(callback_class: Any, model_id: str) -> bool:
+    if callback_class in _SPELLINGS:
+        return True
+    kind = _load(callback_class, model_id) if isinstance(callback_class, str) else callback_class
+    return any(f"{base.__module__}.{base.__qualname__}" in _SPELLINGS for base in getattr(kind, "__mro__", ()))
+
+
+def _load(name: str, model_id: str) -> Any:
+    """As Ray does in the replica."""
+    try:
+        return load_class(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"The LLMConfig of {model_id!r} has the callback {name}, which cannot be loaded here: {error}; make it "
+            "importable where the config is made, or leave it out."
+        ) from error
 
 
 def _name(callback_class: Any) -> str:

@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from cached import CachedError, Client, DaemonUnavailable, Lease
+from cached import CachedError, Client, DaemonUnavailable, InvalidRequest, Lease
 from serve_integration.acquiring import described, log, options, read_ahead
 from serve_integration.formats import name_of
-from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.reference import NO_FALLBACK, Reference, is_local, ray_form, reference
 from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
@@ -21,12 +21,17 @@ def hold_for_replica(uri: str, *, revision: str | None = None, require: str | No
 
     `settings` are the options of `cached_llm_config`. Without a daemon, `fallback="remote"` (the default) warns and
     gives back what the library loads from the source by itself, unless a revision would be lost by that. What is a
-    local path already is given back. `require="llm"` refuses what an LLM engine could not load. Raises the errors of
-    `cached`, in one sentence that names the model.
+    local path already is given back, and so is what names no place that the cache knows. `require="llm"` refuses what
+    an LLM engine could not load. Raises the errors of `cached`, in one sentence that names the model.
     """
     chosen = Settings.of(settings)
     found = reference(uri, None)
     if found is None:
+        if revision is not None and not is_local(uri):
+            raise InvalidRequest(
+                f"Cannot load {uri} at the revision {revision!r}: it names no place that the cache knows, and its name "
+                "alone means another; write hf://org/name for a repository of the Hub."
+            )
         return uri
     wanted = replace(found, revision=revision or found.revision, for_engine=require == "llm")
     started = time.monotonic()
@@ -56,10 +61,8 @@ def _at_source(wanted: Reference, settings: Settings, error: DaemonUnavailable) 
     name, revision = ray_form(wanted) or (wanted.uri, wanted.revision)
     if settings.fallback == "error":
         raise DaemonUnavailable(f"{_sentence(wanted, error)} Or allow fallback='remote'.") from error
-    if revision is not None:
-        raise DaemonUnavailable(
-            f"{_sentence(wanted, error)} There is no fallback for a model at a revision: its name alone means another."
-        ) from error
+    if revision is not None or wanted.is_ambiguous:
+        raise DaemonUnavailable(f"{_sentence(wanted, error)} {NO_FALLBACK}") from error
     log.warning("%s The replica gets %s, and loads it from the source.", _sentence(wanted, error), name)
     return name
 

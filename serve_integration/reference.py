@@ -13,6 +13,7 @@ from serve_integration.gguf import BESIDE, gguf_parts, weights
 # Also `org/name@revision`.
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?\Z")
 DEFAULT_REVISION = "main"  # The Hub's.
+NO_FALLBACK = "There is no fallback: to whoever loads from the source its name alone means another."
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
@@ -57,6 +58,11 @@ class Reference:
             return self
         return replace(self, uri=f"hf://{_hub_parts(self.uri)[0]}", revision=revision)
 
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether an engine that is given its name would fetch another model."""
+        return self.asked is not None and _modelscope_is_meant()
+
     def or_at(self, revision: str | None) -> Reference:
         """The same, at this revision if it names none itself."""
         named = self.revision or _hub_parts(self.uri)[1]
@@ -80,13 +86,13 @@ def reference(model_id: str, source: Any, revision: str | None = None) -> Refere
     setting; it means something for Hub repositories only, as it does to Ray.
     """
     text = _without_client(_place(source) or model_id)
-    if text.startswith(("/", ".", "~")) or os.path.isdir(text):
+    if is_local(text):
         return None
     text, part = gguf_parts(text)
     scheme, separator, _ = text.partition("://")
     if separator:
         return Reference(text, revision if scheme == "hf" else None, part)
-    if not _HUB.match(text) or text.lower().endswith(".gguf"):
+    if not _HUB.match(text) or text.lower().endswith(".gguf") or _modelscope_is_meant():
         return None
     return Reference(f"hf://{text}", revision, part)
 
@@ -95,6 +101,16 @@ def files_reference(uri: str) -> Reference | None:
     """The folder or the one object that a URI names, whatever the name looks like; None for what is no URI."""
     text = _without_client(uri)
     return Reference(text, for_engine=False) if "://" in text else None
+
+
+def is_local(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or os.path.isdir(text)
+
+
+def _modelscope_is_meant() -> bool:
+    """Whether vLLM (`envs.py`) takes names without a scheme for those of models of ModelScope, which is no source of
+    the cache."""
+    return os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
 
 
 def _without_client(text: str) -> str:

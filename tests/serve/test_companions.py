@@ -140,6 +140,24 @@ async def test_without_a_daemon_the_engine_loads_companions_by_the_names_that_it
     assert all("WARNING" in line for line in lines)
 
 
+async def test_where_vllm_reads_names_from_modelscope_nothing_is_taken_from_the_hub_for_them(
+    tmp_path: Path, held: list[Any], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cached import DaemonUnavailable
+
+    settings = {"tokenizer": "org/t", "speculative_config": {"model": "org/draft"}, "tokenizer_revision": "v2"}
+    subject = callback("org/name", engine=settings, socket=tmp_path / "nobody", fallback="error")
+    engine = subject.llm_config.get_engine_config()  # Imports vLLM, which would ask for ModelScope's package.
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", "true")
+    await subject.on_before_node_init()
+    kwargs = engine.get_initialization_kwargs()
+    assert kwargs == {**kwargs, **settings, "model": "org/name"}
+    (line,) = lines
+    assert "left to the engine" in line
+    with pytest.raises(DaemonUnavailable, match="no fallback"):  # Without the scheme it would be another model.
+        await callback("hf://org/name", socket=tmp_path / "nobody").on_before_node_init()
+
+
 @pytest.mark.parametrize(
     ("text", "uri", "part"),
     [

@@ -64,6 +64,22 @@ def test_a_class_of_ours_is_kept_derived_ones_too() -> None:
         assert copy.callback_config.callback_kwargs == {"fallback": "error"}
 
 
+def test_a_derived_callback_may_be_named_as_ray_names_it_and_must_be_importable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_callbacks.py").write_text(
+        "from serve_integration import CachedModelCallback\nclass Mine(CachedModelCallback): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_callbacks.Mine", "own_callbacks:Mine"):
+        copy = rewritten(config(callback_config={"callback_class": name}), fallback="error")
+        assert copy.callback_config.callback_class == name
+        assert copy.callback_config.callback_kwargs == {"fallback": "error"}
+    for name, why in (("nowhere.Mine", "Could not import nowhere"), ("own_callbacks.Yours", "no attribute 'Yours'")):
+        with pytest.raises(ValueError, match=f"'chat' has the callback {name}, which cannot be loaded here: .*{why}"):
+            rewritten(config(callback_config={"callback_class": name}))
+
+
 def test_a_callback_of_the_users_own_is_refused_by_name() -> None:
     taken = "ray.llm._internal.common.callbacks.cloud_downloader.CloudDownloader"
     with pytest.raises(ValueError, match=r"'chat' already has the callback .*CloudDownloader"):

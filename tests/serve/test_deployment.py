@@ -81,8 +81,8 @@ def test_without_a_daemon_the_library_gets_the_name_that_it_knows_with_a_warning
     ("uri", "options", "said"),
     [
         ("org/name", {"fallback": "error"}, "start it.*Or allow fallback='remote'"),
-        ("org/name", {"revision": "v1"}, "no fallback for a model at a revision"),
-        ("hf://org/name@v1", {}, "no fallback for a model at a revision"),
+        ("org/name", {"revision": "v1"}, "no fallback"),
+        ("hf://org/name@v1", {}, "no fallback"),
     ],
 )
 def test_where_the_name_alone_will_not_do_the_replica_fails(
@@ -92,6 +92,20 @@ def test_where_the_name_alone_will_not_do_the_replica_fails(
 
     with pytest.raises(DaemonUnavailable, match=said):
         hold_for_replica(uri, socket=tmp_path / "nobody", **options)
+
+
+def test_a_name_that_means_a_model_of_modelscope_is_given_back_unless_more_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cached import DaemonUnavailable, InvalidRequest
+
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", "True")
+    nobody = tmp_path / "nobody"
+    assert hold_for_replica("org/name", socket=nobody, fallback="error") == "org/name"
+    with pytest.raises(InvalidRequest, match=r"'v1'.*hf://org/name"):
+        hold_for_replica("org/name", socket=nobody, revision="v1")
+    with pytest.raises(DaemonUnavailable, match="no fallback"):
+        hold_for_replica("hf://org/name", socket=nobody)
 
 
 def test_a_local_path_is_given_back_and_a_wrong_option_is_named(tmp_path: Path) -> None:

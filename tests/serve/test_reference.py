@@ -46,6 +46,17 @@ def test_what_only_the_engine_can_read_is_left_to_it(source: str) -> None:
     assert reference("chat", source) is None
 
 
+@pytest.mark.parametrize(("value", "means"), [("True", True), (" 1", True), ("0", False), ("", False)])
+def test_where_vllm_reads_names_from_modelscope_they_are_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, value: str, means: bool
+) -> None:
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", value)
+    for name in ("org/name", "org/name@v1", "org/name:Q4_K_M"):
+        assert (reference("chat", name) is None) == means
+    assert reference("chat", "hf://org/name") == Reference("hf://org/name")
+    assert reference("chat", "s3://bucket/prefix") == Reference("s3://bucket/prefix")
+
+
 def test_the_engines_revision_selects_among_hub_commits_and_nothing_else() -> None:
     assert reference("chat", "org/name", "v2") == Reference("hf://org/name", "v2")
     assert reference("chat", "s3://bucket/prefix", "v2") == Reference("s3://bucket/prefix")

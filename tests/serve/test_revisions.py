@@ -165,7 +165,7 @@ async def test_without_a_daemon_a_revision_that_the_engine_cannot_be_told_fails_
 ) -> None:
     from cached import DaemonUnavailable
 
-    with pytest.raises(DaemonUnavailable, match=r"org/c@v2.* no fallback for .* at a revision"):
+    with pytest.raises(DaemonUnavailable, match=r"org/c@v2.* no fallback: .* its name alone means another"):
         await started("org/name", {key: "org/c@v2"}, socket=tmp_path / "nobody")
     engine = await started("org/name", {"hf_config_path": "org/c", "revision": "v2"}, socket=tmp_path / "nobody")
     assert (engine["hf_config_path"], engine["revision"]) == ("org/c", "v2")
