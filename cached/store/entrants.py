@@ -80,19 +80,24 @@ class Entrants:
 
     def sweep(self, now: float) -> int:
         """Shut out whoever's time is over and who leases nothing there; how many. What had to be left open is tried
-        again."""
+        again. An error at one snapshot is raised when all have been looked at."""
         with self._telling:
             self._told = {who: until for who, until in self._told.items() if until >= now}
         for snapshot in sorted(self._left_open, key=str):
             self.apply(snapshot)
-        gone = 0
+        gone, failed = 0, None
         rows = self._index.query("SELECT snapshot, uid FROM entrant WHERE until < ? ORDER BY snapshot", (now,))
         locks = holders() if rows else {}
         for name in sorted({row["snapshot"] for row in rows}):
             over = {row["uid"] for row in rows if row["snapshot"] == name}
             staying = self._leasing(name, locks)
-            if staying is not None and (leaving := over - staying):
-                gone += self._leave(Digest(name), leaving, now)
+            try:
+                if staying is not None and (leaving := over - staying):
+                    gone += self._leave(Digest(name), leaving, now)
+            except CachedError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return gone
 
     def _leave(self, snapshot: Digest, uids: Collection[int], now: float) -> int:

@@ -157,20 +157,23 @@ def test_a_user_whom_the_disk_does_not_shut_out_is_shut_out_by_a_later_sweep(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
-    for uid in (7, 8):
-        store.entrants.enter(snapshot, uid, 100.0 * uid)
+    failing, other = closed_but_open_on_disk(store, 2)
+    for snapshot in (failing, other):
+        for uid in (7, 8):
+            store.entrants.enter(snapshot, uid, 100.0 * uid)
     set_ = os.setxattr
 
-    def fail(*arguments: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    def fail(path: Path, *rest: object) -> None:
+        if path == store.snapshots.path(failing):
+            raise OSError(errno.EIO, "Input/output error")
+        set_(path, *rest)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "setxattr", fail)
     with pytest.raises(StoreDegraded):
         store.entrants.sweep(750.0)
+    assert inside(store, other) == [{8}, {8}]
     monkeypatch.setattr(os, "setxattr", set_)
-    assert store.entrants.sweep(750.0) == 1 and inside(store, snapshot) == [{8}, {8}]
+    assert store.entrants.sweep(750.0) == 1 and inside(store, failing) == [{8}, {8}]
 
 
 def test_who_was_being_let_in_at_a_crash_is_inside_until_the_sweep(open_store: OpenStore) -> None:
