@@ -268,6 +268,7 @@ class Store:
                 return False
             with disk_errors("mending a snapshot"):
                 self.snapshots.mend(read[0])
+            self.entrants.apply(snapshot)  # Of a directory that had to be made anew.
             return self.index.mended(snapshot)
 
     def intact(self, snapshot: Digest) -> bool:

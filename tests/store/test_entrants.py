@@ -391,6 +391,17 @@ def test_mending_a_closed_snapshot_never_opens_it(open_store: OpenStore, monkeyp
     assert seen == [0] and modes(store, snapshot)[0] == 0o550 and inside(store, snapshot) == [{7}, {7}]
 
 
+def test_who_was_inside_a_directory_that_is_made_anew_is_inside_again(open_store: OpenStore) -> None:
+    store = open_store()
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    store.entrants.enter(snapshot, 7, 4e9)
+    delete_tree(store.snapshots.path(snapshot))
+    store.index.mark_damaged(snapshot)
+    assert store.relink(snapshot)
+    assert inside(store, snapshot) == [{7}, {7}]
+
+
 def test_without_acls_a_closed_model_is_shut_and_the_sentence_says_what_to_do(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
