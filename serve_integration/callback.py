@@ -81,7 +81,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             taken = await take(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
             try:
                 name = name_in(taken.here)
-            except CachedError:
+            except BaseException:
                 taken.release()
                 raise
             return keep(taken), name

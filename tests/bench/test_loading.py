@@ -49,6 +49,7 @@ def test_a_device_reads_ahead_as_little_as_asked() -> None:
 
 @pytest.mark.serve
 def test_each_way_of_loading_is_measured(small: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.bench.loading_cases.FILLS", 2)
     monkeypatch.setattr("tests.bench.loading_cases.PAIRS", 2)
     copy = same_as_a_copy(small, Options(rounds=1))
     assert set(copy.rows) == {"from the cache's path", "from a plain copy"}
