@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from tests.demo import leftovers
 from tests.demo.report import Row, problems, show
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
+from tests.waiting import until
 
 BUCKET, PREFIX, MODEL = "models", "tiny-llama", "tiny"
 NOT_OURS = ("CACHED_", "HF_", "AWS_", "GOOGLE_", "RAY_")  # The user's own settings must not decide what is shown.
@@ -117,13 +119,21 @@ def _deploys(
         _check(loaded.path.startswith(str(daemon.root)), f"the replica read {loaded.path}, not the cache")
         _check(_leased(daemon), "the running replica holds no lease")
         local.delete(MODEL)
-        _check(not _leased(daemon), "the lease has outlived its replica")
+        _check(_soon(lambda: not _leased(daemon)), "the lease has outlived its replica")
     return rows
 
 
 def _leased(daemon: DaemonProcess) -> bool:
     with daemon.client() as client:
         return any(snapshot["leased"] for snapshot in client.call("GET", "/v1/snapshots")["snapshots"])
+
+
+def _soon(rule: Callable[[], bool]) -> bool:
+    """Whether it comes to hold: a replica that Serve has given up is still dying for a moment on a busy machine."""
+    with suppress(AssertionError):
+        until(rule)
+        return True
+    return False
 
 
 def _check(true: bool, otherwise: str) -> None:
