@@ -118,9 +118,9 @@ class ModelRef:
         return json.dumps(parts, separators=(",", ":"))
 
     @property
-    def whole(self) -> ModelRef:
-        """The same with nothing left out, which will do for this."""
-        return replace(self, lean=False) if self.lean else self
+    def keys(self) -> tuple[str, ...]:
+        """What it may be known by, its own key first: for a lean one the whole model will do."""
+        return (self.key, replace(self, lean=False).key) if self.lean else (self.key,)
 
     def at(self, revision: str) -> ModelRef:
         return replace(self, revision=revision)
@@ -185,7 +185,10 @@ class Listing:
 
     def __post_init__(self) -> None:
         if not self.entries:
-            raise ModelNotFound(f"There are no model files at {self.ref}: the place is empty or no file matches.")
+            raise ModelNotFound(
+                f"There are no model files at {self.ref}: the place is empty or no file matches; check the "
+                "URI and the patterns."
+            )
         check_paths(entry.path for entry in self.entries)
         if any(entry.size < 0 for entry in self.entries):
             raise InvalidRequest(f"The source lists a file of negative size at {self.ref}; nothing was fetched.")

@@ -24,8 +24,8 @@ class Ask:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What it may be known by, the best first. To mend a model another will not do."""
-        return (self.ref.key, self.ref.whole.key) if self.ref.lean and not self.mending else (self.ref.key,)
+        """What will do for it. To mend a model another will not."""
+        return (self.ref.key,) if self.mending else self.ref.keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class Gate:
             if disk.degraded is None and not store.entrants.stands_open(snapshot):
                 await disk.do(store.entrants.apply, snapshot)  # The index may be ahead of the disk.
             return
-        known = store.index.find(ref.key) or store.index.find(ref.whole.key)
+        known = next(filter(None, map(store.index.find, ref.keys)), None)
         if known is not None:
             standing = self.standing(disk, ref, known.access, caller)
             until = max(until, now + standing.ttl - (standing.age or 0.0))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cached.model import Digest, Entry
 from cached.store.blobs import Blobs
 from cached.store.index import Index
+from cached.store.wants import fulfil
 
 
 def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
@@ -14,11 +15,9 @@ def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, st
 
     As when they are published, reservations become use.
     """
-    remembered = index.identities(identity for entry, identity in wants.values() if entry.digest is None)
-    expected = {key: entry.digest or remembered.get(identity) for key, (entry, identity) in wants.items()}
     here = {
         key: digest
-        for key, digest in expected.items()
+        for key, digest in zip(wants, index.expected(wants.values()), strict=True)
         if digest is not None and blobs.size(digest) == wants[key][0].size
     }
     if not here:
@@ -27,6 +26,5 @@ def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, st
         rows = index.blobs(digest.hex for digest in here.values())
         found = {key: digest for key, digest in here.items() if rows.get(digest.hex) is False}
         for key, digest in found.items():
-            db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest.hex, key))
-            db.execute("DELETE FROM reservation WHERE key = ?", (key,))
+            fulfil(db, key, digest)
     return found

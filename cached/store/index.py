@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cached.access import Access
-from cached.model import Digest, Manifest
-from cached.store import names
+from cached.model import Digest, Entry, Manifest
+from cached.store import names, wants
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.seals import seal
@@ -89,13 +89,14 @@ class Index(IndexFile):
         rows = self.hits.query("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,))
         return Access.parse(rows[0]["access"]) if rows else Access()
 
-    def identities(self, identities: Iterable[str]) -> dict[str, Digest]:
-        """Digests of those remote files that the node has held."""
-        found: dict[str, Digest] = {}
-        for identity in identities:
-            for row in self.query("SELECT blob FROM identity WHERE identity = ?", (identity,)):
-                found[identity] = Digest(row["blob"])
-        return found
+    def expected(self, files: Iterable[tuple[Entry, str]]) -> list[Digest | None]:
+        """The digest of each remote file (an entry and its identity), by its source's word or because the node has held
+        it; None where nobody knows."""
+        return [entry.digest or self._remembered(identity) for entry, identity in files]
+
+    def _remembered(self, identity: str) -> Digest | None:
+        rows = self.query("SELECT blob FROM identity WHERE identity = ?", (identity,))
+        return Digest(rows[0]["blob"]) if rows else None
 
     def blobs(self, digests: Iterable[str]) -> dict[str, bool]:
         """Those of them that have a row, by hex: whether each is damaged."""
@@ -114,14 +115,14 @@ class Index(IndexFile):
 
     # Fills.
 
-    def begin(self, source: str, wants: dict[str, int], holds: Iterable[Digest], capacity: int) -> int | None:
+    def begin(self, source: str, needs: dict[str, int], holds: Iterable[Digest], capacity: int) -> int | None:
         """Start a fill: hold the blobs it counts on and reserve for those it lacks. Its id; None when short of space.
 
         A key that another fill has reserved is shared, not reserved twice. LookupError when a held blob is gone.
         """
         with self.transaction() as db:
             known = {row["key"] for row in db.execute("SELECT key FROM reservation")}
-            needed = sum(size for key, size in wants.items() if key not in known)
+            needed = sum(size for key, size in needs.items() if key not in known)
             if needed and self.committed() + needed > capacity:
                 return None
             now = time.time()
@@ -132,9 +133,9 @@ class Index(IndexFile):
             except sqlite3.IntegrityError:
                 raise LookupError("a held blob is gone") from None
             db.executemany(
-                "INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in wants.items()]
+                "INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in needs.items()]
             )
-            db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in wants])
+            db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in needs])
             return fill
 
     def committed(self) -> int:
@@ -163,8 +164,7 @@ class Index(IndexFile):
                 db.execute(
                     "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)", (identity, digest, seal(identity, digest))
                 )
-                db.execute("INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", (digest, key))
-                db.execute("DELETE FROM reservation WHERE key = ?", (key,))
+                wants.fulfil(db, key, verified.digest)
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
         """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""

@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -130,10 +130,11 @@ def _leased(daemon: DaemonProcess) -> bool:
 
 def _soon(rule: Callable[[], bool]) -> bool:
     """Whether it comes to hold: a replica that Serve has given up is still dying for a moment on a busy machine."""
-    with suppress(AssertionError):
+    try:
         until(rule)
-        return True
-    return False
+    except AssertionError:
+        return False
+    return True
 
 
 def _check(true: bool, otherwise: str) -> None:

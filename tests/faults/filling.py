@@ -31,7 +31,7 @@ class Filling:
 
     def _look(self, entry: Entry) -> None:
         identity = self.model.listing.identity(entry)
-        digest = entry.digest or self._store.index.identities([identity]).get(identity)
+        (digest,) = self._store.index.expected([(entry, identity)])
         if digest is not None and self._store.blob(digest) is not None:
             self._digests[entry.path] = digest
             return

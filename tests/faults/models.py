@@ -126,17 +126,15 @@ def acquire(store: Store, model: Model) -> Digest:
 
 def _split(store: Store, model: Model) -> tuple[dict[str, Entry], dict[str, Digest]]:
     """What the store lacks, by key, and what it has, by path. What replaces a damaged blob goes by its digest."""
-    identities = {entry.path: model.listing.identity(entry) for entry in model.listing.entries}
-    remembered = store.index.identities(identities.values())
+    files = [(entry, model.listing.identity(entry)) for entry in model.listing.entries]
     wanted: dict[str, Entry] = {}
     present: dict[str, Digest] = {}
-    for entry in model.listing.entries:
-        digest = entry.digest or remembered.get(identities[entry.path])
+    for (entry, identity), digest in zip(files, store.index.expected(files), strict=True):
         damaged = None if digest is None else _damaged(store, digest)
         if digest is not None and damaged is False and store.blobs.size(digest) == entry.size:
             present[entry.path] = digest
         else:
-            wanted[ingest_key(identities[entry.path], digest if damaged else entry.digest)] = entry
+            wanted[ingest_key(identity, digest if damaged else entry.digest)] = entry
     return wanted, present
 
 

@@ -30,6 +30,15 @@ def close(store: Store, snapshot: Digest, access: Access = CALLER) -> None:
     store.resolved({key("m"): ("s3://bucket/m", "revision")}, snapshot, access)
 
 
+def closed_to(store: Store, *uids: int) -> Digest:
+    """A snapshot that these users, and they alone, may enter."""
+    snapshot = add(store, "m", MODEL).digest
+    close(store, snapshot)
+    for uid in uids:
+        store.entrants.enter(snapshot, uid, 4e9)
+    return snapshot
+
+
 def modes(store: Store, snapshot: Digest) -> list[int]:
     paths = store.snapshots.path(snapshot), store.snapshots.lock(snapshot)
     return [stat.S_IMODE(path.stat().st_mode) for path in paths]
@@ -104,9 +113,7 @@ def test_a_user_is_known_to_be_let_in_only_once_the_disk_lets_it_in(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
-    store.entrants.enter(snapshot, 8, 4e9)
+    snapshot = closed_to(store, 8)
     seen = []
     set_ = os.setxattr
 
@@ -124,9 +131,7 @@ def test_a_user_whom_the_disk_does_not_let_in_is_not_known_to_be(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
-    store.entrants.enter(snapshot, 8, 4e9)
+    snapshot = closed_to(store, 8)
     set_ = os.setxattr
 
     def full(path: Path, *rest: object) -> None:
@@ -145,8 +150,7 @@ def test_a_user_whom_the_disk_does_not_let_in_is_not_known_to_be(
 
 def test_a_snapshot_that_goes_while_a_user_is_let_in_is_no_failure_of_the_disk(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
+    snapshot = closed_to(store)
     delete_tree(store.snapshots.path(snapshot))
     store.snapshots.lock(snapshot).unlink()
     store.entrants.enter(snapshot, 7, 4e9)
@@ -178,8 +182,7 @@ def test_a_user_whom_the_disk_does_not_shut_out_is_shut_out_by_a_later_sweep(
 
 def test_who_was_being_let_in_at_a_crash_is_inside_until_the_sweep(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
+    snapshot = closed_to(store)
     allow(store.snapshots.path(snapshot), 5, [7])
     store = open_store()
     assert inside(store, snapshot) == [{7}, {7}] and store.entrants.until(snapshot, 7) == 0.0
@@ -273,8 +276,7 @@ def test_a_snapshot_closes_when_it_can_be_told_who_leases_it(open_store: OpenSto
 
 def test_the_sweep_shuts_out_whose_time_is_over_and_who_leases_nothing(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
+    snapshot = closed_to(store)
     for uid, until in ((7, 100.0), (8, 300.0), (os.getuid(), 100.0)):
         store.entrants.enter(snapshot, uid, until)
     with leased(store, snapshot):
@@ -286,8 +288,7 @@ def test_the_sweep_shuts_out_whose_time_is_over_and_who_leases_nothing(open_stor
 
 def test_nobody_is_shut_out_while_it_cannot_be_told_of_one_lease_whose_it_is(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
+    snapshot = closed_to(store)
     store.entrants.enter(snapshot, 7, 100.0)
     with leased(store, snapshot):
         with leased(store, snapshot, by_the_dead=True):
@@ -297,8 +298,7 @@ def test_nobody_is_shut_out_while_it_cannot_be_told_of_one_lease_whose_it_is(ope
 
 def test_who_is_let_in_again_is_not_shut_out_by_an_earlier_time(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
+    snapshot = closed_to(store)
     store.entrants.enter(snapshot, 7, 300.0)
     store.entrants.enter(snapshot, 7, 100.0)
     assert store.entrants.sweep(200.0) == 0 and inside(store, snapshot) == [{7}, {7}]
@@ -393,9 +393,7 @@ def test_mending_a_closed_snapshot_never_opens_it(open_store: OpenStore, monkeyp
 
 def test_who_was_inside_a_directory_that_is_made_anew_is_inside_again(open_store: OpenStore) -> None:
     store = open_store()
-    snapshot = add(store, "m", MODEL).digest
-    close(store, snapshot)
-    store.entrants.enter(snapshot, 7, 4e9)
+    snapshot = closed_to(store, 7)
     delete_tree(store.snapshots.path(snapshot))
     store.index.mark_damaged(snapshot)
     assert store.relink(snapshot)

@@ -191,23 +191,22 @@ class Room:
         if needs.unique > most:
             raise TooLarge(
                 f"{needs.listing.ref} needs {needs.unique:,} bytes, but the store may take {most:,}; "
-                "raise `limit`, or use a larger disk."
+                "raise `limit`, free space on the disk, or use a larger one."
             )
 
     def _needs(self, listing: Listing) -> Needs:
         index, blobs = self._disk.store.index, self._disk.store.blobs
-        identities = {entry.path: listing.identity(entry) for entry in listing.entries if entry.digest is None}
-        remembered = index.identities(identities.values())
-        expected = {e.path: e.digest or remembered.get(identities[e.path]) for e in listing.entries}
+        files = [(entry, listing.identity(entry)) for entry in listing.entries]
+        expected = {entry.path: digest for (entry, _), digest in zip(files, index.expected(files), strict=True)}
         rows = index.blobs(digest.hex for digest in expected.values() if digest is not None)
         keys: dict[str, str] = {}
         digests: dict[str, Digest] = {}
         wants: dict[str, Entry] = {}
-        for entry in listing.entries:
+        for entry, identity in files:
             digest = expected[entry.path]
             damaged = None if digest is None else rows.get(digest.hex)
             # What replaces a damaged blob goes by its digest, whatever the source calls it: see `Store.wanted_back`.
-            key = ingest_key(listing.identity(entry), digest if damaged else entry.digest)
+            key = ingest_key(identity, digest if damaged else entry.digest)
             keys[entry.path] = key
             if digest is not None and damaged is False and blobs.size(digest) == entry.size:
                 digests[entry.path] = digest
