@@ -49,8 +49,7 @@ class Inventory:
 
     async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
         """The same with every disk that has it, those first where it may be handed out."""
-        disks, digest = await self._threads.disk(self._find, text, only)
-        return disks, digest
+        return await self._threads.disk(self._find, text, only)
 
     def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
