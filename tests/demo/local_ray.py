@@ -74,7 +74,9 @@ class LocalRay:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}" if dashboard else ""
         self._runtime_env = runtime_env
-        every = {**ENVIRONMENT, "RAY_AUTH_TOKEN": _TOKEN, **environment}
+        # An engine that is killed leaves its sockets behind: they go with the folder.
+        own = {"RAY_AUTH_TOKEN": _TOKEN, "VLLM_RPC_BASE_PATH": str(folder)}
+        every = {**ENVIRONMENT, **own, **environment}
         self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:

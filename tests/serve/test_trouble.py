@@ -158,7 +158,7 @@ async def test_a_disk_that_something_else_has_filled(
         daemon.start(limit="1TB")
         try:
             with disk.filled(leave=1 << 20):
-                await refused(callback("s3://models/llama", socket=daemon.socket), "s3://models/llama", "larger disk")
+                await refused(callback("s3://models/llama", socket=daemon.socket), "s3://models/llama", "free space on")
             assert await loads(callback("s3://models/llama", socket=daemon.socket)) == sorted(MODEL)
         finally:
             while held:
