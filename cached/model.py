@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from cached.errors import InvalidRequest, ModelNotFound
 from cached.paths import check_paths
 
 PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; its XXH3-128 is stored with the blob.
+
+_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one each time.
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
@@ -21,8 +24,18 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
 
+class Plain:
+    """What is pickled as a call with its fields: as a frozen dataclass with slots each would be read and set one by one,
+    and models have thousands of files."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple([getattr(self, name) for name in self.__slots__])
+
+
 @dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Plain):
     """The sha256 of some bytes; what a blob, a manifest or a snapshot is called."""
 
     hex: str
@@ -41,7 +54,7 @@ class Digest:
         return cls(hashlib.sha256(data).hexdigest())
 
     def __str__(self) -> str:
-        return f"sha256:{self.hex}"
+        return "sha256:" + self.hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,7 @@ class ModelRef:
     def key(self) -> str:
         """Everything that selects content, as one string: what single flight and the index go by."""
         parts = [self.uri, self.revision, self.include, self.exclude, *([_LEAN] if self.lean else [])]
-        return json.dumps(parts, separators=(",", ":"))
+        return _json(parts)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -151,7 +164,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(Plain):
     """A check that the source publishes beside sha256: `git-sha1`, `md5` or `crc32c`, in lower-case hex."""
 
     algorithm: str
@@ -159,7 +172,7 @@ class Checksum:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Plain):
     """One remote file at one version. `version` is a commit, versionId, ETag, generation or ukey."""
 
     path: str
@@ -210,7 +223,7 @@ class Listing:
         return found
 
     def identity(self, entry: Entry) -> str:
-        return json.dumps([self.place, entry.path, entry.version, entry.size], separators=(",", ":"))
+        return _json([self.place, entry.path, entry.version, entry.size])
 
 
 def listing_revision(entries: Iterable[Entry]) -> str:
@@ -231,14 +244,13 @@ class Manifest:
     """What the node holds: files sorted by path. Its own digest names the snapshot."""
 
     files: tuple[ManifestFile, ...]
+    digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "files", tuple(sorted(self.files)))
+        object.__setattr__(self, "files", tuple(sorted(self.files, key=lambda file: file.path)))
         check_paths(file.path for file in self.files)
-
-    @property
-    def digest(self) -> Digest:
-        return Digest.of("".join(f"{f.digest} {f.size} {f.path}\n" for f in self.files).encode())
+        lines = "".join([f"{f.digest} {f.size} {f.path}\n" for f in self.files])
+        object.__setattr__(self, "digest", Digest.of(lines.encode()))
 
     @property
     def size(self) -> int:

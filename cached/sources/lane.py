@@ -6,12 +6,11 @@ server says is left to the source's own reader, which knows what it means.
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
@@ -39,7 +38,7 @@ Judge = Callable[[Answer], bool]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a source signed: a URL and the headers that pin the version, the Range aside.
+    """What a source signed: a URL and the headers that pin the version, the Range aside. A GET, if it signed no other.
 
     `check_peer` refuses addresses that no caller and no redirect may lead to.
     """
@@ -61,19 +60,30 @@ class TooSlow(TimeoutError):
     """Bytes come, but next to none."""
 
 
-@contextlib.contextmanager
-def lane_errors(ref: ModelRef) -> Iterator[None]:
-    """The lane's errors as ours."""
-    try:
-        yield
-    except Throttled as error:
-        raise unavailable(ref, str(error), error.retry_after or "0") from None
-    except TooSlow:
-        raise unavailable(ref, "it sends too slowly") from None
-    except TimeoutError:
-        raise unavailable(ref, "it did not answer in time") from None
-    except OSError as error:
-        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
+class lane_errors:
+    """The lane's errors as ours. A class, because it is entered for each small file."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._ref = ref
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        after = None
+        match error:
+            case Throttled():
+                why, after = str(error), error.retry_after or "0"
+            case TooSlow():
+                why = "it sends too slowly"
+            case TimeoutError():
+                why = "it did not answer in time"
+            case _:
+                why = f"the connection failed: {type(error).__name__}"
+        raise unavailable(self._ref, why, after) from None
 
 
 class Lanes:
@@ -138,6 +148,17 @@ class Lanes:
             self._give_back(parts, connection, kept)
         return body
 
+    def granted(self, request: Request, timeout: float) -> bool:
+        """Whether a HEAD, which is what was signed, is answered with a plain 200. OSError as `stream`."""
+        parts = urlsplit(request.url)
+        if self._behind_proxy(parts):
+            return False
+        connection, answer = self._ask(parts, request, timeout, method="HEAD")
+        self._give_back(parts, connection, answer.keeps and not connection.overrun)
+        if answer.status == 429 or answer.status >= 500:
+            raise Throttled(answer.status, answer.headers.get("retry-after"))
+        return answer.status == 200
+
     def close(self) -> None:
         with self._lock:
             idle = [connection for kept in self._idle.values() for _, connection in kept]
@@ -150,7 +171,12 @@ class Lanes:
         return parts.scheme in self._proxies and not urllib.request.proxy_bypass(parts.hostname or "")
 
     def _ask(
-        self, parts: SplitResult, request: Request, timeout: float, extra: Mapping[str, str] = _NOTHING
+        self,
+        parts: SplitResult,
+        request: Request,
+        timeout: float,
+        extra: Mapping[str, str] = _NOTHING,
+        method: str = "GET",
     ) -> tuple[Connection, Answer]:
         """A kept connection that the server has closed meanwhile is replaced by a new one."""
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -161,7 +187,7 @@ class Lanes:
             try:
                 if request.check_peer:
                     check_address(connection.peer)
-                return connection, connection.get(target, parts.netloc.rpartition("@")[2], headers)
+                return connection, connection.ask(method, target, parts.netloc.rpartition("@")[2], headers)
             except ConnectionError:
                 connection.close()
                 if fresh:

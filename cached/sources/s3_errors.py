@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import botocore.exceptions as boto  # type: ignore[import-untyped]
-from fsspec.exceptions import FSTimeoutError
 
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model import ModelRef
@@ -23,23 +21,41 @@ _DENIED = frozenset(
 _ADVICE = "check the bucket, and the AWS keys, profile or role; a public bucket is s3://anonymous@bucket/prefix"
 
 
-@contextmanager
-def s3_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
-    """The errors of s3fs, botocore and aiohttp as ours. With `file`, a missing object means that it went away."""
-    try:
-        yield
-    except CachedError:
-        raise
-    except (FSTimeoutError, TimeoutError):
-        raise unavailable(ref, "it did not answer in time") from None
-    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound):
-        raise denied(ref, f"there are no AWS credentials for it; {_ADVICE}") from None
-    except (boto.ParamValidationError, boto.NoRegionError, boto.InvalidRegionError):
-        raise InvalidRequest(f"{spoken(ref)} is not a place in S3; check the bucket, and the region setting.") from None
-    except (boto.BotoCoreError, aiohttp.ClientError) as error:
-        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
-    except (boto.ClientError, OSError) as error:
-        raise _translated(ref, file, error) from None
+class s3_errors:
+    """The errors of s3fs, botocore and aiohttp as ours. With `file`, a missing object means that it went away.
+
+    A class, because it is entered for each small file.
+    """
+
+    __slots__ = ("_file", "_ref")
+
+    def __init__(self, ref: ModelRef, file: str = "") -> None:
+        self._ref, self._file = ref, file
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and (failure := _failure(self._ref, self._file, error)) is not None:
+            raise failure from None
+
+
+def _failure(ref: ModelRef, file: str, error: BaseException) -> CachedError | None:
+    """None where it speaks for itself."""
+    match error:
+        case CachedError():
+            return None
+        case TimeoutError():  # s3fs's own is one.
+            return unavailable(ref, "it did not answer in time")
+        case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.ProfileNotFound():
+            return denied(ref, f"there are no AWS credentials for it; {_ADVICE}")
+        case boto.ParamValidationError() | boto.NoRegionError() | boto.InvalidRegionError():
+            return InvalidRequest(f"{spoken(ref)} is not a place in S3; check the bucket, and the region setting.")
+        case boto.BotoCoreError() | aiohttp.ClientError():
+            return unavailable(ref, f"the connection failed: {type(error).__name__}")
+        case boto.ClientError() | OSError():
+            return _translated(ref, file, error)
+        case _:
+            return None
 
 
 def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:

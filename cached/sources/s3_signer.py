@@ -29,15 +29,18 @@ class S3Signer:
         self._until = 0.0
         self._scheme = self._host = self._base = self._region = ""
 
-    def request(self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Request:
-        """A GET of the object, or of the bucket (no key), in the path style, which every S3 server understands."""
+    def request(
+        self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], method: str = "GET"
+    ) -> Request:
+        """Of the object, or of the bucket (no key), in the path style, which every S3 server understands."""
         keys = self._present_keys()
         path = uri_path(f"{self._base}/{bucket}/{key}" if key else f"{self._base}/{bucket}")
         asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
         url = f"{self._scheme}://{self._host}{path}{f'?{asked}' if asked else ''}"
         if keys is None:
             return Request(url, headers)
-        return Request(url, signed_headers(keys, self._region, self._host, path, query, headers, datetime.now(UTC)))
+        now = datetime.now(UTC)
+        return Request(url, signed_headers(keys, self._region, method, self._host, path, query, headers, now))
 
     def _present_keys(self) -> Keys | None:
         with self._lock:

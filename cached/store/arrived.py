@@ -25,6 +25,5 @@ def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, st
     with index.transaction() as db:  # The look at the rows included: nothing may be evicted in between.
         rows = index.blobs(digest.hex for digest in here.values())
         found = {key: digest for key, digest in here.items() if rows.get(digest.hex) is False}
-        for key, digest in found.items():
-            fulfil(db, key, digest)
+        fulfil(db, found.items())
     return found

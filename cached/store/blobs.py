@@ -70,7 +70,7 @@ class Blobs:
             if there is not None and there.st_size == verified.size:
                 self.discard_part(key)  # The same content came under another name; its links share the older inode.
                 return there.st_mtime_ns
-            os.rename(self._part(key), name)
+            os.rename(f"{self._ingests}/{key}.part", name)
             mtime_ns = os.lstat(name).st_mtime_ns
             if verified.size > PIECE_BYTES:
                 with contextlib.suppress(OSError):  # Without it a lost index costs more, and nothing else.

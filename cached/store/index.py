@@ -92,11 +92,18 @@ class Index(IndexFile):
     def expected(self, files: Iterable[tuple[Entry, str]]) -> list[Digest | None]:
         """The digest of each remote file (an entry and its identity), by its source's word or because the node has held
         it; None where nobody knows."""
-        return [entry.digest or self._remembered(identity) for entry, identity in files]
+        asked = list(files)
+        remembered = self._remembered([identity for entry, identity in asked if entry.digest is None])
+        return [entry.digest or remembered.get(identity) for entry, identity in asked]
 
-    def _remembered(self, identity: str) -> Digest | None:
-        rows = self.query("SELECT blob FROM identity WHERE identity = ?", (identity,))
-        return Digest(rows[0]["blob"]) if rows else None
+    def _remembered(self, identities: list[str]) -> dict[str, Digest]:
+        if not identities:
+            return {}
+        rows = self.query(
+            "SELECT identity, blob FROM identity WHERE identity IN (SELECT value FROM json_each(?))",
+            (json.dumps(identities),),
+        )
+        return {row["identity"]: Digest(row["blob"]) for row in rows}
 
     def blobs(self, digests: Iterable[str]) -> dict[str, bool]:
         """Those of them that have a row, by hex: whether each is damaged."""
@@ -150,21 +157,20 @@ class Index(IndexFile):
     def add_blobs(self, published: Iterable[tuple[Verified, str, str, int]]) -> None:
         """Blobs were published, each with its identity, key and st_mtime_ns: reservations become use, and every fill
         that wanted one now holds it."""
-        now = time.time()
+        now, rows = time.time(), [(verified, verified.digest.hex, *rest) for verified, *rest in published]
         with self.transaction() as db:
-            for verified, identity, key, mtime_ns in published:
-                digest = verified.digest.hex
-                db.execute(
-                    "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, checked_at, hashed_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces = excluded.pieces, "
-                    "damaged = 0, mtime_ns = excluded.mtime_ns, checked_at = excluded.checked_at, "
-                    "hashed_at = excluded.hashed_at",
-                    (digest, verified.size, verified.pieces, now, mtime_ns, now, now),
-                )
-                db.execute(
-                    "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)", (identity, digest, seal(identity, digest))
-                )
-                wants.fulfil(db, key, verified.digest)
+            db.executemany(
+                "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, checked_at, hashed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces = excluded.pieces, "
+                "damaged = 0, mtime_ns = excluded.mtime_ns, checked_at = excluded.checked_at, "
+                "hashed_at = excluded.hashed_at",
+                [(hex, each.size, each.pieces, now, mtime_ns, now, now) for each, hex, _, _, mtime_ns in rows],
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)",
+                [(identity, hex, seal(identity, hex)) for _, hex, identity, _, _ in rows],
+            )
+            wants.fulfil(db, [(key, each.digest) for each, _, _, key, _ in rows])
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
         """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""

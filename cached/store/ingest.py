@@ -14,7 +14,7 @@ from pathlib import Path
 import xxhash
 
 from cached.errors import SizeMismatch, StoreDegraded
-from cached.model import PIECE_BYTES, Digest, Entry
+from cached.model import PIECE_BYTES, Digest, Entry, Plain
 from cached.store.checksums import Checks
 from cached.store.landing import Begun, Landing, make_durable, slices
 from cached.store.layout import disk_errors
@@ -31,7 +31,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(Plain):
     """What an ingest proved about its bytes. `pieces` is the XXH3-128 of each piece, 16 bytes apiece."""
 
     digest: Digest

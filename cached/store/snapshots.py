@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
@@ -41,18 +41,19 @@ class Snapshots:
     def lock(self, digest: Digest) -> Path:
         return self._layout.lock(digest)
 
-    def build(self, manifest: Manifest, origin: Origin) -> Path:
+    def build(self, manifest: Manifest, origin: Origin) -> Origin:
         """Make the snapshot's directory, durably; every blob must be published. A new one is the daemon's alone.
 
-        One that is already there is kept, and names that no longer link to their blob are linked again.
+        One that is already there is kept, with its origin, and names that no longer link to their blob are linked
+        again. What the manifest on the disk now says of the origin.
         """
-        path = self.path(manifest.digest)
         with disk_errors(f"building the snapshot {manifest.digest.hex[:12]}"):
             self.mend(manifest)
-            if self.read(manifest.digest) is None:
+            there = self.read(manifest.digest)
+            if there is None:
                 self.rewrite(manifest, origin)
             fsync_directory(self._layout.snapshots)
-        return path
+        return origin if there is None else there[1]
 
     def read(self, digest: Digest) -> tuple[Manifest, Origin] | None:
         """The manifest on disk; None when it is absent, unreadable, or does not have the digest it is named by."""
@@ -192,14 +193,15 @@ class Snapshots:
 
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
     """Read-only, by the daemon alone unless it was there for others already, and durable when this returns."""
-    value: dict[str, Any] = {
+    named = {
         "ref": origin.ref,
         "source": origin.source,
         "revision": origin.revision,
         "access": str(origin.access),
-        "files": [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in manifest.files],
     }
-    json.dump(value, file, indent=1)
+    lines = [json.dumps({"path": f.path, "size": f.size, "digest": str(f.digest)}) for f in manifest.files]
+    # One line for each file: json.dump's own layout is written by Python, letter by letter.
+    file.write(f'{json.dumps(named)[:-1]}, "files": [\n' + ",\n".join(lines) + "\n]}\n")
     file.flush()
     os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~0o222)
     os.fsync(file.fileno())

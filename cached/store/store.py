@@ -160,36 +160,36 @@ class Store:
     def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
         """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
         with self._publishing:
-            path = self._build(manifest, origin)
+            there = self._build(manifest, origin)
             self.index.commit(manifest, origin, refs, fill)
-            self._follow_access(manifest.digest)
+            self._follow_access(manifest.digest, (manifest, there))
         log.info("snapshot.ready", extra={"digest": manifest.digest.hex, "source": origin.source})
-        return path
+        return self.snapshots.path(manifest.digest)
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
         """These refs (key → source, revision) were asked just now, and mean the snapshot."""
         with self._publishing:
             self.index.resolved(refs, snapshot, access)
-            self._follow_access(snapshot)
+            self._follow_access(snapshot, self.snapshots.read(snapshot))
 
     def refused(self, snapshot: Digest, access: Access) -> None:
         """The daemon's own credentials do not open it any more."""
         with self._publishing:
             self.index.refused(snapshot, access)
-            self._follow_access(snapshot)
+            self._follow_access(snapshot, self.snapshots.read(snapshot))
 
-    def _follow_access(self, snapshot: Digest) -> None:
-        """Manifest and directory are to say of who may read it what the index does."""
-        access, read = self.index.access(snapshot), self.snapshots.read(snapshot)
+    def _follow_access(self, snapshot: Digest, written: tuple[Manifest, Origin] | None) -> None:
+        """Manifest and directory are to say of who may read it what the index does. `written`: what the former says."""
+        access = self.index.access(snapshot)
         try:
-            if read is not None and read[1].access != access:
-                manifest, origin = read
+            if written is not None and written[1].access != access:
+                manifest, origin = written
                 with self.entrants.still(), disk_errors(f"rewriting the manifest of {snapshot.hex[:12]}"):
                     self.snapshots.rewrite(manifest, replace(origin, access=access))
         finally:
             self.entrants.apply(snapshot)  # Whatever became of the manifest: what closes is shut.
 
-    def _build(self, manifest: Manifest, origin: Origin) -> Path:
+    def _build(self, manifest: Manifest, origin: Origin) -> Origin:
         try:
             return self.snapshots.build(manifest, origin)
         except StoreDegraded as error:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from cached.errors import CachedError, SizeMismatch
 from cached.model import Entry
 from cached.sources.base import Source
@@ -47,9 +44,12 @@ class SmallFiles:
         return Gathered(verified, error)
 
     def _one(self, key: str, entry: Entry, count: Count) -> SmallIngest:
-        with self._counted(count):
-            data = self._fetch(entry, count)
-            return self._blobs.small_ingest(key, entry, data)
+        before = count.done
+        try:
+            return self._blobs.small_ingest(key, entry, self._fetch(entry, count))
+        except BaseException:
+            count.done = before  # What a file brought counts as done only when it is whole.
+            raise
 
     def _fetch(self, entry: Entry, count: Count) -> memoryview:
         remote, buffer, came = self._asked.remote, self._buffer, 0
@@ -74,13 +74,3 @@ class SmallFiles:
         if came != entry.size:
             raise SizeMismatch(f"{entry.path} sent {came} bytes where {entry.size} were asked for.")
         return buffer[:came]
-
-    @contextlib.contextmanager
-    def _counted(self, count: Count) -> Iterator[None]:
-        """What one file brought counts as done only when it is whole."""
-        before = count.done
-        try:
-            yield
-        except BaseException:
-            count.done = before
-            raise

@@ -29,7 +29,7 @@ def talk(answer: bytes, timeout: float = 5.0) -> tuple[Connection, threading.Thr
 def ask(raw: bytes) -> Answer:
     connection, thread = talk(raw)
     try:
-        return connection.get("/x", "host", {})
+        return connection.ask("GET", "/x", "host", {})
     finally:
         connection.close()
         thread.join()
@@ -38,7 +38,7 @@ def ask(raw: bytes) -> Answer:
 def test_a_body_comes_whole_however_it_was_cut() -> None:
     body = bytes(range(256)) * 4000
     connection, thread = talk(b"HTTP/1.1 206 Partial\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    answer = connection.get("/x", "host", {})
+    answer = connection.ask("GET", "/x", "host", {})
     assert (answer.status, answer.length, answer.keeps) == (206, len(body), True)
     got, view = bytearray(), memoryview(bytearray(70_000))
     while len(got) < len(body):
@@ -62,7 +62,12 @@ def test_interim_answers_are_passed_over() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nnocolon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nName : x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\nC: d\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\rC: d\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A" * 300 + b": b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
     ],
 )
@@ -88,7 +93,7 @@ def test_connections_are_kept_only_where_the_remote_keeps_them(said: bytes, keep
 def test_a_header_cannot_smuggle_another_line() -> None:
     connection, _ = talk(b"")
     with pytest.raises(MalformedAnswer):
-        connection.get("/x", "host", {"If-Match": "a\r\nX: y"})
+        connection.ask("GET", "/x", "host", {"If-Match": "a\r\nX: y"})
     connection.close()
 
 
@@ -96,5 +101,5 @@ def test_silence_ends_in_a_time_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connection = Connection("http", "127.0.0.1", listener.getsockname()[1], 0.1, ssl.create_default_context())
         with pytest.raises(TimeoutError):
-            connection.get("/x", "host", {})
+            connection.ask("GET", "/x", "host", {})
         connection.close()
