@@ -25,10 +25,10 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9.
 
 
 class Plain:
-    """What is pickled as a call with its fields: as a frozen dataclass with slots each would be read and set one by one,
-    and models have thousands of files."""
+    """What is pickled as a call with its fields. Those of a frozen dataclass with slots would be set one by one, in
+    Python, and models have thousands of files."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple([getattr(self, name) for name in self.__slots__])

@@ -67,7 +67,7 @@ class GcsReader:
         if not length or self._compressed:
             return False
         span = Span(self._name, offset, length, self._entry.size)
-        request = Request(self._media, {**authorization(self._client, self._ref), "Accept-Encoding": "gzip"})
+        request = Request.of(self._media, {**authorization(self._client, self._ref), "Accept-Encoding": "gzip"})
         with lane_errors(self._ref):
             return self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
 

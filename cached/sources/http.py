@@ -81,7 +81,7 @@ class HttpReader:
         check_url(link)
         span = Span(spoken(self._ref), offset, length, self._entry.size)
         with lane_errors(self._ref):
-            request = Request(link, self._pin(), check_peer=True)
+            request = Request.of(link, self._pin(), check_peer=True)
             done = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
         if done:
             self._tries = TRIES

@@ -35,17 +35,12 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
+    length: int | None  # Content-Length, or None when the body's end is told in another way.
     keeps: bool  # Whether the connection may carry another request once the body has been read.
 
     @property
     def chunked(self) -> bool:
         return self.headers.get("transfer-encoding", "").lower() == "chunked" and "content-length" not in self.headers
-
-    @property
-    def length(self) -> int | None:
-        """Content-Length, or None when the body's end is told in another way."""
-        text = self.headers.get("content-length", "")
-        return int(text) if text.isdecimal() and "transfer-encoding" not in self.headers else None
 
 
 class Connection:
@@ -198,8 +193,10 @@ def _parse(head: str) -> Answer:
                 headers[name] = f"{known}, {value}"
             elif known != value:
                 raise MalformedAnswer("two lengths")
+    said = headers.get("content-length", "")
+    length = int(said) if said.isdecimal() and "transfer-encoding" not in headers else None
     keeps = match[1] == "1" and "close" not in headers.get("connection", "").lower()
-    return Answer(int(match[2]), headers, keeps)
+    return Answer(int(match[2]), headers, length, keeps)
 
 
 @functools.lru_cache(maxsize=256)

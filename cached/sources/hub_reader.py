@@ -83,7 +83,7 @@ class HubReader:
         home = self._is_home(link)
         if not home:
             check_url(link)
-        request = Request(link, self._private if home else {}, check_peer=not home)
+        request = Request.of(link, self._private if home else {}, check_peer=not home)
         with lane_errors(self._ref):
             judge = self._judge_lane if home else _accept
             return self._transport.lanes.stream(request, span, self._timeout, judge, sink)

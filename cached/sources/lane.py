@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from cached.model import ModelRef
 from cached.sources.addresses import check_address
@@ -40,12 +40,21 @@ Judge = Callable[[Answer], bool]
 class Request:
     """What a source signed: a URL and the headers that pin the version, the Range aside. A GET, if it signed no other.
 
-    `check_peer` refuses addresses that no caller and no redirect may lead to.
+    `place` is the URL's host, and port if it says one; `target` its path and query. `check_peer` refuses addresses that
+    no caller and no redirect may lead to.
     """
 
-    url: str
+    scheme: str
+    place: str
+    target: str
     headers: Mapping[str, str]
     check_peer: bool = False
+
+    @classmethod
+    def of(cls, url: str, headers: Mapping[str, str], *, check_peer: bool = False) -> Request:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.scheme, parts.netloc.rpartition("@")[2], target, headers, check_peer)
 
 
 class Throttled(OSError):
@@ -103,10 +112,9 @@ class Lanes:
         OSError when the connection fails, Throttled when the origin asks for less, TimeoutError when fewer than
         LOW_SPEED bytes per second come over `timeout` seconds; sink may then have got a part.
         """
-        parts = urlsplit(request.url)
-        if self._behind_proxy(parts):
+        if self._behind_proxy(request):
             return False
-        connection, answer = self._ask(parts, request, timeout, {"Range": span.header})
+        connection, answer = self._ask(request, timeout, {"Range": span.header})
         kept = False
         try:
             if answer.status in (429, 503):
@@ -118,15 +126,14 @@ class Lanes:
                 raise ConnectionResetError("the body went on after its end")
             kept = answer.keeps and answer.length == span.length
         finally:
-            self._give_back(parts, connection, kept)
+            self._give_back(request, connection, kept)
         return True
 
     def text(self, request: Request, timeout: float) -> bytes | None:
         """The whole body of a plain 200, None of anything else. OSError as `stream`, and of every 5xx too."""
-        parts = urlsplit(request.url)
-        if self._behind_proxy(parts):
+        if self._behind_proxy(request):
             return None
-        connection, answer = self._ask(parts, request, timeout)
+        connection, answer = self._ask(request, timeout)
         kept = False
         try:
             if answer.status == 429 or answer.status >= 500:
@@ -145,16 +152,15 @@ class Lanes:
                 return None
             kept = answer.keeps and not connection.overrun
         finally:
-            self._give_back(parts, connection, kept)
+            self._give_back(request, connection, kept)
         return body
 
     def granted(self, request: Request, timeout: float) -> bool:
         """Whether a HEAD, which is what was signed, is answered with a plain 200. OSError as `stream`."""
-        parts = urlsplit(request.url)
-        if self._behind_proxy(parts):
+        if self._behind_proxy(request):
             return False
-        connection, answer = self._ask(parts, request, timeout, method="HEAD")
-        self._give_back(parts, connection, answer.keeps and not connection.overrun)
+        connection, answer = self._ask(request, timeout, method="HEAD")
+        self._give_back(request, connection, answer.keeps and not connection.overrun)
         if answer.status == 429 or answer.status >= 500:
             raise Throttled(answer.status, answer.headers.get("retry-after"))
         return answer.status == 200
@@ -166,28 +172,22 @@ class Lanes:
         for connection in idle:
             connection.close()
 
-    def _behind_proxy(self, parts: SplitResult) -> bool:
+    def _behind_proxy(self, request: Request) -> bool:
         """Proxies are for the full clients."""
-        return parts.scheme in self._proxies and not urllib.request.proxy_bypass(parts.hostname or "")
+        return request.scheme in self._proxies and not urllib.request.proxy_bypass(_host_port(request)[0])
 
     def _ask(
-        self,
-        parts: SplitResult,
-        request: Request,
-        timeout: float,
-        extra: Mapping[str, str] = _NOTHING,
-        method: str = "GET",
+        self, request: Request, timeout: float, extra: Mapping[str, str] = _NOTHING, method: str = "GET"
     ) -> tuple[Connection, Answer]:
         """A kept connection that the server has closed meanwhile is replaced by a new one."""
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"Accept-Encoding": "identity", **request.headers, **extra}
         headers.pop("Host", None)
         while True:
-            connection, fresh = self._connection(parts, timeout)
+            connection, fresh = self._connection(request, timeout)
             try:
                 if request.check_peer:
                     check_address(connection.peer)
-                return connection, connection.ask(method, target, parts.netloc.rpartition("@")[2], headers)
+                return connection, connection.ask(method, request.target, request.place, headers)
             except ConnectionError:
                 connection.close()
                 if fresh:
@@ -196,12 +196,12 @@ class Lanes:
                 connection.close()
                 raise
 
-    def _connection(self, parts: SplitResult, timeout: float) -> tuple[Connection, bool]:
+    def _connection(self, request: Request, timeout: float) -> tuple[Connection, bool]:
         """A kept connection or a new one, and whether it is new."""
         stale: list[Connection] = []
         try:
             with self._lock:
-                kept = self._idle.get((parts.scheme, parts.netloc), [])
+                kept = self._idle.get((request.scheme, request.place), [])
                 while kept:
                     since, connection = kept.pop()
                     if time.monotonic() - since < KEPT_SECONDS:
@@ -210,13 +210,12 @@ class Lanes:
         finally:
             for connection in stale:
                 connection.close()
-        port = parts.port or _PORTS[parts.scheme]
-        return Connection(parts.scheme, parts.hostname or "", port, timeout, self._tls), True
+        return Connection(request.scheme, *_host_port(request), timeout, self._tls), True
 
-    def _give_back(self, parts: SplitResult, connection: Connection, kept: bool) -> None:
+    def _give_back(self, request: Request, connection: Connection, kept: bool) -> None:
         if kept:
             with self._lock:
-                idle = self._idle.setdefault((parts.scheme, parts.netloc), [])
+                idle = self._idle.setdefault((request.scheme, request.place), [])
                 if len(idle) < KEPT:
                     idle.append((time.monotonic(), connection))
                     return
@@ -241,6 +240,11 @@ class Lanes:
         if view is None:
             view = self._buffers.view = memoryview(bytearray(SLICE))
         return view
+
+
+def _host_port(request: Request) -> tuple[str, int]:
+    parts = urlsplit(f"//{request.place}")
+    return parts.hostname or "", parts.port or _PORTS[request.scheme]
 
 
 def _whole(connection: Connection, length: int, deadline: float) -> bytes:

@@ -36,11 +36,11 @@ class S3Signer:
         keys = self._present_keys()
         path = uri_path(f"{self._base}/{bucket}/{key}" if key else f"{self._base}/{bucket}")
         asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
-        url = f"{self._scheme}://{self._host}{path}{f'?{asked}' if asked else ''}"
-        if keys is None:
-            return Request(url, headers)
-        now = datetime.now(UTC)
-        return Request(url, signed_headers(keys, self._region, method, self._host, path, query, headers, now))
+        target = f"{path}?{asked}" if asked else path
+        if keys is not None:
+            now = datetime.now(UTC)
+            headers = signed_headers(keys, self._region, method, self._host, path, query, headers, now)
+        return Request(self._scheme, self._host, target, headers)
 
     def _present_keys(self) -> Keys | None:
         with self._lock:

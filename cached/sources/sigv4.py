@@ -45,7 +45,7 @@ def signed_headers(
 
     A Range may be added afterwards: it is not among what must be signed.
     """
-    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    stamp = f"{now.year:04}{now.month:02}{now.day:02}T{now.hour:02}{now.minute:02}{now.second:02}Z"
     signed = {**headers, "X-Amz-Content-SHA256": _UNSIGNED, "X-Amz-Date": stamp}
     if keys.token:
         signed["X-Amz-Security-Token"] = keys.token

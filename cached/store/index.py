@@ -157,20 +157,20 @@ class Index(IndexFile):
     def add_blobs(self, published: Iterable[tuple[Verified, str, str, int]]) -> None:
         """Blobs were published, each with its identity, key and st_mtime_ns: reservations become use, and every fill
         that wanted one now holds it."""
-        now, rows = time.time(), [(verified, verified.digest.hex, *rest) for verified, *rest in published]
+        now, rows = time.time(), list(published)
         with self.transaction() as db:
             db.executemany(
                 "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, checked_at, hashed_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET pieces = excluded.pieces, "
                 "damaged = 0, mtime_ns = excluded.mtime_ns, checked_at = excluded.checked_at, "
                 "hashed_at = excluded.hashed_at",
-                [(hex, each.size, each.pieces, now, mtime_ns, now, now) for each, hex, _, _, mtime_ns in rows],
+                [(each.digest.hex, each.size, each.pieces, now, at, now, now) for each, _, _, at in rows],
             )
             db.executemany(
                 "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)",
-                [(identity, hex, seal(identity, hex)) for _, hex, identity, _, _ in rows],
+                [(identity, each.digest.hex, seal(identity, each.digest.hex)) for each, identity, _, _ in rows],
             )
-            wants.fulfil(db, [(key, each.digest) for each, _, _, key, _ in rows])
+            wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
         """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""

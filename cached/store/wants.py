@@ -9,7 +9,7 @@ from cached.model import Digest
 
 
 def fulfil(db: sqlite3.Connection, came: Collection[tuple[str, Digest]]) -> None:
-    """Blobs have come by these keys: every fill that wanted one now holds it, and what was reserved for it is in use."""
+    """Blobs have come by these keys: every fill that wanted one now holds it; what was reserved for it is in use."""
     db.executemany(
         "INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", [(blob.hex, key) for key, blob in came]
     )
