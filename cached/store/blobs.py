@@ -44,6 +44,10 @@ class Blobs:
             return None
         return status if stat.S_ISREG(status.st_mode) else None
 
+    def taken(self, digest: Digest) -> bool:
+        """Whether anything at all lies under the name."""
+        return os.path.lexists(self._name(digest))
+
     def ingest(self, key: str, entry: Entry, expected: Digest | None = None) -> Ingest:
         """Begin or resume. `expected` is the digest of a damaged blob that this is to replace: what is left of that
         is taken over, and nothing else will be published."""
@@ -82,7 +86,7 @@ class Blobs:
     def sync(self, digests: Iterable[Digest]) -> None:
         """Make the names of published blobs durable."""
         for prefix in {digest.hex[:2] for digest in digests}:
-            fsync_directory(self._layout.blobs / prefix)
+            fsync_directory(f"{self._root}/{prefix}")
 
     def _name(self, digest: Digest) -> str:
         """As text: a model of thousands of files asks for thousands."""

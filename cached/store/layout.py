@@ -40,7 +40,7 @@ class disk_errors:
         raise failure from error
 
 
-def fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path | str) -> None:
     """Make renames in `path` durable: power loss can undo a rename whose directory was not synced."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

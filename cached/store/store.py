@@ -139,9 +139,9 @@ class Store:
 
     def _doubt(self, verified: Verified) -> None:
         """What lies under the name already takes the place of what has just been verified only if it is as sound."""
-        path = str(self.blobs.path(verified.digest))
-        if not os.path.lexists(path):
+        if not self.blobs.taken(verified.digest):
             return
+        path = str(self.blobs.path(verified.digest))
         found = checkup.check(path, verified.digest, verified.size, verified.pieces, deep=False)
         if found.problem is not None and self.condemn(verified.digest, found) is None:
             with self._publishing:  # No row says that it is there, or one that it is damaged.

@@ -78,7 +78,8 @@ class Fetcher:
         only if somebody else waits for them."""
         found: dict[str, Digest] = {}
         wanted = dict(wants)
-        left = iter(self._plan(remote, wanted))
+        planned = self._plan(remote, wanted)
+        left = iter(planned)
 
         async def take() -> None:
             for download in left:
@@ -86,7 +87,7 @@ class Fetcher:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(STARTED):
+                for _ in range(min(STARTED, len(planned))):
                     group.create_task(take())
         except ExceptionGroup as errors:
             raise _first(errors) from None
@@ -97,7 +98,7 @@ class Fetcher:
         joined = {id(self._running[key]): self._running[key] for key in wants if key in self._running}
         new = {key: entry for key, entry in wants.items() if key not in self._running}
         small = [key for key, entry in new.items() if entry.size <= SMALL]
-        step = min(BUNDLE, max(1, len(small) // (2 * self._config.connections)))
+        step = 62
         bundles = [[key] for key in new if new[key].size > SMALL]
         bundles += [small[start : start + step] for start in range(0, len(small), step)]
         return [
