@@ -114,7 +114,9 @@ class Lanes:
         """
         if self._behind_proxy(request):
             return False
-        connection, answer = self._ask(request, timeout, {"Range": span.header})
+        # Of a whole file none: servers do more for a part than for all of it.
+        part = {} if span.length == span.size else {"Range": span.header}
+        connection, answer = self._ask(request, timeout, part)
         kept = False
         try:
             if answer.status in (429, 503):
