@@ -63,12 +63,26 @@ def test_an_origin_that_throttles_is_left_alone_and_then_asked_by_half_as_many()
     assert pace.limit > 4
 
 
-def work(name: str, group: str = "a", parts: int = 2) -> Work:
-    return Work(name, "s3://host", group, [Part(lambda: None) for _ in range(parts)])
+def test_twice_as_many_may_fetch_small_files_but_never_more_than_the_most() -> None:
+    pace = Pace(4, 6)
+    pace.active = 4
+    assert not pace.may_start(0.0) and pace.may_start(0.0, small=True)
+    pace.active = 6
+    assert not pace.may_start(0.0, small=True)
+    pace = Pace(4, 16)
+    pace.active = 8
+    assert not pace.may_start(0.0, small=True)
+    pace.throttled(5.0, 0.0)
+    pace.active = 3
+    assert not pace.may_start(4.9, small=True) and pace.may_start(5.0, small=True)
 
 
-def take(turns: Turns, count: int, now: float = 0.0) -> list[str]:
-    return [turn[0].name for _ in range(count) if (turn := turns.take(now))]
+def work(name: str, group: str = "a", parts: int = 2, small: bool = False) -> Work:
+    return Work(name, "s3://host", group, [Part(lambda: None) for _ in range(parts)], small)
+
+
+def take(turns: Turns, count: int, now: float = 0.0, small: bool = False) -> list[str]:
+    return [turn[0].name for _ in range(count) if (turn := turns.take(now, small))]
 
 
 def test_every_file_gets_one_connection_before_any_gets_two() -> None:
@@ -110,6 +124,15 @@ def test_a_file_that_pauses_lets_the_others_go_on_and_comes_back() -> None:
     assert take(turns, 2, 5.0) == ["y"]
     assert turns.next_resume(5.0) == 10.0
     assert take(turns, 2, 10.0) == ["x"]
+
+
+def test_small_files_can_be_taken_past_the_large_ones_before_them() -> None:
+    turns = Turns()
+    turns.add(work("x"))
+    turns.add(work("y", small=True, parts=1))
+    turns.add(work("z", "b", parts=1))
+    assert take(turns, 2, small=True) == ["y"]
+    assert take(turns, 9) == ["z", "x", "x"]
 
 
 def test_a_file_that_was_given_up_takes_no_turn() -> None:

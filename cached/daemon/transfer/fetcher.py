@@ -13,6 +13,7 @@ from pathlib import Path
 from cached.config import Config
 from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.download import Batch, Download
+from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
 from cached.daemon.transfer.workers import Workers
@@ -68,6 +69,7 @@ class Fetcher:
         self._disk = disk
         self._workers = workers
         self._elsewhere, self._doubt = elsewhere, doubt
+        self._publishing = Publishing(disk)
         self._running: dict[str, Download] = {}
         self._network = network
         self._streams, self._files = network.streams, network.files
@@ -160,9 +162,7 @@ class Fetcher:
         if len(digests) == len(entries):
             return digests
         if entries[0].size <= SMALL:
-            gather = functools.partial(self._gather, download, remote, digests)
-            part = Part(functools.partial(self._again, download, gather))
-            await self._streams.run(Work(entries[0].path, download.origin, remote.group, [part]))
+            await self._small(download, remote, digests)
         else:
             async with self._files:
                 await self._again(download, functools.partial(self._large, download, remote, digests))
@@ -191,13 +191,29 @@ class Fetcher:
                     "files.again", extra={"file": next(iter(download.wants.values())).path, "why": error.message}
                 )
 
-    async def _gather(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
-        """One try at small files; what it got before it failed is published, and is not fetched again."""
-        left = {key: entry for key, entry in download.wants.items() if key not in digests}
+    async def _small(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
+        """Small files, in one turn unless they have to be tried again. What came before one failed is published."""
+        found: dict[str, Verified] = {}
+        gather = functools.partial(self._gather, download, remote, digests, found)
+        part = Part(functools.partial(self._again, download, gather))
+        name = next(iter(download.wants.values())).path
+        try:
+            with self._publishing.coming():
+                await self._streams.run(Work(name, download.origin, remote.group, [part], small=True))
+        finally:
+            await self._publishing.publish(_arrivals(found, download, remote))
+            digests.update({key: each.digest for key, each in found.items()})
+
+    async def _gather(
+        self, download: Download, remote: Remote, digests: Mapping[str, Digest], found: dict[str, Verified]
+    ) -> None:
+        """One try; what it `found` before it failed is not fetched again."""
+        here = digests.keys() | found.keys()
+        left = {key: entry for key, entry in download.wants.items() if key not in here}
         download.done = download.size - sum(entry.size for entry in left.values())
         count = functools.partial(self._count, download)
         gathered = await self._workers.gather(self._disk.root, left, remote, count)
-        await self._publish(gathered.verified, download, remote, digests)
+        found.update(gathered.verified)
         if gathered.error is not None:
             raise gathered.error
 
@@ -212,7 +228,8 @@ class Fetcher:
             self._unsound.add(Digest(into.copy.name))
             self._doubt(into.copy)
             found = await self._transfer(replace(into, copy=None), entry, download, remote)
-        await self._publish({key: found}, download, remote, digests)
+        await self._disk.do(self._disk.store.publish, _arrivals({key: found}, download, remote))
+        digests[key] = found.digest
 
     def _into(self, key: str, entry: Entry) -> Into:
         expected = self._disk.store.wanted_back(key)
@@ -235,20 +252,17 @@ class Fetcher:
                 raise
             return await transfer.finish()
 
-    async def _publish(
-        self, verified: Mapping[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
-    ) -> None:
-        wants, identity = download.wants, remote.listing.identity
-        arrivals = [Arrival(key, found, identity(wants[key])) for key, found in verified.items()]
-        if arrivals:
-            await self._disk.do(self._disk.store.publish, arrivals)
-            digests.update({key: found.digest for key, found in verified.items()})
-
     def _count(self, download: Download, done: int, came: int) -> None:
         download.done += done
         download.fetched += came
         self._network.fetched_bytes += came
         self._streams.came(download.origin, came)
+
+
+def _arrivals(found: Mapping[str, Verified], download: Download, remote: Remote) -> list[Arrival]:
+    """`found` by key."""
+    identity = remote.listing.identity
+    return [Arrival(key, verified, identity(download.wants[key])) for key, verified in found.items()]
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:

@@ -11,7 +11,8 @@ CHASTENED = 60.0  # … or after the origin asked for less.
 class Pace:
     """One origin's number of connections, between 1 and `most`, and the pause that it has asked for.
 
-    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles.
+    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles. Of small files, which
+    wait more than they send, twice as many may be fetched.
     """
 
     def __init__(self, start: int, most: int) -> None:
@@ -26,8 +27,9 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace {self.active}/{self.limit} of {self.most}>"
 
-    def may_start(self, now: float) -> bool:
-        return self.active < self.limit and now >= self.paused_until
+    def may_start(self, now: float, small: bool = False) -> bool:
+        limit = min(2 * self.limit, self.most) if small else self.limit
+        return self.active < limit and now >= self.paused_until
 
     def measured(self, total: int, now: float) -> None:
         """`total` bytes have come from this origin so far, and it is `now`."""

@@ -76,11 +76,12 @@ class Streams:
         """Start what may start, and come back when the next pause ends."""
         now = time.monotonic()
         for origin in self._origins.values():
-            while self._active < self._most and origin.pace.may_start(now):
-                turn = origin.turns.take(now)
-                if turn is None:
-                    break
-                self._launch(origin, *turn)
+            for small in (False, True):
+                while self._active < self._most and origin.pace.may_start(now, small):
+                    turn = origin.turns.take(now, small)
+                    if turn is None:
+                        break
+                    self._launch(origin, *turn)
         self._wake_later(now)
 
     def _launch(self, origin: _Origin, work: Work, part: Part) -> None:

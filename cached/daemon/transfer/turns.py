@@ -17,12 +17,14 @@ class Part:
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """What is left of one file. `parts` in reverse: the next one is the last. `group` is the model it belongs to."""
+    """What is left of one file, or of several small ones. `parts` in reverse: the next one is the last. `group` is the
+    model that it belongs to."""
 
     name: str
     origin: str
     group: str
     parts: list[Part]
+    small: bool = False
     active: int = 0
     resume_at: float = 0.0  # Not before, after a failed try.
     given_up: bool = False
@@ -39,17 +41,19 @@ class _Group:
     fresh: deque[Work] = field(default_factory=deque)
     active: int = 0
 
-    def pick(self, now: float) -> Work | None:
+    def pick(self, now: float, small: bool) -> Work | None:
         """A begun file that nobody reads goes on first, so that files are hashed as they come and end one by one."""
-        ready = [work for work in self.begun if work.parts and work.resume_at <= now]
+        ready = [work for work in self.begun if work.parts and work.resume_at <= now and (work.small or not small)]
         idle = next((work for work in ready if not work.active), None)
         if idle is not None:
             return idle
-        while self.fresh:
-            work = self.fresh.popleft()
-            if work.parts:  # Else it was given up before its turn came.
-                self.begun.append(work)
-                return work
+        while self.fresh and not self.fresh[0].parts:  # Given up before its turn came.
+            self.fresh.popleft()
+        work = next((work for work in self.fresh if work.parts and (work.small or not small)), None)
+        if work is not None:
+            self.fresh.remove(work)
+            self.begun.append(work)
+            return work
         return min(ready, key=lambda work: work.active, default=None)
 
 
@@ -62,14 +66,17 @@ class Turns:
     def add(self, work: Work) -> None:
         self._groups.setdefault(work.group, _Group()).fresh.append(work)
 
-    def take(self, now: float) -> tuple[Work, Part] | None:
-        """The next part, of the model with the fewest connections; None when nothing may be read now."""
+    def take(self, now: float, small: bool = False) -> tuple[Work, Part] | None:
+        """The next part, of the model with the fewest connections; None when nothing may be read now. `small`: of small
+        files only."""
         for group in sorted(self._groups.values(), key=lambda group: group.active):
-            work = group.pick(now)
+            work = group.pick(now, small)
             if work is not None:
                 work.active += 1
                 group.active += 1
                 return work, work.parts.pop()
+        if small:
+            return None
         for group in self._groups.values():  # Of what was given up, nothing is left to wait for.
             group.begun = [work for work in group.begun if work.parts or work.active]
         self._groups = {name: group for name, group in self._groups.items() if group.begun or group.fresh}
