@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cached.daemon.transfer.pace import CHASTENED, SETTLED, Pace
-from cached.daemon.transfer.turns import Part, Turns, Work
+from cached.daemon.transfer.turns import ALONE, Part, Turns, Work
 
 MB = 1_000_000
 
@@ -89,7 +89,26 @@ def test_every_file_gets_one_connection_before_any_gets_two() -> None:
     turns = Turns()
     for name in "xyz":
         turns.add(work(name))
-    assert take(turns, 5) == ["x", "y", "z", "x", "y"]
+    assert take(turns, 5) == ["x", "y", "z"]
+    assert take(turns, 2, ALONE) == ["x", "y"]
+
+
+def test_others_have_time_to_begin_before_a_file_gets_a_second_connection() -> None:
+    turns = Turns()
+    turns.add(work("x", parts=3))
+    assert take(turns, 2) == ["x"] and turns.next_resume(0.0) == ALONE
+    turns.add(work("y"))
+    assert take(turns, 2, ALONE / 2) == ["y"] and turns.next_resume(ALONE / 2) == ALONE
+    assert take(turns, 2, ALONE) == ["x", "x"]
+
+
+def test_a_file_that_nobody_reads_waits_for_no_others() -> None:
+    turns = Turns()
+    alone = work("x")
+    turns.add(alone)
+    assert take(turns, 1) == ["x"]
+    turns.ended(alone)
+    assert take(turns, 1) == ["x"]
 
 
 def test_a_begun_file_goes_on_before_another_is_begun() -> None:
@@ -108,7 +127,8 @@ def test_models_take_turns() -> None:
         turns.add(work(name, "big"))
     assert take(turns, 2) == ["big1", "big2"]
     turns.add(work("small", "small"))
-    assert take(turns, 2) == ["small", "small"]
+    assert take(turns, 1) == ["small"]
+    assert take(turns, 1, ALONE) == ["small"]
 
 
 def test_a_file_that_pauses_lets_the_others_go_on_and_comes_back() -> None:
@@ -132,7 +152,7 @@ def test_small_files_can_be_taken_past_the_large_ones_before_them() -> None:
     turns.add(work("y", small=True, parts=1))
     turns.add(work("z", "b", parts=1))
     assert take(turns, 2, small=True) == ["y"]
-    assert take(turns, 9) == ["z", "x", "x"]
+    assert take(turns, 9) == ["z", "x"]
 
 
 def test_a_file_that_was_given_up_takes_no_turn() -> None:

@@ -7,6 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 
+# Seconds before a file that is being read gets a second connection: others of its model may be about to begin, and a
+# file is hashed in order, so that those that begin late end late.
+ALONE = 0.02
+
+
 @dataclass(eq=False, slots=True)
 class Part:
     """A call that reads one part of a file, and how often it was tried."""
@@ -27,7 +32,13 @@ class Work:
     small: bool = False
     active: int = 0
     resume_at: float = 0.0  # Not before, after a failed try.
+    shared_at: float = 0.0  # Not before, while it is being read.
     given_up: bool = False
+
+    @property
+    def next_at(self) -> float:
+        """When its next part may be read."""
+        return max(self.resume_at, self.shared_at) if self.active else self.resume_at
 
     def give_up(self) -> None:
         """Nothing more of it is read, and what fails now is not tried again."""
@@ -43,7 +54,7 @@ class _Group:
 
     def pick(self, now: float, small: bool) -> Work | None:
         """A begun file that nobody reads goes on first, so that files are hashed as they come and end one by one."""
-        ready = [work for work in self.begun if work.parts and work.resume_at <= now and (work.small or not small)]
+        ready = [work for work in self.begun if work.parts and work.next_at <= now and (work.small or not small)]
         idle = next((work for work in ready if not work.active), None)
         if idle is not None:
             return idle
@@ -53,6 +64,7 @@ class _Group:
         if work is not None:
             self.fresh.remove(work)
             self.begun.append(work)
+            work.shared_at = now + ALONE
             return work
         return min(ready, key=lambda work: work.active, default=None)
 
@@ -93,11 +105,11 @@ class Turns:
                 del self._groups[work.group]
 
     def next_resume(self, now: float) -> float | None:
-        """When the first of the files that pause may go on."""
+        """When the first of the files that have to wait may go on."""
         times = [
-            work.resume_at
+            work.next_at
             for group in self._groups.values()
             for work in group.begun
-            if work.parts and work.resume_at > now
+            if work.parts and work.next_at > now
         ]
         return min(times, default=None)
