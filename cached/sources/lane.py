@@ -162,7 +162,7 @@ class Lanes:
         if self._behind_proxy(request):
             return False
         connection, answer = self._ask(request, timeout, method="HEAD")
-        self._give_back(request, connection, answer.keeps and not connection.overrun)
+        connection.close()  # Should the server send a body all the same, it must not be taken for the next answer.
         if answer.status == 429 or answer.status >= 500:
             raise Throttled(answer.status, answer.headers.get("retry-after"))
         return answer.status == 200

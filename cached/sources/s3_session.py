@@ -5,6 +5,7 @@ second and 900 directories.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.loaders import Loader, create_loader  # type: ignore[import-untyped]
@@ -18,7 +19,8 @@ def preload() -> None:
     _loader.load_service_model("s3", "service-2")
     for name in ("endpoints", "partitions", "sdk-default-configuration"):
         _loader.load_data(name)
-    asyncio.run(_rehearse())
+    with contextlib.suppress(Exception):  # A configuration that is wrong is told of when it is used.
+        asyncio.run(_rehearse())
 
 
 async def _rehearse() -> None:

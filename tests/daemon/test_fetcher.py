@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from cached.access import Credentials
-from cached.config import Config, Size
+from cached.config import Config
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.room import Room
 from cached.daemon.transfer.download import Batch
-from cached.daemon.transfer.fetcher import SMALL, Fetcher, Network
+from cached.daemon.transfer.fetcher import BUNDLE, SMALL, Fetcher, Network
 from cached.daemon.transfer.workers import Workers
-from cached.errors import SourceDenied
+from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing, ModelRef
-from cached.store.store import Store
+from cached.store.blobs import ingest_key
 from cached.worker.messages import Gathered, Remote
 from tests.store.stored import publish
 
@@ -30,13 +29,6 @@ class NoSource:
 
     def __getattr__(self, name: str) -> None:
         raise AssertionError(f"a worker was asked to {name}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    store = Store(Config(root=tmp_path / "root", keep_free=Size(0), limit=Size(1 << 30)))
-    yield Disk(store)
-    store.close()
 
 
 @pytest.fixture
@@ -80,6 +72,70 @@ async def test_what_had_landed_of_a_file_that_came_under_another_name_is_dropped
     assert await fetcher.fetch(Remote(listing, Credentials()), reserved.needs.wants.items(), Batch())
     assert other.needs.wants
     assert list(disk.store.layout.ingest.iterdir()) == []
+
+
+class Sending:
+    """In the workers' place: files come when the test says so, and only up to those that `broken` names."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.asked: list[list[str]] = []
+        self.send = asyncio.Event()
+        self.broken: set[str] = set()
+
+    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any) -> Gathered:
+        self.asked.append([entry.path for entry in wants.values()])
+        await self.send.wait()
+        verified = {}
+        for key, entry in wants.items():
+            if entry.path in self.broken:
+                return Gathered(verified, SourceUnavailable("cut"))
+            ingest = self._disk.store.blobs.small_ingest(key, entry, memoryview(entry.path.encode()))
+            verified[key] = ingest.sync()
+        return Gathered(verified, None)
+
+
+def small_files(count: int) -> Listing:
+    """Each file holds its own name."""
+    names = [f"{number:04}" for number in range(count)]
+    ref = ModelRef.parse("s3://bucket/model")
+    return Listing(ref, str(ref), "revision", tuple(Entry(name, len(name), "v1") for name in names))
+
+
+async def test_small_files_are_spread_over_the_connections_and_large_numbers_go_together(disk: Disk) -> None:
+    for count, together in ((10, 1), (10 * BUNDLE, 20), (40 * BUNDLE, BUNDLE)):
+        listing, workers = small_files(count), Sending(disk)
+        wants = {ingest_key(listing.identity(entry), None): entry for entry in listing.entries}
+        fetching = asyncio.create_task(
+            fetcher_of(disk, workers).fetch(Remote(listing, Credentials()), wants.items(), Batch())
+        )
+        async with asyncio.timeout(60):
+            while len(workers.asked) < 8:  # Twice what an origin gets at first.
+                await asyncio.sleep(0.001)
+        assert max(map(len, workers.asked)) == together
+        fetching.cancel()
+        workers.send.set()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+
+
+async def test_what_came_before_a_cut_is_kept_and_only_the_rest_is_asked_for_again(disk: Disk) -> None:
+    listing, workers = small_files(4 * BUNDLE), Sending(disk)
+    workers.broken, first = {"0003"}, listing.entries[0]
+    reserved = await Room(Config(root=disk.root), disk).reserve(listing)
+    remote, wants = Remote(listing, Credentials()), reserved.needs.wants
+    workers.send.set()
+    with pytest.raises(SourceUnavailable):
+        await fetcher_of(disk, workers).fetch(remote, wants.items(), Batch())
+    tries = [paths for paths in workers.asked if "0003" in paths]
+    assert tries[0][0] == first.path and [paths[0] for paths in tries[1:]] == ["0003"] * (len(tries) - 1)
+    assert disk.store.blob(Digest.of(first.path.encode())) is not None
+    workers.broken.clear()
+    workers.asked.clear()
+    needs = await Room(Config(root=disk.root), disk).needs(listing)
+    assert first.path in needs.digests
+    assert len(await fetcher_of(disk, workers).fetch(remote, needs.wants.items(), Batch())) == len(needs.wants)
+    assert not any(first.path in paths for paths in workers.asked)
 
 
 class Denying:

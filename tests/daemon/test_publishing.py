@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from cached.config import Config, Size
 from cached.daemon.space.disk import Disk
 from cached.daemon.transfer import publishing
 from cached.daemon.transfer.publishing import Publishing
@@ -36,13 +34,6 @@ class Published:
         if self.error is not None:
             raise self.error
         self._publish(arrivals)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    store = Store(Config(root=tmp_path / "root", keep_free=Size(0), limit=Size(1 << 30)))
-    yield Disk(store)
-    store.close()
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ class Fetcher:
         joined = {id(self._running[key]): self._running[key] for key in wants if key in self._running}
         new = {key: entry for key, entry in wants.items() if key not in self._running}
         small = [key for key, entry in new.items() if entry.size <= SMALL]
-        step = 62
+        step = min(BUNDLE, max(1, len(small) // (2 * self._config.connections)))
         bundles = [[key] for key in new if new[key].size > SMALL]
         bundles += [small[start : start + step] for start in range(0, len(small), step)]
         return [

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-
 # Seconds before a file that is being read gets a second connection: others of its model may be about to begin, and a
 # file is hashed in order, so that those that begin late end late.
 ALONE = 0.02
@@ -107,9 +106,6 @@ class Turns:
     def next_resume(self, now: float) -> float | None:
         """When the first of the files that have to wait may go on."""
         times = [
-            work.next_at
-            for group in self._groups.values()
-            for work in group.begun
-            if work.parts and work.next_at > now
+            work.next_at for group in self._groups.values() for work in group.begun if work.parts and work.next_at > now
         ]
         return min(times, default=None)
