@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 MAX_HEAD = 64 << 10
 MAX_LINE = 4 << 10
-CONNECT_TIMEOUT = 10.0
-
 MAX_NAME = 256
+MAX_DIGITS = 18  # Of a length; and Python refuses numbers of thousands of digits in a way of its own.
+CONNECT_TIMEOUT = 10.0
 
 _CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}\Z")
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?\Z")
@@ -49,25 +49,34 @@ class Connection:
     def __init__(self, scheme: str, host: str, port: int, timeout: float, tls: ssl.SSLContext) -> None:
         raw = socket.create_connection((host, port), min(timeout, CONNECT_TIMEOUT))
         self.peer = str(raw.getpeername()[0])
-        self._timeout, self._whole = timeout, 0
+        self._timeout, self._whole = 0.0, 0
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if scheme == "https":
                 raw = tls.wrap_socket(raw, server_hostname=host)
-                raw.settimeout(timeout)
             else:
-                # The kernel keeps the time, so that one call can fill a whole slice instead of polling for each part.
-                limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or (0 if timeout >= 1 else 1))
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
                 raw.settimeout(None)
                 self._whole = socket.MSG_WAITALL
+            self._socket = raw
+            self.within(timeout)
         except BaseException:
             raw.close()
             raise
-        self._socket = raw
         self._head = bytearray(MAX_HEAD)
         self._rest = memoryview(b"")  # Of the body, received together with the head.
+
+    def within(self, timeout: float) -> None:
+        """From now on blocking calls end after so many seconds without a byte."""
+        if timeout == self._timeout:
+            return
+        self._timeout = timeout
+        if not self._whole:
+            self._socket.settimeout(timeout)
+            return
+        # The kernel keeps the time, so that one call can fill a whole slice instead of polling for each part.
+        limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or (0 if timeout >= 1 else 1))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def close(self) -> None:
         self._socket.close()
@@ -194,9 +203,9 @@ def _parse(head: str) -> Answer:
             elif known != value:
                 raise MalformedAnswer("two lengths")
     said = headers.get("content-length", "")
-    length = int(said) if said.isdecimal() and "transfer-encoding" not in headers else None
+    plain = said.isdecimal() and len(said) <= MAX_DIGITS and "transfer-encoding" not in headers
     keeps = match[1] == "1" and "close" not in headers.get("connection", "").lower()
-    return Answer(int(match[2]), headers, length, keeps)
+    return Answer(int(match[2]), headers, int(said) if plain else None, keeps)
 
 
 @functools.lru_cache(maxsize=256)

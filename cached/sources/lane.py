@@ -1,4 +1,5 @@
 """The fast lane: one ranged GET whose body goes from the socket into a reused buffer, never becoming Python objects.
+Listings in one piece and proofs of access take it too.
 
 It takes the plain good case only (2xx, the range that was asked for, the version that was listed). Whatever else a
 server says is left to the source's own reader, which knows what it means.
@@ -114,9 +115,7 @@ class Lanes:
         """
         if self._behind_proxy(request):
             return False
-        # Of a whole file none: servers do more for a part than for all of it.
-        part = {} if span.length == span.size else {"Range": span.header}
-        connection, answer = self._ask(request, timeout, part)
+        connection, answer = self._ask(request, timeout, {"Range": span.header})
         kept = False
         try:
             if answer.status in (429, 503):
@@ -157,15 +156,16 @@ class Lanes:
             self._give_back(request, connection, kept)
         return body
 
-    def granted(self, request: Request, timeout: float) -> bool:
-        """Whether a HEAD, which is what was signed, is answered with a plain 200. OSError as `stream`."""
+    def granted(self, request: Request, timeout: float, judge: Judge) -> bool:
+        """Whether a HEAD, which is what was signed, is answered with a plain 200 as `judge` knows it. OSError as
+        `stream`."""
         if self._behind_proxy(request):
             return False
         connection, answer = self._ask(request, timeout, method="HEAD")
         connection.close()  # Should the server send a body all the same, it must not be taken for the next answer.
         if answer.status == 429 or answer.status >= 500:
             raise Throttled(answer.status, answer.headers.get("retry-after"))
-        return answer.status == 200
+        return answer.status == 200 and judge(answer)
 
     def close(self) -> None:
         with self._lock:
@@ -207,6 +207,7 @@ class Lanes:
                 while kept:
                     since, connection = kept.pop()
                     if time.monotonic() - since < KEPT_SECONDS:
+                        connection.within(timeout)
                         return connection, False
                     stale.append(connection)
         finally:

@@ -16,8 +16,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
 from cached.model import Entry, Listing, ModelRef, listing_revision
-from cached.sources.base import Reader
-from cached.sources.lane import Lanes, lane_errors
+from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_reader import S3Reader, look_up, object_entry
@@ -62,15 +61,13 @@ class S3Source:
         client, signer = self._client(listing.ref, credentials)
 
         def head() -> None:
-            request = signer.request(bucket, key, {}, {}, "HEAD")
-            with lane_errors(listing.ref):
-                if self._lanes.granted(request, timeout):
-                    return
-            client.call_s3("head_object", timeout=timeout, Bucket=bucket, Key=key)  # Which knows what a refusal means.
+            # Should that not be plain, s3fs knows what it means.
+            if not self.open(listing, entry, credentials).granted(timeout):
+                client.call_s3("head_object", timeout=timeout, Bucket=bucket, Key=key)
 
         _with_present_keys(listing.ref, signer, head)
 
-    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> S3Reader:
         bucket, key = self._object(listing, entry)
         client, signer = self._client(listing.ref, credentials)
         timeout = float(self._config.read_timeout)

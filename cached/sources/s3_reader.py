@@ -86,10 +86,20 @@ class S3Reader:
             return {}, {"If-Match": f'"{self._etag}"'}
         return {}, {"If-Unmodified-Since": self._date}
 
-    def _judge_fast(self, answer: Answer, span: Span) -> bool:
+    def granted(self, timeout: float) -> bool:
+        """Whether a HEAD on the fast lane shows the version that was listed: who signed it may read it then."""
+        with s3_errors(self._ref, self._name):
+            request = self._signer.request(self._object["Bucket"], self._object["Key"], {}, {}, "HEAD")
+        with lane_errors(self._ref):
+            return self._lanes.granted(request, timeout, self._is_listed)
+
+    def _is_listed(self, answer: Answer) -> bool:
         if answer.headers.get("etag", "").strip('"') != self._etag:
             return False
-        if not self._etag and not self._same_date(answer.headers.get("last-modified", "")):
+        return bool(self._etag) or self._same_date(answer.headers.get("last-modified", ""))
+
+    def _judge_fast(self, answer: Answer, span: Span) -> bool:
+        if not self._is_listed(answer):
             return False
         version = answer.headers.get("x-amz-version-id")
         if version and version != "null":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.loaders import Loader, create_loader  # type: ignore[import-untyped]
 
@@ -27,7 +28,11 @@ async def _rehearse() -> None:
     """Make a client that nobody uses, with keys of its own, so that none are looked for: the first one of a process
     takes three times as long as the next."""
     async with new_session(None).create_client(
-        "s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none"
+        "s3",
+        region_name="us-east-1",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+        config=AioConfig(defaults_mode="legacy"),  # Another mode may ask the machine's metadata for its region.
     ):
         pass
 

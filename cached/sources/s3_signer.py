@@ -39,7 +39,7 @@ class S3Signer:
         target = f"{path}?{asked}" if asked else path
         if keys is not None:
             now = datetime.now(UTC)
-            headers = signed_headers(keys, self._region, method, self._host, path, query, headers, now)
+            headers = signed_headers(keys, self._region, self._host, path, query, headers, now, method=method)
         return Request(self._scheme, self._host, target, headers)
 
     def _present_keys(self) -> Keys | None:
@@ -71,7 +71,8 @@ class S3Signer:
         await self._client.set_session()
         meta = self._client._s3.meta
         parts = urlsplit(meta.endpoint_url)
-        self._scheme, self._host, self._base = parts.scheme, parts.netloc, parts.path.rstrip("/")
+        host = parts.netloc.rpartition("@")[2]
+        self._scheme, self._host, self._base = parts.scheme, host, parts.path.rstrip("/")
         self._region = meta.region_name or "us-east-1"
         # The client's own, which may be the caller's keys; the session knows only the daemon's.
         found = self._client._s3._request_signer._credentials if not self._client.anon else None

@@ -34,12 +34,13 @@ def uri_path(path: str) -> str:
 def signed_headers(
     keys: Keys,
     region: str,
-    method: str,
     host: str,
     path: str,
     query: Mapping[str, str],
     headers: Mapping[str, str],
     now: datetime,
+    *,
+    method: str = "GET",
 ) -> dict[str, str]:
     """`headers` with the signature over all of them. `path` as `uri_path` gives it; `now` in UTC.
 

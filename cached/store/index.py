@@ -13,7 +13,6 @@ from cached.model import Digest, Entry, Manifest
 from cached.store import names, wants
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
-from cached.store.seals import seal
 from cached.store.snapshots import Origin
 from cached.store.steady import steady_time
 
@@ -167,8 +166,8 @@ class Index(IndexFile):
                 [(each.digest.hex, each.size, each.pieces, now, at, now, now) for each, _, _, at in rows],
             )
             db.executemany(
-                "INSERT OR IGNORE INTO identity VALUES (?, ?, ?)",
-                [(identity, each.digest.hex, seal(identity, each.digest.hex)) for each, identity, _, _ in rows],
+                "INSERT OR IGNORE INTO identity VALUES (?1, ?2, seal(?1, ?2))",
+                [(identity, each.digest.hex) for each, identity, _, _ in rows],
             )
             wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 

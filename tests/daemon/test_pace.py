@@ -63,18 +63,23 @@ def test_an_origin_that_throttles_is_left_alone_and_then_asked_by_half_as_many()
     assert pace.limit > 4
 
 
-def test_twice_as_many_may_fetch_small_files_but_never_more_than_the_most() -> None:
+def test_as_many_again_may_fetch_small_files_but_never_more_than_the_most() -> None:
     pace = Pace(4, 6)
     pace.active = 4
-    assert not pace.may_start(0.0) and pace.may_start(0.0, small=True)
-    pace.active = 6
-    assert not pace.may_start(0.0, small=True)
+    assert not pace.may_start(0.0) and pace.may_start_extra(0.0)
+    pace.extra = 2
+    assert not pace.may_start_extra(0.0)
     pace = Pace(4, 16)
-    pace.active = 8
-    assert not pace.may_start(0.0, small=True)
+    pace.extra = 4
+    assert not pace.may_start_extra(0.0) and pace.may_start(0.0)
+
+
+def test_an_origin_that_has_throttled_is_left_alone_by_small_files_too() -> None:
+    pace = Pace(4, 16)
     pace.throttled(5.0, 0.0)
-    pace.active = 3
-    assert not pace.may_start(4.9, small=True) and pace.may_start(5.0, small=True)
+    assert not pace.may_start_extra(4.9) and pace.may_start_extra(5.0)
+    pace.throttled(5.0, 10.0)
+    assert pace.limit == 1 and pace.may_start(15.0) and not pace.may_start_extra(15.0)
 
 
 def work(name: str, group: str = "a", parts: int = 2, small: bool = False) -> Work:

@@ -137,3 +137,19 @@ async def test_a_cancelled_caller_comes_back_when_its_files_are_published_and_no
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 30)
     assert is_here(disk, "a")
+
+
+def test_a_loop_that_ends_while_something_is_published_ends(disk: Disk, published: Published) -> None:
+    published.go.clear()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(Publishing(disk).publish([arrival(disk, "a")]))
+        await asyncio.to_thread(published.begun.wait, 30)
+        asyncio.get_running_loop().call_soon(published.go.set)
+        assert not waiting.done()
+
+    ending = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()
+    assert is_here(disk, "a")

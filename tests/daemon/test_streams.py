@@ -31,8 +31,8 @@ def reads() -> Reads:
     return Reads()
 
 
-def work_of(reads: Reads, parts: int) -> Work:
-    return Work("w", "s3://origin", "model", [Part(reads.read) for _ in range(parts)])
+def work_of(reads: Reads, parts: int, origin: str = "s3://origin", group: str = "model", small: bool = False) -> Work:
+    return Work("w", origin, group, [Part(reads.read) for _ in range(parts)], small)
 
 
 def later() -> SourceUnavailable:
@@ -67,3 +67,44 @@ async def test_the_first_part_that_fails_for_good_ends_the_others(reads: Reads) 
     with pytest.raises(SourceDenied):
         await asyncio.wait_for(running, 10)
     assert len(reads.begun) == 2
+
+
+async def test_large_files_get_their_connections_back_from_small_ones() -> None:
+    small, large = Reads(), Reads()
+    streams = Streams(2, 16, retries=5)
+    running = [asyncio.create_task(streams.run(work_of(small, 1, small=True))) for _ in range(12)]
+    await small.running(4)
+    running.append(asyncio.create_task(streams.run(work_of(large, 1, group="large"))))
+    running.append(asyncio.create_task(streams.run(work_of(large, 1, group="large"))))
+    await settle()
+    assert len(small.begun) == 4 and not large.begun
+    for read in small.begun[:4]:  # The first two of them are the ones that count.
+        read.set_result(None)
+    await settle()
+    assert len(large.begun) + len(small.begun) == 8 and large.begun
+    while not all(task.done() for task in running):
+        for read in [*small.begun, *large.begun]:
+            if not read.done():
+                read.set_result(None)
+        await asyncio.sleep(0)
+
+
+async def test_small_files_of_one_origin_leave_another_its_connections() -> None:
+    small, other = Reads(), Reads()
+    streams = Streams(2, 4, retries=5)
+    many = [asyncio.create_task(streams.run(work_of(small, 1, small=True))) for _ in range(20)]
+    await small.running(4)
+    late = asyncio.create_task(streams.run(work_of(other, 1, "s3://other")))
+    await settle()
+    small.begun[3].set_result(None)
+    await settle()
+    assert other.begun and len(small.begun) == 4
+    other.begun[0].set_result(None)
+    await asyncio.wait_for(late, 10)
+    for task in many:
+        task.cancel()
+    while not all(task.done() for task in many):
+        for read in small.begun:
+            if not read.done():
+                read.set_result(None)
+        await asyncio.sleep(0)

@@ -77,7 +77,14 @@ def test_what_is_not_a_clean_head_is_refused(head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"Transfer-Encoding: chunked", b"Content-Length: -1", b"Content-Length: 1e3", b"A: b"]
+    "head",
+    [
+        b"Transfer-Encoding: chunked",
+        b"Content-Length: -1",
+        b"Content-Length: 1e3",
+        b"Content-Length: " + b"9" * 5000,
+        b"A: b",
+    ],
 )
 def test_a_length_that_is_not_a_plain_number_is_none(head: bytes) -> None:
     assert ask(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n").length is None
@@ -100,6 +107,15 @@ def test_a_header_cannot_smuggle_another_line() -> None:
 def test_silence_ends_in_a_time_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connection = Connection("http", "127.0.0.1", listener.getsockname()[1], 0.1, ssl.create_default_context())
+        with pytest.raises(TimeoutError):
+            connection.ask("GET", "/x", "host", {})
+        connection.close()
+
+
+def test_a_kept_connection_takes_the_time_out_of_who_uses_it_next() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection("http", "127.0.0.1", listener.getsockname()[1], 3600.0, ssl.create_default_context())
+        connection.within(0.1)
         with pytest.raises(TimeoutError):
             connection.ask("GET", "/x", "host", {})
         connection.close()

@@ -29,6 +29,6 @@ def test_a_signature_is_the_one_that_botocore_makes(
     monkeypatch.setattr(botocore.auth.S3SigV4Auth, "_should_sha256_sign_payload", lambda *_: False)
     botocore.auth.S3SigV4Auth(Credentials("AKIA", "SECRET", token), "s3", "eu-west-1").add_auth(theirs)
     keys = Keys("AKIA", "SECRET", token)
-    ours = signed_headers(keys, "eu-west-1", method, "127.0.0.1:9000", path, query, headers, NOW)
+    ours = signed_headers(keys, "eu-west-1", "127.0.0.1:9000", path, query, headers, NOW, method=method)
     assert ours["Authorization"] == theirs.headers["Authorization"]
     assert {name.lower(): ours[name] for name in ours} == {name.lower(): text for name, text in theirs.headers.items()}

@@ -201,21 +201,28 @@ class Fetcher:
             with self._publishing.coming():
                 await self._streams.run(Work(name, download.origin, remote.group, [part], small=True))
         finally:
-            await self._publishing.publish(_arrivals(found, download, remote))
-            digests.update({key: each.digest for key, each in found.items()})
+            await self._publish(found, download, remote, digests)
 
     async def _gather(
-        self, download: Download, remote: Remote, digests: Mapping[str, Digest], found: dict[str, Verified]
+        self, download: Download, remote: Remote, digests: dict[str, Digest], found: dict[str, Verified]
     ) -> None:
-        """One try; what it `found` before it failed is not fetched again."""
-        here = digests.keys() | found.keys()
-        left = {key: entry for key, entry in download.wants.items() if key not in here}
+        """One try. What came before it failed is published at once, and is not fetched again."""
+        left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
         count = functools.partial(self._count, download)
         gathered = await self._workers.gather(self._disk.root, left, remote, count)
         found.update(gathered.verified)
         if gathered.error is not None:
+            await self._publish(found, download, remote, digests)
             raise gathered.error
+
+    async def _publish(
+        self, found: dict[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
+    ) -> None:
+        """What was found becomes digests."""
+        await self._publishing.publish(_arrivals(found, download, remote))
+        digests.update({key: each.digest for key, each in found.items()})
+        found.clear()
 
     async def _large(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
         ((key, entry),) = download.wants.items()

@@ -11,14 +11,14 @@ CHASTENED = 60.0  # … or after the origin asked for less.
 class Pace:
     """One origin's number of connections, between 1 and `most`, and the pause that it has asked for.
 
-    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles. Of small files, which
-    wait more than they send, twice as many may be fetched.
+    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles. As many again, `extra`
+    ones, may fetch small files, which wait more than they send; so large files never wait for those.
     """
 
     def __init__(self, start: int, most: int) -> None:
         self.most = most
         self.limit = min(start, most)
-        self.active = 0
+        self.active = self.extra = 0
         self.paused_until = 0.0
         self._window: tuple[float, int] | None = None
         self._base: float | None = None  # The speed that the connection on trial has to beat.
@@ -27,9 +27,13 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace {self.active}/{self.limit} of {self.most}>"
 
-    def may_start(self, now: float, small: bool = False) -> bool:
-        limit = min(2 * self.limit, self.most) if small else self.limit
-        return self.active < limit and now >= self.paused_until
+    def may_start(self, now: float) -> bool:
+        return self.active < self.limit and now >= self.paused_until
+
+    def may_start_extra(self, now: float) -> bool:
+        """One for small files. An origin that bears one connection only gets no other."""
+        room = self.extra < self.limit and self.active + self.extra < self.most
+        return self.limit > 1 and room and now >= self.paused_until
 
     def measured(self, total: int, now: float) -> None:
         """`total` bytes have come from this origin so far, and it is `now`."""

@@ -76,6 +76,9 @@ class Publishing:
             group.done.exception()  # Seen, even when nobody waits any more.
         else:
             group.done.set_result(None)
+        finally:
+            if not group.done.done():  # The loop is being torn down: those who wait must end too.
+                group.done.cancel()
 
 
 class _Group:

@@ -76,19 +76,25 @@ class Streams:
         """Start what may start, and come back when the next pause ends."""
         now = time.monotonic()
         for origin in self._origins.values():
-            for small in (False, True):
-                while self._active < self._most and origin.pace.may_start(now, small):
-                    turn = origin.turns.take(now, small)
-                    if turn is None:
-                        break
-                    self._launch(origin, *turn)
+            while self._active < self._most and origin.pace.may_start(now):
+                turn = origin.turns.take(now)
+                if turn is None:
+                    break
+                self._launch(origin, *turn)
+        for origin in self._origins.values():  # Of what the others have left.
+            while self._active < self._most and origin.pace.may_start_extra(now):
+                turn = origin.turns.take(now, small=True)
+                if turn is None:
+                    break
+                self._launch(origin, *turn, extra=True)
         self._wake_later(now)
 
-    def _launch(self, origin: _Origin, work: Work, part: Part) -> None:
+    def _launch(self, origin: _Origin, work: Work, part: Part, extra: bool = False) -> None:
         self._active += 1
-        origin.pace.active += 1
+        origin.pace.active += not extra
+        origin.pace.extra += extra
         task = asyncio.create_task(self._read(origin, work, part))
-        task.add_done_callback(lambda done: self._over(origin, work, done))
+        task.add_done_callback(lambda done: self._over(origin, work, extra, done))
 
     async def _read(self, origin: _Origin, work: Work, part: Part) -> None:
         try:
@@ -109,11 +115,12 @@ class Streams:
         work.parts.append(part)
         log.warning("piece.retry", extra={"file": work.name, "why": error.message, "in": round(pause, 2)})
 
-    def _over(self, origin: _Origin, work: Work, task: asyncio.Task[None]) -> None:
+    def _over(self, origin: _Origin, work: Work, extra: bool, task: asyncio.Task[None]) -> None:
         """One read has ended. A file ends with its last one, so that none outlives it."""
         origin.pace.measured(origin.came, time.monotonic())
         self._active -= 1
-        origin.pace.active -= 1
+        origin.pace.active -= not extra
+        origin.pace.extra -= extra
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         ended = self._ended.get(work)
         if error is not None:
