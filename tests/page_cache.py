@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,21 @@ def forget(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def forget_all(paths: Sequence[Path], seconds: float = 10.0) -> None:
+    """RuntimeError when more than a hundredth of them stays. Tried for so long: pages that somebody reads at the moment
+    cannot be dropped, and a loader's threads may end after it has its last tensor."""
+    end, most = time.monotonic() + seconds, sum(path.stat().st_size for path in paths) / 100
+    while True:
+        for path in paths:
+            forget(path)
+        left = sum(map(resident, paths))
+        if left <= most:
+            return
+        if time.monotonic() > end:
+            raise RuntimeError(f"{left} bytes of {paths[0].parent} stayed in the page cache")
+        time.sleep(0.05)  # Polling a condition, with a deadline.
 
 
 def resident(path: Path) -> int:

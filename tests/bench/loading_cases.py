@@ -16,7 +16,7 @@ from tests.bench.case import Options
 from tests.bench.read_ahead import read_ahead_kib
 from tests.bench.report import Found
 from tests.daemon_process import clean_environment
-from tests.page_cache import forget, resident
+from tests.page_cache import forget_all
 
 FOLDER = Path(__file__).parents[2]
 SHARE = "0.5"
@@ -64,7 +64,7 @@ def engine_starts(node: Node, options: Options) -> Found:
     for number in range(options.rounds):
         for name, share in ways.items() if number % 2 else reversed(ways.items()):
             options.say(f"An engine, {name} …")
-            make_cold(node.held)
+            forget_all(weights(node.held))
             taken[name].append(_program("engine_start", node.socket, node.uri, share))
     found = Found(node.title("An engine on a cold page cache"), options.rounds, {}, place="disk")
     found.rows = {name: _medians(each) for name, each in taken.items()}
@@ -100,7 +100,7 @@ def same_as_a_copy(node: Node, options: Options) -> Found:
     took: dict[Path, list[dict[str, float]]] = {node.held: [], node.copy: []}
     for number in range(FILLS):
         for folder in took:
-            make_cold(folder)
+            forget_all(weights(folder))
         order = list(took) if number % 2 else list(reversed(took))
         loads = [["default", str(folder), False] for folder in order]
         times = _program("load_weights", json.dumps({"rounds": PAIRS, "unmeasured": 2, "loads": loads}))
@@ -117,15 +117,6 @@ def same_as_a_copy(node: Node, options: Options) -> Found:
 
 def weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
-
-
-def make_cold(folder: Path) -> None:
-    """RuntimeError when more than a hundredth of it stays in the page cache."""
-    for path in weights(folder):
-        forget(path)
-    stayed = sum(map(resident, weights(folder)))
-    if stayed > 0.01 * sum(path.stat().st_size for path in weights(folder)):
-        raise RuntimeError(f"{stayed} bytes of {folder} stayed in the page cache")
 
 
 def _program(name: str, *arguments: str) -> Any:

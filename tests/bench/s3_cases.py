@@ -21,9 +21,10 @@ URI = f"s3://{BUCKET}/{MODEL}"
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[RcloneS3]:
+def s3_server(folder: Path, mib_per_second: int = 0) -> Iterator[RcloneS3]:
     """It lists a folder once, as a real server's index would be there already, and does not hash whole files."""
-    with RcloneS3(folder / "origin", etags=False, listing_seconds=3600) as server:
+    origin = folder / "origin"
+    with RcloneS3(origin, etags=False, listing_seconds=3600, mib_per_second=mib_per_second) as server:
         yield server
 
 

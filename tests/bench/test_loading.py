@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 
 from tests.bench.case import LeftOut, Options
 from tests.bench.loading import node
-from tests.bench.loading_cases import Node, engine_starts, make_cold, same_as_a_copy, strategies
+from tests.bench.loading_cases import Node, engine_starts, same_as_a_copy, strategies
 from tests.bench.read_ahead import device_with_read_ahead, read_ahead_kib
 from tests.bench.report import table
-from tests.page_cache import on_a_disk, resident
+from tests.page_cache import forget_all, on_a_disk, resident
 
 
 @pytest.fixture
@@ -24,16 +25,19 @@ def small() -> Iterator[Node]:
         yield found
 
 
-def test_cold_is_looked_at() -> None:
+def test_cold_is_looked_at_and_waited_for() -> None:
     with on_a_disk() as folder:
         path = folder / "model.safetensors"
         path.write_bytes(bytes(1 << 20))
-        make_cold(folder)
+        forget_all([path])
         assert resident(path) == 0
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
             assert mapped.read(1 << 20) == bytes(1 << 20)  # What is mapped by somebody stays.
             with pytest.raises(RuntimeError, match="stayed in the page cache"):
-                make_cold(folder)
+                forget_all([path], 0.2)
+            threading.Timer(0.2, mapped.close).start()
+            forget_all([path])
+        assert resident(path) == 0
 
 
 def test_a_device_reads_ahead_as_little_as_asked() -> None:

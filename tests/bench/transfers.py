@@ -20,10 +20,10 @@ from tests.bench.memory_case import MEMORY_CASE
 from tests.bench.picture import picture
 from tests.bench.resume_case import RESUME_CASE
 from tests.bench.s3_cases import S3_CASES
-from tests.bench.verify_case import VERIFY_CASE
+from tests.bench.verify_case import VERIFY_CASES
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (*S3_CASES, HUB_CASE, VERIFY_CASE, MEMORY_CASE, RESUME_CASE, BUSY_CASE)
+    case.name: case for case in (*S3_CASES, HUB_CASE, *VERIFY_CASES, MEMORY_CASE, RESUME_CASE, BUSY_CASE)
 }
 
 

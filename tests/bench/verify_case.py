@@ -16,19 +16,26 @@ from tests.bench.report import Found, figures
 from tests.bench.s3_cases import URI, model_folder, s3_server
 
 UNCHECKED = "cached, unchecked"
+PACE = 400  # MiB/s: of an origin, or a network, that leaves something of both cores idle.
 
 
-def _measure(options: Options) -> Found:
+def _case(name: str, title: str, mib_per_second: int) -> Case:
     sizes = [512 * MIB] * 4
-    with scratch(2 * sum(sizes)) as folder:
-        return with_and_without(folder, "S3, 4 files of 512 MiB, with and without checking", sizes, options)
+
+    def measure(options: Options) -> Found:
+        with scratch(2 * sum(sizes)) as folder:
+            return with_and_without(folder, title, sizes, options, mib_per_second)
+
+    return Case(name, measure)
 
 
-def with_and_without(folder: Path, title: str, sizes: Sequence[int], options: Options) -> Found:
+def with_and_without(
+    folder: Path, title: str, sizes: Sequence[int], options: Options, mib_per_second: int = 0
+) -> Found:
     total, stamp = sum(sizes), folder / "stamp"
     after: dict[str, list[float]] = {"cached": [], UNCHECKED: []}
     write(model_folder(folder), sizes)
-    with s3_server(folder) as server:
+    with s3_server(folder, mib_per_second) as server:
 
         def ours(name: str, target: Path) -> Cost:
             kind = "checked" if name == "cached" else "unchecked"
@@ -59,4 +66,7 @@ def _more(pairs: Sequence[tuple[float, float]]) -> float:
     return (statistics.median(ours / theirs for ours, theirs in pairs) - 1) * 100
 
 
-VERIFY_CASE = Case("verify", _measure)
+VERIFY_CASES = (
+    _case("verify", "S3, 4 files of 512 MiB, with and without checking", 0),
+    _case("verify-paced", f"The same from an origin that gives {PACE} MiB/s", PACE),
+)

@@ -19,12 +19,20 @@ from tests.servers.process import BIN
 
 class RcloneS3(S3Server):
     def __init__(
-        self, folder: Path | None = None, *, auth: bool = True, etags: bool = True, listing_seconds: int = 0
+        self,
+        folder: Path | None = None,
+        *,
+        auth: bool = True,
+        etags: bool = True,
+        listing_seconds: int = 0,
+        mib_per_second: int = 0,
     ) -> None:
+        """0 MiB per second: as many as it can."""
         super().__init__()
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="rclone-"))
         self._auth, self._etags, self._listing_seconds = auth, etags, listing_seconds
+        self._mib_per_second = mib_per_second
 
     def command(self) -> list[str]:
         program = str(BIN / "rclone")
@@ -37,6 +45,8 @@ class RcloneS3(S3Server):
             "--config",
             os.devnull,
         ]
+        if self._mib_per_second:
+            options += ["--bwlimit", f"{self._mib_per_second}M"]
         if not self._etags:
             options += ["--etag-hash", ""]
         if self._auth:
