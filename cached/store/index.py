@@ -127,31 +127,12 @@ class Index(IndexFile):
         A key that another fill has reserved is shared, not reserved twice. LookupError when a held blob is gone.
         """
         with self.transaction() as db:
-            known = {row["key"] for row in db.execute("SELECT key FROM reservation")}
-            needed = sum(size for key, size in needs.items() if key not in known)
-            if needed and self.committed() + needed > capacity:
-                return None
-            now = time.time()
-            fill = db.execute("INSERT INTO fill (source, started_at) VALUES (?, ?)", (source, now)).lastrowid
-            assert fill is not None  # sqlite3 types it as optional; an INSERT always has one.
-            try:
-                db.executemany("INSERT OR IGNORE INTO hold VALUES (?, ?)", [(fill, digest.hex) for digest in holds])
-            except sqlite3.IntegrityError:
-                raise LookupError("a held blob is gone") from None
-            db.executemany(
-                "INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in needs.items()]
-            )
-            db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in needs])
-            return fill
+            return wants.begin(db, source, needs, holds, capacity)
 
     def committed(self) -> int:
         """Bytes used plus reserved."""
         with self.transaction() as db:
-            row = db.execute(
-                "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) "
-                "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
-            ).fetchone()
-        return int(row[0])
+            return wants.committed(db)
 
     def add_blobs(self, published: Iterable[tuple[Verified, str, str, int]]) -> None:
         """Blobs were published, each with its identity, key and st_mtime_ns: reservations become use, and every fill
@@ -175,13 +156,7 @@ class Index(IndexFile):
         """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""
         with self.transaction() as db:
             db.execute("DELETE FROM fill WHERE id = ?", (fill,))
-            self._free(db, parked)
-
-    def _free(self, db: sqlite3.Connection, parked: Iterable[str]) -> None:
-        keep = set(parked)
-        for row in db.execute("SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall():
-            if row["key"] not in keep:
-                db.execute("DELETE FROM reservation WHERE key = ?", (row["key"],))
+            wants.free(db, parked)
 
     def commit(self, manifest: Manifest, origin: Origin, refs: Mapping[str, tuple[str, str]], fill: int | None) -> None:
         """READY: the snapshot may be handed out, for every ref of `refs` (key → source, revision)."""
@@ -242,10 +217,7 @@ class Index(IndexFile):
     def forget_parked(self, key: str) -> bool:
         """Free a parked reservation; False when a fill has taken it up."""
         with self.transaction() as db:
-            rows = db.execute(
-                "DELETE FROM reservation WHERE key = ? AND key NOT IN (SELECT key FROM want) RETURNING key", (key,)
-            ).fetchall()
-        return bool(rows)
+            return wants.forget_parked(db, key)
 
     def condemn(self, blob: Digest, why: str) -> list[Digest] | None:
         """The blob failed a check: it counts no more, and the snapshots that have it are not handed out until mended.
