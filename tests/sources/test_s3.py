@@ -50,6 +50,12 @@ def keys(server: S3Server) -> Credentials:
     return Credentials(server.credentials)
 
 
+def put_at(server: RcloneS3, bucket: str, key: str, data: bytes, seconds: float) -> None:
+    """With a date of its own, in seconds since 1970."""
+    server.put(bucket, key, data)
+    os.utime(server.folder / bucket / key, (seconds, seconds))
+
+
 def test_versioned_bucket_goes_on_giving_the_old_bytes(moto: Moto, at_moto: S3Source, bucket: str) -> None:
     moto.bucket(bucket, versioned=True)
     moto.put(bucket, "m/w.bin", OLD)
@@ -80,6 +86,24 @@ def test_server_that_ignores_if_match_is_checked_again_at_the_end(rclone: Rclone
     reader.recheck()
     rclone.put(bucket, "m/w.bin", NEW)
     with pytest.raises(SourceChanged):
+        reader.recheck()
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["stream", "read"])
+def test_without_etags_a_file_overwritten_in_the_second_it_was_listed_in_is_another_one(
+    untagged: RcloneS3, bucket: str, fast: bool
+) -> None:
+    """Answers date their bytes to the second; only listings are finer."""
+    put_at(untagged, bucket, "m/w.bin", OLD, 1_700_000_000.25)
+    source = source_at(untagged.endpoint)
+    listing = resolve(source, f"s3://{bucket}/m", keys(untagged))
+    reader = source.open(listing, listing.entries[0], keys(untagged))
+    put_at(untagged, bucket, "m/w.bin", NEW, 1_700_000_000.75)
+    if fast:
+        assert reader.stream(0, len(NEW), lambda part: None)
+    else:
+        reader.read(0, len(NEW))
+    with pytest.raises(SourceChanged, match="ETag or date"):
         reader.recheck()
 
 
