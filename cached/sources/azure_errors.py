@@ -10,6 +10,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from cached.errors import CachedError, ModelNotFound
 from cached.model import ModelRef
+from cached.sources.connection_failures import connection_failed
 from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
 
 _ADVICE = (
@@ -34,7 +35,7 @@ def azure_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
     except ValueError:  # Of a token, say, which no endpoint without TLS is ever shown.
         raise denied(ref, f"they cannot be shown to the endpoint; {_ADVICE}") from None
     except (azure.AzureError, OSError) as error:
-        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
+        raise connection_failed(ref, error) from None
 
 
 def _translated(ref: ModelRef, file: str, error: azure.HttpResponseError) -> CachedError:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cached.model import ModelRef
 from cached.sources.addresses import check_address
+from cached.sources.connection_failures import connection_failed
 from cached.sources.http1 import Answer, Connection, MalformedAnswer
 from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
@@ -92,7 +93,7 @@ class lane_errors:
             case TimeoutError():
                 why = "it did not answer in time"
             case _:
-                why = f"the connection failed: {type(error).__name__}"
+                raise connection_failed(self._ref, error) from None
         raise unavailable(self._ref, why, after) from None
 
 

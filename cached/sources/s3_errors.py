@@ -10,6 +10,7 @@ import botocore.exceptions as boto  # type: ignore[import-untyped]
 
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model import ModelRef
+from cached.sources.connection_failures import connection_failed
 from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
 
 _DENIED = frozenset(
@@ -51,7 +52,7 @@ def _failure(ref: ModelRef, file: str, error: BaseException) -> CachedError | No
         case boto.ParamValidationError() | boto.NoRegionError() | boto.InvalidRegionError():
             return InvalidRequest(f"{spoken(ref)} is not a place in S3; check the bucket, and the region setting.")
         case boto.BotoCoreError() | aiohttp.ClientError():
-            return unavailable(ref, f"the connection failed: {type(error).__name__}")
+            return connection_failed(ref, error)
         case boto.ClientError() | OSError():
             return _translated(ref, file, error)
         case _:
@@ -62,7 +63,7 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
     # s3fs makes OSErrors of S3's answers and keeps the answer as the cause.
     answer = error if isinstance(error, boto.ClientError) else error.__cause__
     if not isinstance(answer, boto.ClientError):
-        return unavailable(ref, f"the connection failed: {type(error).__name__}")
+        return connection_failed(ref, error)
     code = str(answer.response.get("Error", {}).get("Code", ""))
     metadata: Mapping[str, Any] = answer.response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))

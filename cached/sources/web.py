@@ -15,6 +15,7 @@ import httpx2
 from cached.errors import InvalidRequest, SourceUnavailable
 from cached.model import ModelRef
 from cached.sources.addresses import check_address, check_url
+from cached.sources.connection_failures import connection_failed
 from cached.sources.patience import bounded, head_within
 from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
 
@@ -176,10 +177,8 @@ def web_errors(ref: ModelRef) -> Iterator[None]:
         raise unavailable(ref, "it did not answer in time") from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise InvalidRequest(f"The URL of {ref.uri.partition('?')[0]} is malformed; check it.") from None
-    except httpx2.HTTPError as error:
-        raise unavailable(ref, f"the connection failed: {type(error).__name__}") from None
-    except OSError as error:
-        raise unavailable(ref, f"the connection failed: {error.strerror or type(error).__name__}") from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise connection_failed(ref, error) from None
 
 
 def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:

@@ -1,0 +1,65 @@
+"""Why a connection failed, in words that say where to look: libraries wrap the system's errors in classes of theirs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+
+from cached.errors import SourceUnavailable
+from cached.model import ModelRef
+from cached.sources.http1 import MalformedAnswer
+from cached.sources.transfer import unavailable
+
+_CUT = "the connection was cut"
+_NO_HTTP = "the answer is not HTTP"
+# By name: the libraries whose classes these are take a while to import, and not all of them are installed.
+_NAMES = {
+    "BadStatusLine": _NO_HTTP,
+    "HttpProcessingError": _NO_HTTP,
+    "RemoteProtocolError": "the answer broke off, or is not HTTP",
+    "ClientPayloadError": _CUT,
+    "ConnectionClosedError": _CUT,
+    "IncompleteRead": _CUT,
+    "IncompleteReadError": _CUT,
+    "ServerDisconnectedError": _CUT,
+}
+
+
+def connection_failed(ref: ModelRef, error: BaseException) -> SourceUnavailable:
+    """The first that says something decides: `error` or what it was made from. Texts of libraries are not passed on:
+    they may quote a signed URL."""
+    said = (why for cause in _causes(error) if (why := _said(cause)))
+    return unavailable(ref, next(said, f"the connection failed: {type(error).__name__}"))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was made from, and so on. A loop of contexts ends."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str:
+    """Empty where that class says nothing."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return "its TLS certificate is not trusted"
+        case ssl.SSLError():
+            return "it does not speak TLS as it should"
+        case socket.gaierror():
+            return "the name of its host cannot be looked up"
+        case OSError(errno=errno.ECONNREFUSED):
+            return "the connection was refused"
+        case MalformedAnswer():
+            return _NO_HTTP
+        case ConnectionError() | OSError(errno=errno.ECONNRESET | errno.EPIPE | errno.ECONNABORTED):
+            return _CUT
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()
+        case _:
+            return _NAMES.get(type(error).__name__, "")
