@@ -131,8 +131,8 @@ class Lanes:
             self._give_back(request, connection, kept)
         return True
 
-    def text(self, request: Request, timeout: float) -> bytes | None:
-        """The whole body of a plain 200, None of anything else. OSError as `stream`, and of every 5xx too."""
+    def text(self, request: Request, timeout: float) -> tuple[Answer, bytes] | None:
+        """A plain 200 and its whole body, None of anything else. OSError as `stream`, and of every 5xx too."""
         if self._behind_proxy(request):
             return None
         connection, answer = self._ask(request, timeout)
@@ -155,7 +155,7 @@ class Lanes:
             kept = answer.keeps and not connection.overrun
         finally:
             self._give_back(request, connection, kept)
-        return body
+        return answer, body
 
     def granted(self, request: Request, timeout: float, judge: Judge) -> bool:
         """Whether a HEAD, which is what was signed, is answered with a plain 200 as `judge` knows it. OSError as

@@ -19,7 +19,7 @@ from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages
-from cached.sources.s3_reader import S3Reader, look_up, object_entry
+from cached.sources.s3_reader import S3Reader
 from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import spoken
@@ -51,7 +51,7 @@ class S3Source:
         found = _with_present_keys(ref, signer, lambda: pages.entries(bucket, prefix))
         if not found and prefix:
             with s3_errors(ref):
-                prefix, found = self._single(client, bucket, prefix, timeout)
+                prefix, found = _single(pages, bucket, prefix)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         place = f"{self._where}{bucket}/{prefix}"
         return Listing(ref, place, listing_revision(entries), entries, _anonymous(ref, credentials))
@@ -82,12 +82,6 @@ class S3Source:
         """Its bucket and key."""
         bucket, _, prefix = listing.place.removeprefix(self._where).partition("/")
         return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
-
-    def _single(self, client: Any, bucket: str, key: str, timeout: float) -> tuple[str, list[Entry]]:
-        """The URI may name one object: then that is the model, in its folder."""
-        folder, _, name = key.rpartition("/")
-        item = look_up(client, bucket, key, timeout)
-        return (folder, [object_entry(name, item["Size"], item)]) if item else (key, [])
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
         """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
@@ -146,6 +140,13 @@ def _with_present_keys(ref: ModelRef, signer: S3Signer, work: Callable[[], Resul
             raise
     with s3_errors(ref):
         return work()
+
+
+def _single(pages: S3Pages, bucket: str, key: str) -> tuple[str, list[Entry]]:
+    """The URI may name one object: then that is the model, in its folder."""
+    folder, _, name = key.rpartition("/")
+    found = pages.entry(bucket, key, name)
+    return (folder, [found]) if found else (key, [])
 
 
 @functools.lru_cache(maxsize=64)

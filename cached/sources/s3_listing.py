@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,32 +14,41 @@ from cached.sources.lane import Lanes, lane_errors
 from cached.sources.s3_reader import object_entry
 from cached.sources.s3_signer import S3Signer
 
+LATE = 0.05  # Seconds by which a file system's clock may be behind the server's.
+
 _SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+Item = Mapping[str, Any]
 
 
 class S3Pages:
-    """`list_objects_v2` (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html), page by page."""
+    """`list_objects_v2` (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html), page by page.
+
+    Raises what s3fs raises, and SourceUnavailable.
+    """
 
     def __init__(self, ref: ModelRef, client: Any, signer: S3Signer, lanes: Lanes, timeout: float) -> None:
         self._ref, self._client, self._signer, self._lanes, self._timeout = ref, client, signer, lanes, timeout
 
     def entries(self, bucket: str, prefix: str) -> list[Entry]:
-        """Every object below `prefix/`; the markers that consoles leave for folders are not files.
-
-        Raises what s3fs raises, and SourceUnavailable.
-        """
+        """Every object below `prefix/`; the markers that consoles leave for folders are not files."""
         below = f"{prefix}/" if prefix else ""
         return [
             object_entry(item["Key"][len(below) :], item["Size"], item)
-            for item in self._items(bucket, below)
+            for item in _settled(lambda: self._pages(bucket, below))
             if not (item["Size"] == 0 and item["Key"].endswith("/"))
         ]
 
-    def _items(self, bucket: str, below: str) -> Iterator[Mapping[str, Any]]:
+    def entry(self, bucket: str, key: str, path: str) -> Entry | None:
+        """The one object of that key, as `path`."""
+        items = _settled(lambda: iter((self._slow(bucket, key, None),)))
+        return next((object_entry(path, item["Size"], item) for item in items if item["Key"] == key), None)
+
+    def _pages(self, bucket: str, below: str) -> Iterator[Mapping[str, Any]]:
         token: str | None = None
         while True:
             page = self._fast(bucket, below, token) or self._slow(bucket, below, token)
-            yield from page.get("Contents", ())
+            yield page
             if not page.get("IsTruncated"):
                 return
             token = page["NextContinuationToken"]
@@ -47,7 +58,7 @@ class S3Pages:
         page: Mapping[str, Any] = self._client.call_s3(
             "list_objects_v2", timeout=self._timeout, Bucket=bucket, Prefix=below, **more
         )
-        return page
+        return {"Date": page["ResponseMetadata"]["HTTPHeaders"].get("date", ""), **page}
 
     def _fast(self, bucket: str, below: str, token: str | None) -> Mapping[str, Any] | None:
         """botocore takes a tenth of a second for what the XML parser does in three milliseconds."""
@@ -55,10 +66,40 @@ class S3Pages:
         try:
             request = self._signer.request(bucket, "", query, {})
             with lane_errors(self._ref):
-                body = self._lanes.text(request, self._timeout)
-            return _parsed(body) if body is not None else None
+                said = self._lanes.text(request, self._timeout)
+            page = _parsed(said[1]) if said else None
         except (ElementTree.ParseError, KeyError, ValueError):
             return None
+        return {"Date": said[0].headers.get("date", ""), **page} if said and page else None
+
+
+def _settled(ask: Callable[[], Iterator[Mapping[str, Any]]]) -> list[Item]:
+    """What the pages list; asked for again once the second is over in which an object without ETag was written.
+
+    Answers date their bytes to the second, and that must not be one in which others may still be written.
+    """
+    found, wait = _listed(ask())
+    if wait > 0:
+        time.sleep(wait)
+        found, _ = _listed(ask())
+    return found
+
+
+def _listed(pages: Iterator[Mapping[str, Any]]) -> tuple[list[Item], float]:
+    """All items, and for how many seconds the last of them that has no ETag may yet be written to unseen.
+
+    By the clock of the server that dates both. What it dates in the future was dated by whoever wrote it, and is not
+    waited for.
+    """
+    first = next(pages)
+    items: list[Item] = [*first.get("Contents", ()), *(item for page in pages for item in page.get("Contents", ()))]
+    try:
+        answered = parsedate_to_datetime(first["Date"]).timestamp()
+    except (ValueError, TypeError):
+        return items, 0
+    dated = (int(item["LastModified"].timestamp()) for item in items if not item.get("ETag"))
+    newest = max((second for second in dated if second <= answered + 1), default=0)
+    return items, newest + 1 + LATE - answered
 
 
 def _parsed(body: bytes) -> Mapping[str, Any] | None:

@@ -104,10 +104,11 @@ class S3Reader:
         version = answer.headers.get("x-amz-version-id")
         if version and version != "null":
             self._version = version
-        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match; a file
-        # that comes in one answer is of the ETag that this answer names all the same. A date counts in whole seconds.
-        pinned = bool(self._etag) and (answer.status == 206 or span.length == span.size)
-        self._unpinned = self._unpinned or not pinned
+        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match, and a
+        # date counts in whole seconds only. A file that comes in one answer is of one version all the same: that of
+        # its ETag, or of its date, which nothing had that was written after the listing.
+        pinned = answer.status == 206 and bool(self._etag)
+        self._unpinned = self._unpinned or not (pinned or span.length == span.size)
         return True
 
     def _same_date(self, text: str) -> bool:

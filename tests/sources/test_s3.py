@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,10 +51,10 @@ def keys(server: S3Server) -> Credentials:
     return Credentials(server.credentials)
 
 
-def put_at(server: RcloneS3, bucket: str, key: str, data: bytes, seconds: float) -> None:
-    """With a date of its own, in seconds since 1970."""
+def put_at_the_start_of_a_second(server: RcloneS3, bucket: str, key: str, data: bytes) -> None:
+    while time.time() % 1 > 0.3:
+        time.sleep(0.01)  # Polling the clock.
     server.put(bucket, key, data)
-    os.utime(server.folder / bucket / key, (seconds, seconds))
 
 
 def test_versioned_bucket_goes_on_giving_the_old_bytes(moto: Moto, at_moto: S3Source, bucket: str) -> None:
@@ -90,21 +91,38 @@ def test_server_that_ignores_if_match_is_checked_again_at_the_end(rclone: Rclone
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["stream", "read"])
-def test_without_etags_a_file_overwritten_in_the_second_it_was_listed_in_is_another_one(
-    untagged: RcloneS3, bucket: str, fast: bool
+@pytest.mark.parametrize("single", [True, False], ids=["an object", "a prefix"])
+def test_without_etags_a_file_overwritten_in_the_second_it_was_written_in_is_another_one(
+    untagged: RcloneS3, bucket: str, fast: bool, single: bool
 ) -> None:
-    """Answers date their bytes to the second; only listings are finer."""
-    put_at(untagged, bucket, "m/w.bin", OLD, 1_700_000_000.25)
+    """Answers date their bytes to the second, so a listing has to wait for that second to be over."""
     source = source_at(untagged.endpoint)
-    listing = resolve(source, f"s3://{bucket}/m", keys(untagged))
+    uri = f"s3://{bucket}/m/w.bin" if single else f"s3://{bucket}/m"
+    put_at_the_start_of_a_second(untagged, bucket, "m/w.bin", OLD)
+    listing = resolve(source, uri, keys(untagged))
+    untagged.put(bucket, "m/w.bin", NEW)
     reader = source.open(listing, listing.entries[0], keys(untagged))
-    put_at(untagged, bucket, "m/w.bin", NEW, 1_700_000_000.75)
     if fast:
-        assert reader.stream(0, len(NEW), lambda part: None)
-    else:
+        assert not reader.stream(0, len(NEW), lambda part: None)
+    with pytest.raises(SourceChanged, match="another"):
         reader.read(0, len(NEW))
-    with pytest.raises(SourceChanged, match="ETag or date"):
-        reader.recheck()
+
+
+@pytest.mark.parametrize("date", [1_700_000_000.25, 7_000_000_000.25], ids=["long ago", "in the future"])
+def test_without_etags_what_is_not_of_this_second_is_listed_once(
+    untagged: RcloneS3, bucket: str, date: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+    untagged.put(bucket, "m/w.bin", OLD)
+    os.utime(untagged.folder / bucket / "m/w.bin", (date, date))
+    assert resolve(source_at(untagged.endpoint), f"s3://{bucket}/m", keys(untagged)).entries
+
+
+def test_with_etags_no_listing_waits(rclone: RcloneS3, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_at(rclone.endpoint)
+    put_at_the_start_of_a_second(rclone, bucket, "m/w.bin", OLD)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+    assert resolve(source, f"s3://{bucket}/m", keys(rclone)).entries
 
 
 def test_listing_goes_over_all_pages(moto: Moto, at_moto: S3Source, bucket: str) -> None:
