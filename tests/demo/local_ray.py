@@ -19,6 +19,7 @@ import ray
 from ray import serve
 from ray._private import auto_init_hook
 
+from tests.demo.shared_memory import swept
 from tests.servers.process import free_port
 
 # Threads of Serve's outlive a Ray, and their next call would start another one, which nobody ends.
@@ -80,6 +81,8 @@ class LocalRay:
         self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:
+        self._swept = swept()
+        self._swept.__enter__()
         self._before = dict(os.environ)
         os.environ.update(self._environment)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -118,6 +121,7 @@ class LocalRay:
             os.environ.pop(name, None)
             if name in self._before:
                 os.environ[name] = self._before[name]
+        self._swept.__exit__(None, None, None)
 
     def deploy(self, application: Any, name: str) -> None:
         """Hand it to Serve, at the route of its name; returns before it runs."""
