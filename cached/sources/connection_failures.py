@@ -25,6 +25,8 @@ _NAMES = {
     "IncompleteRead": _CUT,
     "IncompleteReadError": _CUT,
     "ServerDisconnectedError": _CUT,
+    "ProxyConnectionError": "the proxy cannot be used",
+    "ProxyError": "the proxy cannot be used",
 }
 
 
@@ -57,6 +59,8 @@ def _said(error: BaseException) -> str:
             return "the connection was refused"
         case MalformedAnswer():
             return _NO_HTTP
+        case TimeoutError():
+            return "it did not answer in time"
         case ConnectionError() | OSError(errno=errno.ECONNRESET | errno.EPIPE | errno.ECONNABORTED):
             return _CUT
         case OSError(errno=int(number)) if number > 0:

@@ -97,7 +97,7 @@ def _listed(pages: Iterator[Mapping[str, Any]]) -> tuple[list[Item], float]:
         answered = parsedate_to_datetime(first["Date"]).timestamp()
     except (ValueError, TypeError):
         return items, 0
-    dated = (int(item["LastModified"].timestamp()) for item in items if not item.get("ETag"))
+    dated = (int(item["LastModified"].timestamp()) for item in items if not item.get("ETag", "").strip('"'))
     newest = max((second for second in dated if second <= answered + 1), default=0)
     return items, newest + 1 + LATE - answered
 

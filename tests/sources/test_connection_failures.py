@@ -49,13 +49,13 @@ def answering(act: Act) -> Iterator[int]:
         thread.join()
 
 
-def said(uri: str, **settings: object) -> str:
+def said(uri: str, timeout: float = 5, **settings: object) -> str:
     """What resolving it fails with."""
     keys = Credentials({"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
     ref = ModelRef.parse(uri)
     registry = Registry(Config(protocols=(ref.scheme,), **settings))  # type: ignore[arg-type]
     with contextlib.closing(registry), pytest.raises(SourceUnavailable) as caught:
-        registry.source_for(ref).resolve(ref, keys, 5)
+        registry.source_for(ref).resolve(ref, keys, timeout)
     return caught.value.message
 
 
@@ -99,6 +99,12 @@ def test_no_class_of_a_library_is_told(answer: bytes) -> None:
             said("hf://org/name", hub_endpoint=f"http://127.0.0.1:{port}"),
         ):
             assert "Error" not in message and "Malformed" not in message
+
+
+def test_a_server_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        message = said("s3://bucket/m", 0.2, s3_endpoint=f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert "(it did not answer in time)" in message
 
 
 def test_what_nobody_foresaw_is_told_by_its_class() -> None:
