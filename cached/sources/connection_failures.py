@@ -15,6 +15,9 @@ from cached.sources.transfer import unavailable
 
 _CUT = "the connection was cut"
 _NO_HTTP = "the answer is not HTTP"
+_LATE = "it did not answer in time"
+_PROXY = "the proxy cannot be used"
+_KEYS = "the AWS credentials for it could not be fetched"
 # By name: the libraries whose classes these are take a while to import, and not all of them are installed.
 _NAMES = {
     "BadStatusLine": _NO_HTTP,
@@ -25,8 +28,14 @@ _NAMES = {
     "IncompleteRead": _CUT,
     "IncompleteReadError": _CUT,
     "ServerDisconnectedError": _CUT,
-    "ProxyConnectionError": "the proxy cannot be used",
-    "ProxyError": "the proxy cannot be used",
+    "ConnectTimeoutError": _LATE,
+    "ReadTimeoutError": _LATE,
+    "ClientHttpProxyError": _PROXY,
+    "ClientProxyConnectionError": _PROXY,
+    "ProxyConnectionError": _PROXY,
+    "ProxyError": _PROXY,
+    "CredentialRetrievalError": _KEYS,
+    "MetadataRetrievalError": _KEYS,
 }
 
 
@@ -47,10 +56,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _said(error: BaseException) -> str:
-    """Empty where that class says nothing."""
+    """Empty where that class says nothing. Names first: some are OSErrors too, of what is not the source."""
+    if said := _NAMES.get(type(error).__name__):
+        return said
     match error:
         case ssl.SSLCertVerificationError():
             return "its TLS certificate is not trusted"
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return _CUT
         case ssl.SSLError():
             return "it does not speak TLS as it should"
         case socket.gaierror():
@@ -60,10 +73,10 @@ def _said(error: BaseException) -> str:
         case MalformedAnswer():
             return _NO_HTTP
         case TimeoutError():
-            return "it did not answer in time"
+            return _LATE
         case ConnectionError() | OSError(errno=errno.ECONNRESET | errno.EPIPE | errno.ECONNABORTED):
             return _CUT
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number).lower()
         case _:
-            return _NAMES.get(type(error).__name__, "")
+            return ""

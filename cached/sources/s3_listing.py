@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,16 +14,22 @@ from cached.model import Entry, ModelRef
 from cached.sources.lane import Lanes, lane_errors
 from cached.sources.s3_reader import object_entry
 from cached.sources.s3_signer import S3Signer
+from cached.sources.transfer import unavailable
 
-LATE = 0.05  # Seconds by which a file system's clock may be behind the server's.
+TRIES = 3
 
+_LATE = 0.05  # Seconds by which a file system's clock may be behind the server's.
 _SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 Item = Mapping[str, Any]
+Page = Mapping[str, Any]  # As botocore gives them, with the answer's Date.
 
 
 class S3Pages:
     """`list_objects_v2` (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html), page by page.
+
+    Answers to reads date their bytes to the second. So no listing is given while objects without an ETag may yet be
+    overwritten in the second that it names for them: what it names can then be told from all that is written later.
 
     Raises what s3fs raises, and SourceUnavailable.
     """
@@ -33,34 +40,54 @@ class S3Pages:
     def entries(self, bucket: str, prefix: str) -> list[Entry]:
         """Every object below `prefix/`; the markers that consoles leave for folders are not files."""
         below = f"{prefix}/" if prefix else ""
-        return [
-            object_entry(item["Key"][len(below) :], item["Size"], item)
-            for item in _settled(lambda: self._pages(bucket, below))
-            if not (item["Size"] == 0 and item["Key"].endswith("/"))
-        ]
+
+        def path_of(item: Item) -> str:
+            return "" if item["Size"] == 0 and item["Key"].endswith("/") else item["Key"][len(below) :]
+
+        return self._settled(lambda: self._pages(bucket, below), path_of)
 
     def entry(self, bucket: str, key: str, path: str) -> Entry | None:
         """The one object of that key, as `path`."""
-        items = _settled(lambda: iter((self._slow(bucket, key, None),)))
-        return next((object_entry(path, item["Size"], item) for item in items if item["Key"] == key), None)
 
-    def _pages(self, bucket: str, below: str) -> Iterator[Mapping[str, Any]]:
+        def ask() -> Iterator[tuple[float, Page]]:
+            yield time.monotonic(), self._slow(bucket, key, None)
+
+        found = self._settled(ask, lambda item: path if item["Key"] == key else "")
+        return found[0] if found else None
+
+    def _settled(self, ask: Callable[[], Iterator[tuple[float, Page]]], path_of: Callable[[Item], str]) -> list[Entry]:
+        """What the pages list and has a path, once the second is over in which the last of it was written."""
+        clock = _ServersClock()
+        for _ in range(TRIES):
+            found, wait = [], 0.0
+            for asked, page in ask():
+                date = clock.hear(page["Date"])
+                named = [(path, item) for item in page.get("Contents", ()) if (path := path_of(item))]
+                found += [object_entry(path, item["Size"], item) for path, item in named]
+                dated = [item for path, item in named if not _tagged(item) and self._ref.selects(path)]
+                wait = max(wait, _newest(dated, date) + 1 + _LATE - clock.at(asked))
+            if wait <= 0:
+                return found
+            time.sleep(wait)
+        raise unavailable(self._ref, "it is being written to, and names no ETags to tell old from new")
+
+    def _pages(self, bucket: str, below: str) -> Iterator[tuple[float, Page]]:
+        """Each with the moment in which it was asked for."""
         token: str | None = None
         while True:
+            asked = time.monotonic()
             page = self._fast(bucket, below, token) or self._slow(bucket, below, token)
-            yield page
+            yield asked, page
             if not page.get("IsTruncated"):
                 return
             token = page["NextContinuationToken"]
 
-    def _slow(self, bucket: str, below: str, token: str | None) -> Mapping[str, Any]:
+    def _slow(self, bucket: str, below: str, token: str | None) -> Page:
         more = {"ContinuationToken": token} if token else {}
-        page: Mapping[str, Any] = self._client.call_s3(
-            "list_objects_v2", timeout=self._timeout, Bucket=bucket, Prefix=below, **more
-        )
+        page: Page = self._client.call_s3("list_objects_v2", timeout=self._timeout, Bucket=bucket, Prefix=below, **more)
         return {"Date": page["ResponseMetadata"]["HTTPHeaders"].get("date", ""), **page}
 
-    def _fast(self, bucket: str, below: str, token: str | None) -> Mapping[str, Any] | None:
+    def _fast(self, bucket: str, below: str, token: str | None) -> Page | None:
         """botocore takes a tenth of a second for what the XML parser does in three milliseconds."""
         query = {"list-type": "2", "prefix": below} | ({"continuation-token": token} if token else {})
         try:
@@ -73,36 +100,38 @@ class S3Pages:
         return {"Date": said[0].headers.get("date", ""), **page} if said and page else None
 
 
-def _settled(ask: Callable[[], Iterator[Mapping[str, Any]]]) -> list[Item]:
-    """What the pages list; asked for again once the second is over in which an object without ETag was written.
+class _ServersClock:
+    """The clock that dates objects, by the Date of answers: cut to seconds and a while old, it is never ahead."""
 
-    Answers date their bytes to the second, and that must not be one in which others may still be written.
-    """
-    found, wait = _listed(ask())
-    if wait > 0:
-        time.sleep(wait)
-        found, _ = _listed(ask())
-    return found
+    def __init__(self) -> None:
+        self._ahead = -math.inf  # Of our own.
 
+    def hear(self, date: str) -> float:
+        """Of an answer that came just now. Seconds since 1970; by this machine's clock where it does not tell."""
+        try:
+            told = parsedate_to_datetime(date).timestamp()
+        except (ValueError, TypeError):
+            told = time.time()
+        self._ahead = max(self._ahead, told - time.monotonic())
+        return told
 
-def _listed(pages: Iterator[Mapping[str, Any]]) -> tuple[list[Item], float]:
-    """All items, and for how many seconds the last of them that has no ETag may yet be written to unseen.
-
-    By the clock of the server that dates both. What it dates in the future was dated by whoever wrote it, and is not
-    waited for.
-    """
-    first = next(pages)
-    items: list[Item] = [*first.get("Contents", ()), *(item for page in pages for item in page.get("Contents", ()))]
-    try:
-        answered = parsedate_to_datetime(first["Date"]).timestamp()
-    except (ValueError, TypeError):
-        return items, 0
-    dated = (int(item["LastModified"].timestamp()) for item in items if not item.get("ETag", "").strip('"'))
-    newest = max((second for second in dated if second <= answered + 1), default=0)
-    return items, newest + 1 + LATE - answered
+    def at(self, moment: float) -> float:
+        """What it showed at least at that moment of time.monotonic()."""
+        return moment + self._ahead
 
 
-def _parsed(body: bytes) -> Mapping[str, Any] | None:
+def _tagged(item: Item) -> bool:
+    return bool(item.get("ETag", "").strip('"'))
+
+
+def _newest(items: Iterable[Item], date: float) -> float:
+    """The second in which the last of them was written. What is dated after the answer has its date from whoever wrote
+    it, and does not count."""
+    seconds = (int(item["LastModified"].timestamp()) for item in items)
+    return max((second for second in seconds if second <= date + 1), default=-math.inf)
+
+
+def _parsed(body: bytes) -> Page | None:
     root = ElementTree.fromstring(body)
     if root.tag.removeprefix(_SPACE) != "ListBucketResult":
         return None

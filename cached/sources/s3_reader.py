@@ -106,7 +106,7 @@ class S3Reader:
             self._version = version
         # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match, and a
         # date counts in whole seconds only. A file that comes in one answer is of one version all the same: that of
-        # its ETag, or of its date, which nothing had that was written after the listing.
+        # its ETag, or of its date, which S3Pages has waited for.
         pinned = answer.status == 206 and bool(self._etag)
         self._unpinned = self._unpinned or not (pinned or span.length == span.size)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -81,9 +82,9 @@ class LocalRay:
         self._environment = {name: value for name, value in every.items() if value is not None}
 
     def __enter__(self) -> LocalRay:
-        self._swept = swept()
-        self._swept.__enter__()
-        self._before = dict(os.environ)
+        self._ending = contextlib.ExitStack()
+        self._ending.enter_context(swept())
+        self._ending.callback(self._restore, dict(os.environ))
         os.environ.update(self._environment)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
@@ -116,12 +117,14 @@ class LocalRay:
             self._end()
 
     def _end(self) -> None:
-        ray.shutdown()
+        with self._ending:
+            ray.shutdown()
+
+    def _restore(self, before: dict[str, str]) -> None:
         for name in self._environment:
             os.environ.pop(name, None)
-            if name in self._before:
-                os.environ[name] = self._before[name]
-        self._swept.__exit__(None, None, None)
+            if name in before:
+                os.environ[name] = before[name]
 
     def deploy(self, application: Any, name: str) -> None:
         """Hand it to Serve, at the route of its name; returns before it runs."""

@@ -15,9 +15,18 @@ _ENGINES = re.compile(r"psm_|sem\.mp-|\d+-.*cpushm_")  # multiprocessing's, and 
 
 @contextlib.contextmanager
 def swept(seconds: float = 10.0, folder: Path = FOLDER) -> Iterator[None]:
-    """Remove what came during the block and nobody has mapped any more; who is still ending has that long."""
+    """Remove what came during the block and nobody has mapped any more; who is still ending has that long.
+
+    What other programs of this user made meanwhile, named the same way and left, goes too.
+    """
     before = set(_present(folder))
-    yield
+    try:
+        yield
+    finally:
+        _sweep(folder, before, seconds)
+
+
+def _sweep(folder: Path, before: set[Path], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while left := [path for path in _present(folder) if path not in before]:
         mapped = _mapped(folder)
@@ -44,5 +53,5 @@ def _mapped(folder: Path) -> set[str]:
     found: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # It ended meanwhile, or is somebody else's.
-            found.update(re.findall(rf"{re.escape(str(folder))}/\S+", maps.read_text()))
+            found.update(re.findall(rf"{re.escape(str(folder))}/\S+", maps.read_text(errors="replace")))
     return found

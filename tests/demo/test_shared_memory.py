@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,14 @@ def test_what_a_process_has_mapped_stays(tmp_path: Path) -> None:
         os.close(descriptor)
     assert path.exists()
     used.close()
+
+
+def test_who_is_still_ending_is_waited_for(tmp_path: Path) -> None:
+    with swept(folder=tmp_path):
+        path = make(tmp_path, "psm_00a851b7")
+        code = f"import mmap; file = open({str(path)!r}, 'r+b'); used = mmap.mmap(file.fileno(), 0); print(); input()"
+        ending = subprocess.Popen([sys.executable, "-u", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert ending.stdin and ending.stdout and ending.stdout.readline()
+        threading.Timer(0.3, ending.stdin.close).start()
+    assert not path.exists()
+    assert ending.wait(10) is not None

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from botocore.exceptions import MetadataRetrievalError  # type: ignore[import-untyped]
 
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
 from cached.model import ModelRef
 from cached.sources.connection_failures import connection_failed
+from cached.sources.lane import Lanes
 from cached.sources.registry import Registry
+from cached.sources.s3_errors import s3_errors
 
 Act = Callable[[socket.socket], None]
 
@@ -42,11 +47,13 @@ def answering(act: Act) -> Iterator[int]:
                     act(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def said(uri: str, timeout: float = 5, **settings: object) -> str:
@@ -66,10 +73,17 @@ def all_say(words: str, endpoint: str) -> None:
     assert said("hf://org/name", hub_endpoint=endpoint) == sentence.format("hf://org/name", words)
 
 
+@pytest.fixture(params=["fast lanes", "libraries"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each through our own lanes, and through what is asked where those do not serve."""
+    if request.param == "libraries":
+        monkeypatch.setattr(Lanes, "_behind_proxy", lambda *_: True)
+
+
 def test_a_port_that_nobody_listens_at() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    all_say("the connection was refused", f"http://127.0.0.1:{port}")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        all_say("the connection was refused", f"http://127.0.0.1:{bound.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN], ids=["unknown", "no name server"])
@@ -91,20 +105,40 @@ def test_a_server_that_does_not_speak_tls() -> None:
         all_say("it does not speak TLS as it should", f"https://127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b""], ids=["another protocol", "nothing"])
-def test_no_class_of_a_library_is_told(answer: bytes) -> None:
+def test_a_server_that_closes_before_it_speaks_tls() -> None:
+    with answering(say(b"")) as port:
+        all_say("the connection was cut", f"https://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"SSH-2.0-OpenSSH\r\n", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"],
+    ids=["another protocol", "nothing", "half an answer"],
+)
+def test_an_answer_that_is_none(answer: bytes) -> None:
+    """The libraries do not always tell the two apart."""
     with answering(say(answer)) as port:
+        endpoint = f"http://127.0.0.1:{port}"
         for message in (
-            said("s3://bucket/m", s3_endpoint=f"http://127.0.0.1:{port}"),
-            said("hf://org/name", hub_endpoint=f"http://127.0.0.1:{port}"),
+            said("s3://bucket/m", s3_endpoint=endpoint),
+            said("gs://bucket/m", gs_endpoint=endpoint),
+            said("hf://org/name", hub_endpoint=endpoint),
         ):
-            assert "Error" not in message and "Malformed" not in message
+            assert re.search(r"\((the connection was cut|the answer (is not|broke off, or is not) HTTP)\)", message)
 
 
 def test_a_server_that_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         message = said("s3://bucket/m", 0.2, s3_endpoint=f"http://127.0.0.1:{server.getsockname()[1]}")
     assert "(it did not answer in time)" in message
+
+
+def test_keys_that_could_not_be_fetched_are_not_the_sources_fault() -> None:
+    refused = MetadataRetrievalError(error_msg="http://169.254.170.2/secret")
+    refused.__cause__ = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    said = pytest.raises(SourceUnavailable, match=r"\(the AWS credentials for it could not be fetched\)")
+    with said, s3_errors(ModelRef.parse("s3://b/m")):
+        raise refused
 
 
 def test_what_nobody_foresaw_is_told_by_its_class() -> None:

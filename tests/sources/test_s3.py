@@ -7,6 +7,8 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Listing, ModelRef
+from cached.sources import s3_listing
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source
 from tests.servers import CountingProxy, HubStub, Moto, RcloneS3
@@ -108,21 +111,80 @@ def test_without_etags_a_file_overwritten_in_the_second_it_was_written_in_is_ano
         reader.read(0, len(NEW))
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which listings have waited; they do wait."""
+    found: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        found.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(s3_listing, "time", SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic))
+    return found
+
+
 @pytest.mark.parametrize("date", [1_700_000_000.25, 7_000_000_000.25], ids=["long ago", "in the future"])
 def test_without_etags_what_is_not_of_this_second_is_listed_once(
-    untagged: RcloneS3, bucket: str, date: float, monkeypatch: pytest.MonkeyPatch
+    untagged: RcloneS3, bucket: str, date: float, waits: list[float]
 ) -> None:
-    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
     untagged.put(bucket, "m/w.bin", OLD)
     os.utime(untagged.folder / bucket / "m/w.bin", (date, date))
     assert resolve(source_at(untagged.endpoint), f"s3://{bucket}/m", keys(untagged)).entries
+    assert not waits
 
 
-def test_with_etags_no_listing_waits(rclone: RcloneS3, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_etags_only_files_that_count_are_waited_for(
+    untagged: RcloneS3, bucket: str, waits: list[float]
+) -> None:
+    untagged.put(bucket, "m/w.bin", OLD)
+    os.utime(untagged.folder / bucket / "m/w.bin", (1_700_000_000, 1_700_000_000))
+    source = source_at(untagged.endpoint)
+    put_at_the_start_of_a_second(untagged, bucket, "m/w.bin.log", NEW)
+    assert source.resolve(ModelRef.parse(f"s3://{bucket}/m", exclude=["*.log"]), keys(untagged), 10).entries
+    assert resolve(source, f"s3://{bucket}/m/w.bin", keys(untagged)).entries
+    assert not waits
+
+
+def test_with_etags_no_listing_waits(rclone: RcloneS3, bucket: str, waits: list[float]) -> None:
     source = source_at(rclone.endpoint)
+    rclone.put(bucket, "m/w.bin", OLD)
+    resolve(source, f"s3://{bucket}/m", keys(rclone))  # Connects, which takes a while.
     put_at_the_start_of_a_second(rclone, bucket, "m/w.bin", OLD)
-    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
     assert resolve(source, f"s3://{bucket}/m", keys(rclone)).entries
+    assert not waits
+
+
+def test_without_etags_what_is_written_while_a_listing_waits_is_waited_for_too(
+    untagged: RcloneS3, bucket: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = s3_listing.time.sleep
+
+    def sleep(seconds: float) -> None:
+        settled(seconds)
+        if len(waits) == 1:
+            put_at_the_start_of_a_second(untagged, bucket, "m/w.bin", NEW)
+
+    monkeypatch.setattr(s3_listing.time, "sleep", sleep)
+    untagged.put(bucket, "m/w.bin", OLD)
+    listing = resolve(source_at(untagged.endpoint), f"s3://{bucket}/m", keys(untagged))
+    assert len(waits) == 2
+    written = (untagged.folder / bucket / "m/w.bin").stat().st_mtime
+    assert f"{datetime.fromtimestamp(written, UTC):%H:%M:%S}" in listing.entries[0].version
+
+
+def test_without_etags_a_place_that_is_always_written_to_cannot_be_used(
+    untagged: RcloneS3, bucket: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        untagged.put(bucket, "m/w.bin", NEW)
+
+    monkeypatch.setattr(s3_listing.time, "sleep", sleep)
+    untagged.put(bucket, "m/w.bin", OLD)
+    with pytest.raises(SourceUnavailable, match="being written to"):
+        resolve(source_at(untagged.endpoint), f"s3://{bucket}/m", keys(untagged))
+    assert len(waits) == s3_listing.TRIES
 
 
 def test_listing_goes_over_all_pages(moto: Moto, at_moto: S3Source, bucket: str) -> None:
