@@ -58,7 +58,7 @@ class S3Pages:
     def _settled(self, ask: Callable[[], Iterator[tuple[float, Page]]], path_of: Callable[[Item], str]) -> list[Entry]:
         """What the pages list and has a path, once the second is over in which the last of it was written."""
         clock = _ServersClock()
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES)):
             found, wait = [], 0.0
             for asked, page in ask():
                 date = clock.hear(page["Date"])
@@ -68,7 +68,8 @@ class S3Pages:
                 wait = max(wait, _newest(dated, date) + 1 + _LATE - clock.at(asked))
             if wait <= 0:
                 return found
-            time.sleep(wait)
+            if left:
+                time.sleep(wait)
         raise unavailable(self._ref, "it is being written to, and names no ETags to tell old from new")
 
     def _pages(self, bucket: str, below: str) -> Iterator[tuple[float, Page]]:
