@@ -195,6 +195,8 @@ class Listing:
     revision: str
     entries: tuple[Entry, ...]
     open: bool = False  # The source says that anybody may read it.
+    # On which the right to the whole place is proved, chosen from all that is there; None where each file has its own.
+    probe: Entry | None = None
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -210,15 +212,11 @@ class Listing:
     def size(self) -> int:
         return sum(entry.size for entry in self.entries)
 
-    @property
-    def probe(self) -> Entry:
-        """The file on which access is proved."""
-        return min(self.entries, key=lambda entry: (entry.size, entry.path))
-
     def part(self, entries: tuple[Entry, ...]) -> Listing:
         """The same place and revision with only some of its entries, which were checked already."""
         found = object.__new__(Listing)
-        for name, value in zip(self.__slots__, (self.ref, self.place, self.revision, entries, self.open), strict=True):
+        fields = self.ref, self.place, self.revision, entries, self.open, self.probe
+        for name, value in zip(self.__slots__, fields, strict=True):
             object.__setattr__(found, name, value)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.glance import Glance
 from cached.store.index import Index
+from cached.store.names import whose
 from cached.store.recovered import Recovered
 from cached.store.snapshots import Origin
 
@@ -100,13 +102,16 @@ class Following:
                 self._index.forget(Digest(digest), "lost", "its files were gone when the daemon started")
             # Known, but not known to be current: a moving name is asked again before it is believed.
             db.executemany(
-                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, seal, access) "
-                "SELECT ref, source, revision, digest, 0, seal(ref, source, revision, digest, access), access "
-                "FROM snapshot "
-                "WHERE digest = ?",
-                [(digest,) for _, digest in self._unresolved.values()],
+                "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, access, who, seal) "
+                "SELECT ref, source, revision, digest, 0, access, ?2, "
+                "seal(ref, ?2, source, revision, digest, access) FROM snapshot WHERE digest = ?1",
+                [(digest, whose(self._access(db, digest))) for _, digest in self._unresolved.values()],
             )
         self._done.snapshots_lost += len(lost)
+
+    def _access(self, db: sqlite3.Connection, digest: str) -> Access:
+        row = db.execute("SELECT access FROM snapshot WHERE digest = ?", (digest,)).fetchone()
+        return Access.parse(row["access"] if row else "")
 
     def _agrees(self, found: Found) -> bool:
         rows, missing = self._rows, found.missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cached.access import Access
@@ -18,6 +18,10 @@ from cached.store.steady import steady_time
 
 MAX_EVENTS = 10_000
 
+_IDENTITY = (
+    "INSERT OR IGNORE INTO identity SELECT ?1, ?2, seal(?1, ?2) "
+    "WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?2)"
+)
 _FREE = "NOT EXISTS (SELECT 1 FROM {} WHERE blob = digest)"
 _ORPHAN = f"{_FREE.format('snapshot_blob')} AND {_FREE.format('hold')}"
 
@@ -38,25 +42,35 @@ class Known:
 class Index(IndexFile):
     # Hits.
 
-    def find(self, ref: str) -> Known | None:
-        """The READY snapshot that `ref` (ModelRef.key) last meant."""
+    def find(self, ref: str, whos: Sequence[str] | None = None) -> Known | None:
+        """The READY snapshot that `ref` (ModelRef.key) last meant to one of `whos`; None is anybody."""
+        return next(iter(self.meanings(ref, whos)), None)
+
+    def meanings(self, ref: str, whos: Sequence[str] | None = None) -> list[Known]:
+        """All of them, the latest answer first."""
+        only = "" if whos is None else f"AND r.who IN ({', '.join('?' * len(whos))}) "
         rows = self.hits.query(
             "SELECT r.snapshot, r.source, r.revision, s.size, s.files, r.checked_at, r.access FROM resolution r "
-            "JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? AND s.state = 'ready'",
-            (ref,),
+            f"JOIN snapshot s ON s.digest = r.snapshot WHERE r.ref = ? {only}AND s.state = 'ready' "
+            "ORDER BY r.checked_at DESC",
+            (ref, *(whos or ())),
         )
-        if not rows:
-            return None
-        row = rows[0]
-        return Known(
-            Digest(row["snapshot"]),
-            row["source"],
-            row["revision"],
-            row["size"],
-            row["files"],
-            row["checked_at"],
-            Access.parse(row["access"]),
-        )
+        return [
+            Known(
+                Digest(row["snapshot"]),
+                row["source"],
+                row["revision"],
+                row["size"],
+                row["files"],
+                row["checked_at"],
+                Access.parse(row["access"]),
+            )
+            for row in rows
+        ]
+
+    def ready(self, snapshot: Digest) -> bool:
+        """Whether it may be handed out, to whom it may concern."""
+        return bool(self.hits.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (snapshot.hex,)))
 
     def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
         """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
@@ -72,11 +86,11 @@ class Index(IndexFile):
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
 
-    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
-        """These refs (key → source, revision) were asked just now, and mean `snapshot`."""
+    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
+        """These refs (key → source, revision) were asked just now, and mean `snapshot` to `who`."""
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchone():
-                names.resolve(db, refs, snapshot, access)
+                names.resolve(db, refs, snapshot, access, who)
 
     def refused(self, snapshot: Digest, access: Access) -> None:
         """The daemon's own credentials do not open it any more."""
@@ -103,6 +117,21 @@ class Index(IndexFile):
             (json.dumps(identities),),
         )
         return {row["identity"]: Digest(row["blob"]) for row in rows}
+
+    def identified(self, found: Mapping[str, Digest]) -> None:
+        """The source was seen to have the bytes of these blobs as these remote files (by identity)."""
+        with self.transaction() as db:
+            db.executemany(_IDENTITY, [(identity, blob.hex) for identity, blob in found.items()])
+
+    def seen_at(self, place: str, blobs: Iterable[Digest]) -> set[Digest]:
+        """Those of the blobs that were read from there, under whatever path and version."""
+        start = json.dumps([place], separators=(",", ":"))[:-1] + ","
+        rows = self.query(
+            "SELECT DISTINCT blob FROM identity WHERE blob IN (SELECT value FROM json_each(?)) "
+            "AND substr(identity, 1, ?) = ?",
+            (json.dumps(sorted(blob.hex for blob in blobs)), len(start), start),
+        )
+        return {Digest(row["blob"]) for row in rows}
 
     def blobs(self, digests: Iterable[str]) -> dict[str, bool]:
         """Those of them that have a row, by hex: whether each is damaged."""
@@ -134,9 +163,9 @@ class Index(IndexFile):
         with self.transaction() as db:
             return wants.committed(db)
 
-    def add_blobs(self, published: Iterable[tuple[Verified, str, str, int]]) -> None:
-        """Blobs were published, each with its identity, key and st_mtime_ns: reservations become use, and every fill
-        that wanted one now holds it."""
+    def add_blobs(self, published: Iterable[tuple[Verified, str | None, str, int]]) -> None:
+        """Blobs were published, each with its identity (unless it came from elsewhere), key and st_mtime_ns:
+        reservations become use, and every fill that wanted one now holds it."""
         now, rows = time.time(), list(published)
         with self.transaction() as db:
             db.executemany(
@@ -147,8 +176,7 @@ class Index(IndexFile):
                 [(each.digest.hex, each.size, each.pieces, now, at, now, now) for each, _, _, at in rows],
             )
             db.executemany(
-                "INSERT OR IGNORE INTO identity VALUES (?1, ?2, seal(?1, ?2))",
-                [(identity, each.digest.hex) for each, identity, _, _ in rows],
+                _IDENTITY, [(identity, each.digest.hex) for each, identity, _, _ in rows if identity is not None]
             )
             wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
@@ -158,8 +186,15 @@ class Index(IndexFile):
             db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             wants.free(db, parked)
 
-    def commit(self, manifest: Manifest, origin: Origin, refs: Mapping[str, tuple[str, str]], fill: int | None) -> None:
-        """READY: the snapshot may be handed out, for every ref of `refs` (key → source, revision)."""
+    def commit(
+        self,
+        manifest: Manifest,
+        origin: Origin,
+        refs: Mapping[str, tuple[str, str]],
+        fill: int | None,
+        who: str = "",
+    ) -> None:
+        """READY: the snapshot may be handed out, to `who` for every ref of `refs` (key → source, revision)."""
         digest, now, files = manifest.digest.hex, time.time(), len(manifest.files)
         with self.transaction() as db:
             db.execute(
@@ -170,7 +205,7 @@ class Index(IndexFile):
             db.executemany(
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]
             )
-            names.resolve(db, refs, manifest.digest, origin.access)
+            names.resolve(db, refs, manifest.digest, origin.access, who)
             if fill is not None:
                 db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")

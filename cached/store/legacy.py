@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cached.access import Access
 from cached.store.index import Index
+from cached.store.names import whose
 from cached.store.seals import seal
 
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
 # Known, but when it was asked last is not sealed: it is asked again before it is believed.
 _RESOLUTION = (
-    "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, 0, ?, ? "
-    "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
+    "INSERT OR REPLACE INTO resolution (ref, who, source, revision, snapshot, access, checked_at, seal) "
+    "SELECT ?, ?, ?, ?, ?, ?, 0, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
 )
 _PIN = "INSERT OR IGNORE INTO pin SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
 
@@ -40,12 +42,24 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
         for identity, blob, sealed in _rows(old, "SELECT identity, blob, seal FROM identity"):
             if _true(sealed, identity, blob):
                 db.execute(_IDENTITY, (identity, blob, sealed, blob))
-        for *named, access, sealed in _rows(
-            old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"
-        ):
-            if _true(sealed, *named, access):
-                db.execute(_RESOLUTION, (*named, sealed, access, named[-1]))
+        for named, sealed in _resolutions(old):
+            db.execute(_RESOLUTION, (*named, sealed, named[4]))
         return sum(_pin(db, *row) for row in _rows(old, "SELECT snapshot, until, uid FROM pin"))
+
+
+def _resolutions(old: sqlite3.Connection) -> Iterator[tuple[tuple[str, ...], int]]:
+    """What its rows say truly (ref, who, source, revision, snapshot, access), and the seal of that. Rows of a former
+    release do not say whose they are."""
+    for *named, sealed in _rows(old, "SELECT ref, who, source, revision, snapshot, access, seal FROM resolution"):
+        if _true(sealed, *named):
+            yield tuple(named), sealed
+    if any(column[1] == "who" for column in _rows(old, "PRAGMA table_info(resolution)")):
+        return
+    for *named, text, sealed in _rows(old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"):
+        if _true(sealed, *named, text):
+            access = Access.parse(text)
+            plain = named[0], whose(access), *named[1:], str(access)
+            yield plain, seal(*plain)
 
 
 def _true(sealed: object, *texts: object) -> bool:

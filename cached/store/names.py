@@ -1,4 +1,4 @@
-"""What refs mean, and who may read that: rows of the index's table `resolution`, each under its seal."""
+"""What refs mean to whom, and who may read that: rows of the index's table `resolution`, each under its seal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from cached.access import UNKNOWN, Access
 from cached.model import Digest
 from cached.store.seals import seal
 
+ALL = ""  # Whom the meaning of an open place is for.
+LEGACY = "?"  # Of a name of which it is not known whose it is.
+MOST = 32  # Rows of one ref; session keys are others at every start, and would leave one each.
+
 _OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
 
 
-def resolve(db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
-    """These refs (key → source, revision) were asked just now, and mean the snapshot."""
+def resolve(
+    db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str
+) -> None:
+    """These refs (key → source, revision) were asked just now, and mean the snapshot to `who`."""
     now = time.time()
     for ref, (source, revision) in refs.items():
-        row = db.execute("SELECT access FROM resolution WHERE ref = ? AND snapshot = ?", (ref, snapshot.hex))
-        old = Access.parse((row.fetchone() or ("",))[0])
-        # That a caller's credentials open it as well takes nothing from the daemon's own.
-        chosen = old if (old.kind, access.kind) == ("own", "caller") and old.probe == access.probe else access
-        named = ref, source, revision, snapshot.hex
+        named = ref, who, source, revision, snapshot.hex, str(access)
         db.execute(
-            "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?, ?",
-            (*named, now, seal(*named, str(chosen)), str(chosen)),
+            "INSERT OR REPLACE INTO resolution (ref, who, source, revision, snapshot, access, checked_at, seal) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*named, now, seal(*named)),
+        )
+        db.execute("DELETE FROM resolution WHERE ref = ? AND who = ?", (ref, LEGACY))
+        db.execute(
+            "DELETE FROM resolution WHERE ref = ?1 AND who NOT IN "
+            "(SELECT who FROM resolution WHERE ref = ?1 ORDER BY checked_at DESC LIMIT ?2)",
+            (ref, MOST),
         )
     _settle(db, snapshot)
 
@@ -33,7 +42,7 @@ def refuse(db: sqlite3.Connection, snapshot: Digest, access: Access) -> None:
     """The daemon's own credentials do not open any more what names of this access mean."""
     closed = str(Access("caller", access.probe))
     db.execute(
-        "UPDATE resolution SET access = ?, seal = seal(ref, source, revision, snapshot, ?) "
+        "UPDATE resolution SET access = ?, seal = seal(ref, who, source, revision, snapshot, ?) "
         "WHERE snapshot = ? AND access = ?",
         (closed, closed, snapshot.hex, str(access)),
     )
@@ -45,3 +54,8 @@ def _settle(db: sqlite3.Connection, snapshot: Digest) -> None:
     rows = db.execute("SELECT access FROM resolution WHERE snapshot = ?", (snapshot.hex,)).fetchall()
     most = max((Access.parse(row["access"]) for row in rows), key=lambda each: _OPENNESS[each.kind], default=UNKNOWN)
     db.execute("UPDATE snapshot SET access = ? WHERE digest = ?", (str(most), snapshot.hex))
+
+
+def whose(access: Access) -> str:
+    """Of a name that is read from a manifest."""
+    return ALL if access.open else LEGACY

@@ -1,15 +1,20 @@
-"""When whose credentials were last seen to open a remote file. The credentials themselves are never written down."""
+"""When whose credentials were last seen to open a place or a file. They themselves are never written down."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from cached.store.index import Index
 
 OWN = "own"  # Who the daemon itself is.
+NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
+
+HASH = 16  # Bytes that stand for a file; keyed, so that nobody can look for two files with the same.
+MOST_FILES = 65_536  # That are remembered of one place for one set of credentials.
+MOST_PLACES = 1_024
 
 
 class Proofs:
@@ -17,33 +22,78 @@ class Proofs:
         self._index = index
         self._key = bytes(index.query("SELECT key FROM fingerprint")[0]["key"])
 
-    def who(self, personal: Mapping[str, str]) -> str:
-        """What stands for these credentials of a caller; OWN where it has none and the daemon's are used.
+    def who(self, personal: Mapping[str, str], namespace: Mapping[str, str] | None = None, empty: str = OWN) -> str:
+        """What stands for these credentials of a caller; `empty` where it has none. `namespace` are the variables that
+        choose what a name means.
 
         A keyed hash, and the key is this index's: it says nothing elsewhere, and guesses at a token are all that
         somebody could check who has both.
         """
-        if not personal:
-            return OWN
-        text = json.dumps(sorted(personal.items())).encode()
-        return hashlib.blake2b(text, key=self._key, digest_size=16).hexdigest()
+        name = self._hash(sorted(personal.items())) if personal else empty
+        return f"{name}@{self._hash(sorted(namespace.items()))}" if namespace else name
+
+    def principal(self, name: str) -> str:
+        """What stands for whom a source names as the owner of temporary keys."""
+        return f"principal:{self._hash(name)}"
+
+    def _hash(self, value: object) -> str:
+        return hashlib.blake2b(json.dumps(value).encode(), key=self._key, digest_size=16).hexdigest()
+
+    # Of a place, or of a whole set of files.
 
     def at(self, probe: str, who: str) -> float | None:
         """When (seconds since the epoch); None when never, or forgotten. For hits."""
         rows = self._index.hits.query("SELECT proved_at FROM proof WHERE probe = ? AND who = ?", (probe, who))
         return float(rows[0]["proved_at"]) if rows else None
 
-    def record(self, probe: str, who: str) -> None:
+    def record(self, probe: str, who: str, place: str = "") -> None:
         """Just now."""
         with self._index.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO proof VALUES (?, ?, ?)", (probe, who, time.time()))
+            db.execute("INSERT OR REPLACE INTO proof VALUES (?, ?, ?, ?)", (probe, who, place, time.time()))
 
     def forget(self, probe: str, who: str) -> None:
         with self._index.transaction() as db:
             db.execute("DELETE FROM proof WHERE probe = ? AND who = ?", (probe, who))
 
+    # Of single files, where each is proved by itself.
+
+    def proven(self, who: str, place: str, identities: Iterable[str]) -> set[str]:
+        """Those of the files (by identity) that were seen to be read."""
+        rows = self._index.query("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place))
+        known = _split(rows[0]["files"]) if rows else set()
+        return {identity for identity in identities if self._file(identity) in known} if known else set()
+
+    def add_proven(self, who: str, place: str, identities: Collection[str]) -> None:
+        """Just now, beside those that are known; the newest are kept."""
+        new = [self._file(identity) for identity in identities]
+        with self._index.transaction() as db:
+            row = db.execute("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place)).fetchone()
+            old = _split(row["files"]) - set(new) if row else set()
+            kept = [*new, *old][:MOST_FILES]
+            db.execute("INSERT OR REPLACE INTO proven VALUES (?, ?, ?, ?)", (who, place, b"".join(kept), time.time()))
+            db.execute(
+                "DELETE FROM proven WHERE (who, place) NOT IN (SELECT who, place FROM proven ORDER BY at DESC LIMIT ?)",
+                (MOST_PLACES,),
+            )
+
+    def _file(self, identity: str) -> bytes:
+        return hashlib.blake2b(identity.encode(), key=self._key, digest_size=HASH).digest()
+
+    # Of both.
+
+    def forget_place(self, who: str, place: str) -> None:
+        """The source has refused something there: nothing that was proved before stands any more."""
+        with self._index.transaction() as db:
+            for table in ("proof", "proven"):
+                db.execute(f"DELETE FROM {table} WHERE who = ? AND place = ?", (who, place))
+
     def forget_older(self, than: float) -> None:
         """Than this time in seconds since the epoch."""
-        if self._index.query("SELECT 1 FROM proof WHERE proved_at < ? LIMIT 1", (than,)):
-            with self._index.transaction() as db:
-                db.execute("DELETE FROM proof WHERE proved_at < ?", (than,))
+        for table, column in (("proof", "proved_at"), ("proven", "at")):
+            if self._index.query(f"SELECT 1 FROM {table} WHERE {column} < ? LIMIT 1", (than,)):
+                with self._index.transaction() as db:
+                    db.execute(f"DELETE FROM {table} WHERE {column} < ?", (than,))
+
+
+def _split(files: bytes) -> set[bytes]:
+    return {bytes(files[start : start + HASH]) for start in range(0, len(files), HASH)}

@@ -176,6 +176,58 @@ def fourth(db: Database) -> None:
     seals.teach(db.conn)
     for statement in _FOURTH:
         db.execute(statement)
+    db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
+
+
+_BY_CREDENTIALS = (
+    "ALTER TABLE resolution RENAME TO former",
+    """CREATE TABLE resolution (      -- what a ref meant when these credentials last asked
+        ref TEXT NOT NULL,             -- ModelRef.key
+        -- ''       of a place that is open to all
+        -- 'own'    the daemon's own credentials; 'nobody': none
+        -- a hash   the caller's, keyed; after '@' that of what chooses a region or an account
+        -- '?'      not known: answers nobody, until the ref is asked for again
+        who TEXT NOT NULL,
+        source TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        checked_at REAL NOT NULL,
+        seal INTEGER NOT NULL,
+        access TEXT NOT NULL,          -- str(Access)
+        PRIMARY KEY (ref, who)
+    ) STRICT, WITHOUT ROWID""",
+    # What the daemon's own credentials were seen to open was no more than one file of the caller's choice.
+    "INSERT INTO resolution SELECT ref, CASE access WHEN 'open' THEN '' ELSE '?' END, source, revision, snapshot, "
+    "checked_at, 0, CASE WHEN access LIKE 'own %' THEN 'caller' || substr(access, 4) ELSE access END FROM former",
+    "DROP TABLE former",
+    "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
+    "CREATE INDEX resolution_by_source ON resolution (source)",
+    "UPDATE snapshot SET access = 'caller' || substr(access, 4) WHERE access LIKE 'own %'",
+    "UPDATE entrant SET until = 0",
+    "DROP TABLE proof",
+    """CREATE TABLE proof (           -- when credentials were last seen to open a place, or a set of files
+        probe TEXT NOT NULL,           -- Access.probe
+        who TEXT NOT NULL,             -- as in `resolution`
+        place TEXT NOT NULL,           -- Listing.place
+        proved_at REAL NOT NULL,
+        PRIMARY KEY (probe, who)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE proven (          -- which files of a place credentials were seen to read, each by itself
+        who TEXT NOT NULL,             -- as in `resolution`; of temporary keys whose they are, as the source says
+        place TEXT NOT NULL,
+        files BLOB NOT NULL,           -- keyed hashes of their identities, one after the other
+        at REAL NOT NULL,              -- when one of them was last asked for again
+        PRIMARY KEY (who, place)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+@migrations()
+def resolutions_by_credentials(db: Database) -> None:
+    """A name is what it means to whoever asks, and proofs that rested on less than is asked for now are none."""
+    seals.teach(db.conn)
+    for statement in _BY_CREDENTIALS:
+        db.execute(statement)
     db.execute(f"UPDATE resolution SET seal = seal({seals.SEALED['resolution']})")
 
 
@@ -190,4 +242,4 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second", "third", "fourth"}
+_KNOWN = {"first", "second", "third", "fourth", "resolutions_by_credentials"}

@@ -12,7 +12,7 @@ import sqlite3
 import xxhash
 
 # What each covers. Not when a ref was last asked: that changes, and is never later than now.
-SEALED = {"identity": "identity, blob", "resolution": "ref, source, revision, snapshot, access"}
+SEALED = {"identity": "identity, blob", "resolution": "ref, who, source, revision, snapshot, access"}
 
 
 def seal(*texts: str) -> int:

@@ -60,7 +60,7 @@ class Arrival:
 
     key: str
     verified: Verified
-    identity: str
+    identity: str | None  # None where not every byte of it was read there: who read it has to be shown first.
 
 
 class Store:
@@ -157,19 +157,21 @@ class Store:
                 self.blobs.discard_part(key)
         return found
 
-    def commit(self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None) -> Path:
+    def commit(
+        self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None, who: str = ""
+    ) -> Path:
         """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
         with self._publishing:
             there = self._build(manifest, origin)
-            self.index.commit(manifest, origin, refs, fill)
+            self.index.commit(manifest, origin, refs, fill, who)
             self._follow_access(manifest.digest, (manifest, there))
         log.info("snapshot.ready", extra={"digest": manifest.digest.hex, "source": origin.source})
         return self.snapshots.path(manifest.digest)
 
-    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
-        """These refs (key → source, revision) were asked just now, and mean the snapshot."""
+    def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
+        """These refs (key → source, revision) were asked just now, and mean the snapshot to `who`."""
         with self._publishing:
-            self.index.resolved(refs, snapshot, access)
+            self.index.resolved(refs, snapshot, access, who)
             self._follow_access(snapshot, self.snapshots.read(snapshot))
 
     def refused(self, snapshot: Digest, access: Access) -> None:

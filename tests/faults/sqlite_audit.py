@@ -71,9 +71,9 @@ def _models(store: Store) -> Iterator[Finding]:
 def _true(store: Store, true: Rows) -> Iterator[Finding]:
     """No row says what was never so."""
     rows = rows_of(store)
-    refs = {row[:4] for row in true["resolution"]}
+    refs = {row[:5] for row in true["resolution"]}
     yield from (
-        Finding("I1", f"a ref means what it never meant: {r[:4]}") for r in rows["resolution"] if r[:4] not in refs
+        Finding("I1", f"a ref means what it never meant: {r[:5]}") for r in rows["resolution"] if r[:5] not in refs
     )
     known = {row[:2] for row in true["identity"]}
     yield from (

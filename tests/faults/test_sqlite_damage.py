@@ -32,7 +32,7 @@ def test_whatever_happens_to_the_bytes_of_the_index_a_start_comes_of_it(context:
 
 def test_the_suite_fails_without_seals(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seals, "drop_broken", lambda db: 0)
-    assert run(replace(context, every=1), "cell resolution.2").violations
+    assert run(replace(context, every=1), "cell resolution.3").violations
 
 
 def test_the_suite_fails_when_damaged_pages_are_believed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

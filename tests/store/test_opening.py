@@ -74,7 +74,7 @@ def test_pins_and_sealed_rows_are_taken_over_from_a_damaged_index(damage: str, o
     after = rows(store)
     assert [row[:3] for row in after["pin"]] == [row[:3] for row in before["pin"]]
     assert set(after["identity"]) == {row for row in before["identity"] if "other" not in str(row[0])}
-    assert {row[:4] for row in after["resolution"]} == {row[:4] for row in before["resolution"]}
+    assert {row[:5] for row in after["resolution"]} == {row[:5] for row in before["resolution"]}
     known = store.index.find(key("alias"))
     assert known is not None and known.checked_at == 0
     assert open_store().recovered.changed == {}
