@@ -64,7 +64,8 @@ class Access:
     def of(cls, listing: Listing, own: bool) -> Access:
         if listing.open:
             return cls("open")
-        return cls("own" if own else "caller", listing.identity(listing.probe))
+        probe = listing.probe or min(listing.entries, key=lambda entry: (entry.size, entry.path))
+        return cls("own" if own else "caller", listing.identity(probe))
 
     @classmethod
     def parse(cls, text: str) -> Access:

@@ -195,6 +195,9 @@ class Listing:
     revision: str
     entries: tuple[Entry, ...]
     open: bool = False  # The source says that anybody may read it.
+    # The file on which the right to the whole place is proved, whether it was selected or not: the source chooses it,
+    # no caller. None where a right is one file's, so that each is proved on its own.
+    probe: Entry | None = None
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -211,14 +214,14 @@ class Listing:
         return sum(entry.size for entry in self.entries)
 
     @property
-    def probe(self) -> Entry:
-        """The file on which access is proved."""
-        return min(self.entries, key=lambda entry: (entry.size, entry.path))
+    def rights_per_file(self) -> bool:
+        return self.probe is None
 
     def part(self, entries: tuple[Entry, ...]) -> Listing:
         """The same place and revision with only some of its entries, which were checked already."""
         found = object.__new__(Listing)
-        for name, value in zip(self.__slots__, (self.ref, self.place, self.revision, entries, self.open), strict=True):
+        values = self.ref, self.place, self.revision, entries, self.open, self.probe
+        for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(found, name, value)
         return found
 
