@@ -77,7 +77,8 @@ class SourceUnavailable(SourceError):
 
     code, status, retryable = "source_unavailable", 503, True
     retry_after: float | None = None  # Seconds that the source asked to wait, when it said so.
-    seen: bool = False  # Who asked saw a connection fail or a 5xx: it is the source, and not that we were busy.
+    # A connection failed, or a 5xx came: the source is down. Not where it asked for less, or we were too busy to ask.
+    seen: bool = False
 
 
 class SourceDenied(SourceError):

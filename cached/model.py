@@ -195,7 +195,8 @@ class Listing:
     revision: str
     entries: tuple[Entry, ...]
     open: bool = False  # The source says that anybody may read it.
-    # On which the right to the whole place is proved, chosen from all that is there; None where each file has its own.
+    # The file on which the right to the whole place is proved, whether it was selected or not: the source chooses it,
+    # no caller. None where a right is one file's, so that each is proved on its own.
     probe: Entry | None = None
 
     def __post_init__(self) -> None:
@@ -212,11 +213,15 @@ class Listing:
     def size(self) -> int:
         return sum(entry.size for entry in self.entries)
 
+    @property
+    def rights_per_file(self) -> bool:
+        return self.probe is None
+
     def part(self, entries: tuple[Entry, ...]) -> Listing:
         """The same place and revision with only some of its entries, which were checked already."""
         found = object.__new__(Listing)
-        fields = self.ref, self.place, self.revision, entries, self.open, self.probe
-        for name, value in zip(self.__slots__, fields, strict=True):
+        values = self.ref, self.place, self.revision, entries, self.open, self.probe
+        for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(found, name, value)
         return found
 

@@ -25,6 +25,10 @@ def safe_path(text: str) -> str:
     return text
 
 
+def is_safe(text: str) -> bool:
+    return _path_problem(text) is None
+
+
 def _path_problem(text: str) -> str | None:
     try:
         encoded = text.encode("utf-8")

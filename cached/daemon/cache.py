@@ -105,7 +105,11 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
+        listing = leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
+        if not listing.open and listing.rights_per_file:
+            smallest = min(listing.entries, key=lambda entry: (entry.size, entry.path))
+            await self.workers.prove(listing, [smallest], caller.credentials, timeout)
+        return listing
 
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
@@ -188,7 +192,7 @@ class Cache:
                 if not self._fresh(held, ask) or self._standing(held, ask, caller).fresh:
                     return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
-                await self.workers.prove(probe, caller.credentials, timeout)
+                await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
         except (SourceDenied, NotFound):

@@ -48,14 +48,12 @@ def check_loadable(ref: ModelRef, paths: Set[str]) -> None:
 
 def leave_out(listing: Listing) -> Listing:
     """For a lean ref, without what vLLM does not read: other frameworks' weights, `original/` and `metal/` of converted
-    models, and PyTorch's pickles beside the same weights in safetensors. The smallest file stays, whatever it is: on
-    it access is proved, to the whole model as well."""
+    models, and PyTorch's pickles beside the same weights in safetensors."""
     if not listing.ref.lean:
         return listing
     safe = any(entry.path in _SAFE for entry in listing.entries)
-    needed = {entry.path for entry in listing.entries if not _idle(entry.path, safe)}
-    kept = needed | {listing.probe.path} if needed else {entry.path for entry in listing.entries}
-    return listing.part(tuple(entry for entry in listing.entries if entry.path in kept))
+    needed = tuple(entry for entry in listing.entries if not _idle(entry.path, safe))
+    return listing.part(needed) if needed else listing
 
 
 def _idle(path: str, safe: bool) -> bool:

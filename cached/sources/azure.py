@@ -64,6 +64,9 @@ class AzureSource:
         with azure_errors(listing.ref):
             sync(fs.loop, fs.properties, *self._blob(listing, entry), timeout=timeout)
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         container, key = self._blob(listing, entry)
         fs = self._client(listing.ref, credentials)

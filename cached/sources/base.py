@@ -62,10 +62,16 @@ class Source(Protocol):
         """
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        """Return when these credentials may read this file, as the source says of a HEAD or the like.
+        """Return only if these credentials may read this file at the version that the listing names, as the source says
+        of a HEAD or the like. On every way to ask: a proof of another version is none.
 
-        SourceDenied when they may not, or it is not there; SourceUnavailable when that cannot be told.
+        SourceChanged of another version; SourceDenied when they may not read it, or it is not there; SourceUnavailable
+        when that cannot be told.
         """
+
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        """For whom the source takes these temporary keys, of which a process gets new ones with every start. None where
+        it does not say so, or cannot be asked, and where the keys are no temporary ones of the caller's."""
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         """A reader of one file. Does no I/O by itself if it can help it."""

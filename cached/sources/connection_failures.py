@@ -42,8 +42,9 @@ _NAMES = {
 def connection_failed(ref: ModelRef, error: BaseException) -> SourceUnavailable:
     """The first that says something decides: `error` or what it was made from. Texts of libraries are not passed on:
     they may quote a signed URL."""
-    said = (why for cause in _causes(error) if (why := _said(cause)))
-    return unavailable(ref, next(said, f"the connection failed: {type(error).__name__}"))
+    said = next((why for cause in _causes(error) if (why := _said(cause))), "")
+    # Of those that gave no keys nothing says that the source itself is down.
+    return unavailable(ref, said or f"the connection failed: {type(error).__name__}", seen=said != _KEYS)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

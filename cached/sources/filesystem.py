@@ -52,6 +52,9 @@ class FilesystemSource:
         root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")
         self.call(listing.ref, timeout, lambda fs: fs.info(f"{root}/{entry.path}"))
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")
         return FilesystemReader(self, listing.ref, f"{root}/{entry.path}", entry, self._read_timeout)

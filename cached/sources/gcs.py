@@ -66,6 +66,9 @@ class GcsSource:
         url, private = object_url(client, bucket, key), authorization(client, ref)
         self._web.json(ref, url, timeout=timeout, judge=judge(ref), private=private)
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         bucket, key = self._object(listing, entry)
         client = self._client(listing.ref, credentials)

@@ -42,6 +42,9 @@ class HttpSource:
         """Nobody shows credentials here."""
         probe(self._web, listing.ref, timeout)
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         return HttpReader(self._web, self._lanes, listing.ref, entry, self._read_timeout)
 

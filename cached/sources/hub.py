@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from cached.access import Credentials
 from cached.config import Config
 from cached.model import Checksum, Digest, Entry, Listing, ModelRef
+from cached.paths import is_safe
 from cached.sources.base import Reader
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
@@ -27,6 +28,8 @@ from cached.sources.web import Web, origin, web_errors
 
 REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.
+# What the Hub may give to everybody, taken generously: in every folder and case.
+FREE = ("readme.md", ".gitattributes")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -49,10 +52,12 @@ class HubSource:
         commit = info.get("sha") if isinstance(info, dict) else None
         if not isinstance(commit, str) or not _COMMIT.match(commit):
             raise unavailable(ref, "it does not answer like a Hub; check the endpoint")
-        entries = tuple(entry for entry in self._tree(ref, commit, private, timeout) if ref.selects(entry.path))
+        tree = self._tree(ref, commit, private, timeout)
+        entries = tuple(entry for entry in tree if ref.selects(entry.path))
         # A gated repository shows its listing to everybody: only a file proves that this caller may read it.
         open_to_all = info.get("gated") is False and info.get("private") is False
-        return Listing(ref, f"hf://{self.endpoint.partition('://')[2]}/{ref.place}", commit, entries, open_to_all)
+        place = f"hf://{self.endpoint.partition('://')[2]}/{ref.place}"
+        return Listing(ref, place, commit, entries, open_to_all, _probe(tree, entries))
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         ref, url = listing.ref, file_url(self.endpoint, listing, entry)
@@ -66,6 +71,9 @@ class HubSource:
                 check(ref, answer)
         except _LeavesHub:
             pass  # The way to the content network is the grant.
+
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         url, private = file_url(self.endpoint, listing, entry), _authorization(credentials)
@@ -104,6 +112,29 @@ class HubSource:
                 while len(self._trees) > REMEMBERED_TREES:
                     self._trees.popitem(last=False)
         return found
+
+
+def _probe(tree: Sequence[Entry], selected: Sequence[Entry]) -> Entry | None:
+    """The file on which the right to the repository is proved: its largest of LFS, else its largest that is not free.
+
+    The Hub lets everybody read the README of a gated repository ("all files except README.md are protected",
+    https://github.com/huggingface/transformers/pull/26257). Only who selected such a file, and no other, proves no more
+    than that; of several the largest might be free, and the others not.
+    """
+    if len(selected) == 1 and _free(selected[0]):
+        return selected[0]
+    guarded = [entry for entry in tree if not _free(entry) and is_safe(entry.path)]
+    large = [entry for entry in guarded if entry.digest is not None]
+    # A repository of nothing else: then of those files the one that is the least likely to be free.
+    return max(large or guarded or selected, key=lambda e: (_name(e) != FREE[0], e.size, e.path), default=None)
+
+
+def _free(entry: Entry) -> bool:
+    return _name(entry) in FREE
+
+
+def _name(entry: Entry) -> str:
+    return entry.path.rpartition("/")[2].lower()
 
 
 class _LeavesHub(Exception):

@@ -185,7 +185,11 @@ class HubReader:
         if not self._is_home(str(response.url)):
             if response.status_code >= 400:
                 # The Hub granted it, and a fresh link was refused: the storage behind the Hub, not the caller.
-                raise unavailable(self._ref, f"its content network answered HTTP {response.status_code}")
+                raise unavailable(
+                    self._ref,
+                    f"its content network answered HTTP {response.status_code}",
+                    seen=response.status_code >= 500,
+                )
             return
         check(self._ref, response, self._name)
         self._judge_version(response.headers)

@@ -64,6 +64,7 @@ class Throttled(OSError):
 
     def __init__(self, status: int, retry_after: str | None) -> None:
         super().__init__(f"HTTP {status}")
+        self.status = status
         self.retry_after = retry_after
 
 
@@ -84,17 +85,14 @@ class lane_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, OSError):
             return
-        after = None
         match error:
             case Throttled():
-                why, after = str(error), error.retry_after or "0"
+                after = error.retry_after or "0"
+                raise unavailable(self._ref, str(error), after, seen=error.status >= 500) from None
             case TooSlow():
-                why = "it sends too slowly"
-            case TimeoutError():
-                why = "it did not answer in time"
-            case _:
+                raise unavailable(self._ref, "it sends too slowly") from None
+            case _:  # Silence too: the lane waits for nobody but the remote.
                 raise connection_failed(self._ref, error) from None
-        raise unavailable(self._ref, why, after) from None
 
 
 class Lanes:

@@ -50,6 +50,9 @@ class LocalSource:
         """The operator has opened the folder to everybody."""
         self.check(listing.ref)
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
         return LocalReader(self, listing.ref, os.path.join(listing.place.removeprefix("file://"), entry.path), entry)
 

@@ -67,6 +67,9 @@ class S3Source:
 
         _with_present_keys(listing.ref, signer, head)
 
+    def principal(self, credentials: Credentials, timeout: float) -> str | None:
+        return None
+
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> S3Reader:
         bucket, key = self._object(listing, entry)
         client, signer = self._client(listing.ref, credentials)

@@ -102,10 +102,11 @@ def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
     return error
 
 
-def unavailable(ref: ModelRef, why: str, retry_after: str | None = None) -> SourceUnavailable:
-    """`retry_after` is the header's text: seconds or a date."""
+def unavailable(ref: ModelRef, why: str, retry_after: str | None = None, *, seen: bool = False) -> SourceUnavailable:
+    """`retry_after` is the header's text: seconds or a date. `seen`: see SourceUnavailable."""
     error = SourceUnavailable(f"The source of {spoken(ref)} cannot be used right now ({why}); try again later.")
     error.retry_after = _seconds(retry_after)
+    error.seen = seen
     return error
 
 
@@ -114,7 +115,7 @@ def from_status(ref: ModelRef, status: int, advice: str, retry_after: str | None
     if status in (401, 403):
         return denied(ref, advice, f"HTTP {status}")
     if status in (408, 425, 429) or status >= 500:
-        return unavailable(ref, f"HTTP {status}", retry_after)
+        return unavailable(ref, f"HTTP {status}", retry_after, seen=status >= 500)
     return SourceError(f"The source of {spoken(ref)} answered HTTP {status}, which is not understood; check the URI.")
 
 

@@ -173,8 +173,9 @@ def web_errors(ref: ModelRef) -> Iterator[None]:
     """Foreign errors as ours. Their texts are not passed on: they may quote a signed URL."""
     try:
         yield
-    except httpx2.TimeoutException:
-        raise unavailable(ref, "it did not answer in time") from None
+    except httpx2.TimeoutException as error:
+        # Of a client without a bound on connections: nobody waits here for one of ours.
+        raise unavailable(ref, "it did not answer in time", seen=not isinstance(error, httpx2.PoolTimeout)) from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise InvalidRequest(f"The URL of {ref.uri.partition('?')[0]} is malformed; check it.") from None
     except (httpx2.HTTPError, OSError) as error:

@@ -48,7 +48,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Answered with a Listing, which these credentials may read."""
+    """Answered with a Listing. Where one file stands for the whole place, these credentials may read that."""
 
     ref: ModelRef
     credentials: Credentials = field(repr=False)
@@ -57,9 +57,30 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Prove:
-    """Whether these credentials may read the one file of the listing. Answered with None, or the source's refusal."""
+    """Whether these credentials may read every file of the listing, at its version. Answered with None, or the source's
+    first refusal."""
 
     listing: Listing
+    credentials: Credentials = field(repr=False)
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Whether these files hold what the source gives these credentials for the entries: a range of each is compared.
+    Answered with None, or SourceDenied."""
+
+    listing: Listing
+    copies: Mapping[Path, Entry]
+    credentials: Credentials = field(repr=False)
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """For whom the source takes these credentials. Answered with a name, or None."""
+
+    ref: ModelRef
     credentials: Credentials = field(repr=False)
     timeout: float
 
@@ -181,7 +202,8 @@ class Check:
     rate: int = 0
 
 
-Question = Resolve | Prove | Open | Read | ReadWhole | Finish | Close | Gather | Check
+Asking = Resolve | Prove | Compare | Principal  # What writes nothing, and may be asked of another process.
+Question = Asking | Open | Read | ReadWhole | Finish | Close | Gather | Check
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,15 @@ from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
 from cached.worker.messages import (
+    Asking,
     Check,
     Close,
+    Compare,
     Finish,
     Gather,
     Hello,
     Open,
+    Principal,
     Prove,
     Question,
     Read,
@@ -45,6 +48,7 @@ from cached.worker.messages import (
     Resolve,
     Started,
 )
+from cached.worker.proving import Askers, compare, prove
 from cached.worker.small import SmallFiles
 from cached.worker.tally import Bandwidth, Tally
 
@@ -54,6 +58,8 @@ NICE = 5
 OOM_SCORE = 500
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
+PROOFS = 16  # And these: who resolves a lot must not keep others from being asked whether they may read, nor itself.
+HELPERS = 32  # For those among them that have many files to prove.
 CHECKS = 2  # As well: checking reads a disk for minutes.
 SCRUBS = 4  # And those for which nobody waits: each root has one under way.
 PR_SET_PDEATHSIG = 1
@@ -118,6 +124,8 @@ class Worker:
         self._telling = threading.Lock()
         self._files: dict[int, LargeFile] = {}
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
+        self._proving = ThreadPoolExecutor(PROOFS, "prove")
+        self._askers = Askers(HELPERS)
         # Reads, and the opening and finishing of other files meanwhile.
         self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")
         self._checking = ThreadPoolExecutor(CHECKS, "check")
@@ -131,8 +139,10 @@ class Worker:
             self._pool(request.question).submit(self._serve, request)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:
-        if isinstance(question, Resolve | Prove):
+        if isinstance(question, Resolve):
             return self._resolving
+        if isinstance(question, Asking):
+            return self._proving
         if isinstance(question, Check):
             return self._scrubbing if question.rate else self._checking
         return self._reading
@@ -170,7 +180,7 @@ class Worker:
         """A listing is often free to see where the files are not, and may be known here already."""
         source = self._registry.source_for(ref)
         listing = source.resolve(ref, credentials, timeout)
-        if not listing.open:
+        if not listing.open and listing.probe is not None:
             source.prove(listing, listing.probe, credentials, timeout)
         return listing
 
@@ -178,8 +188,12 @@ class Worker:
         match question:
             case Resolve(ref, credentials, timeout):
                 return self._resolve(ref, credentials, timeout)
-            case Prove(listing, credentials, timeout):
-                self._registry.source_for(listing.ref).prove(listing, listing.entries[0], credentials, timeout)
+            case Prove():
+                prove(self._registry.source_for(question.listing.ref), self._askers, question)
+            case Compare():
+                compare(self._registry.source_for(question.listing.ref), self._askers, question)
+            case Principal(ref, credentials, timeout):
+                return self._registry.source_for(ref).principal(credentials, timeout)
             case Open():
                 source = self._registry.source_for(question.remote.listing.ref)
                 file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question)

@@ -50,10 +50,12 @@ def test_of_a_sharded_model_in_both_formats_the_pickled_shards_and_their_index_a
     assert left_of(*safe, "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json") == safe
 
 
-def test_the_file_that_access_is_proved_on_stays_so_that_it_is_the_same_for_the_whole_model() -> None:
-    assert left_of("config.json", "model.safetensors", "original/_") == {"config.json", "model.safetensors"}
-    assert left_of("z.json", "model.safetensors", "original/_") == {"z.json", "model.safetensors"}
-    assert left_of("z.json", "zz.safetensors", "original/_") == {"original/_", "z.json", "zz.safetensors"}
+def test_what_access_is_proved_on_is_the_sources_choice_and_so_nothing_stays_for_it() -> None:
+    assert left_of("z.json", "zz.safetensors", "original/_") == {"z.json", "zz.safetensors"}
+    probe, config = Entry("original/_", 1, "v"), Entry("config.json", 1, "v")
+    listing = Listing(ModelRef.parse("org/name", lean=True), "hf://hub/org/name", "c", (config, probe), probe=probe)
+    assert leave_out(listing).entries == (config,)
+    assert leave_out(listing).probe == probe
 
 
 @pytest.mark.parametrize(

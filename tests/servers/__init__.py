@@ -6,6 +6,7 @@ with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
 with AzureStub() as azure: azure.put("container", "llama/config.json", b"{}"); azure.credentials, azure.sas
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
+with Moto() as s3, GuardedS3(s3.endpoint) as guarded: guarded.allow("AKIA…", lists=["bucket/"], reads=["bucket/b/"])
 with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
 """
 
@@ -17,6 +18,7 @@ from tests.servers.hub import HubStub
 from tests.servers.moto import Moto
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
+from tests.servers.rights import GuardedGcs, GuardedS3
 
 __all__ = [
     "AzureStub",
@@ -25,6 +27,8 @@ __all__ = [
     "FaultOrigin",
     "Files",
     "GcsEmulator",
+    "GuardedGcs",
+    "GuardedS3",
     "HubStub",
     "Moto",
     "RcloneS3",

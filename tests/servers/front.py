@@ -47,11 +47,16 @@ class Front(LoopServer):
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def forward(self, request: web.Request) -> web.Response:
-        """The answer of the server behind, to the same request."""
+    async def forward(self, request: web.Request, path: str = "") -> web.Response:
+        """The answer of the server behind, to the same request, or to that for another path (and query)."""
         kept = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
-        url = URL(self._upstream + request.raw_path, encoded=True)
+        url = URL(self._upstream + (path or request.raw_path), encoded=True)
         body = await request.read()
         async with self._session.request(request.method, url, headers=CIMultiDict(kept), data=body) as answer:
             back = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP]
+            if request.method == "HEAD":  # The length is that of the body that a GET would have.
+                length = [
+                    ("Content-Length", answer.headers[name]) for name in answer.headers if name == "Content-Length"
+                ]
+                return web.Response(status=answer.status, headers=CIMultiDict(back + length))
             return web.Response(status=answer.status, body=await answer.read(), headers=CIMultiDict(back))

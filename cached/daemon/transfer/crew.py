@@ -17,7 +17,7 @@ from typing import Any
 from cached.config import Config
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
-from cached.worker.messages import HEADER, Came, Check, Hello, Prove, Question, Reply, Request, Resolve, Started, frame
+from cached.worker.messages import HEADER, Asking, Came, Check, Hello, Question, Reply, Request, Started, frame
 
 log = logging.getLogger("cached.workers")
 
@@ -109,7 +109,7 @@ class Crew:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
-            if not isinstance(question, Resolve | Prove | Check):
+            if not isinstance(question, Asking | Check):
                 await asyncio.wait([future])
             raise
 

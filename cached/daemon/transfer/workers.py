@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from cached.model import Entry, Listing, ModelRef
 from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
 from cached.worker.messages import (
+    Asking,
     Came,
     Check,
     Close,
+    Compare,
     Finish,
     Gather,
     Gathered,
     Into,
     Open,
     Opened,
+    Principal,
     Prove,
     Read,
     ReadWhole,
@@ -91,20 +94,37 @@ class Workers:
                 await asyncio.wait([self._crew.gone], timeout=CLOSE_SECONDS)
 
     async def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        """Asked once more when the process dies of it, or beside it."""
+        """Where one file stands for the whole place, these credentials have proved that they may read it; where rights
+        are per file, they have proved nothing. Asked once more when the process dies of it, or beside it."""
         found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout))
         return found
 
-    async def prove(self, listing: Listing, credentials: Credentials, timeout: float) -> None:
-        """SourceDenied or NotFound unless these credentials may read the one file of the listing."""
-        await self._ask_twice(Prove(listing, credentials, timeout))
+    async def prove(self, listing: Listing, entries: Iterable[Entry], credentials: Credentials, timeout: float) -> None:
+        """SourceDenied, SourceChanged or NotFound unless these credentials may read every one of these entries at the
+        version that the listing names. `timeout` bounds each network call; the first refusal ends it."""
+        if chosen := tuple(entries):
+            await self._ask_twice(Prove(listing.part(chosen), credentials, timeout))
+
+    async def compare(
+        self, listing: Listing, copies: Mapping[Path, Entry], credentials: Credentials, timeout: float
+    ) -> None:
+        """SourceDenied unless each of these files holds what the source gives these credentials for the entry, as far
+        as a range that nobody foresees can tell: else the listing claims what is not there."""
+        if copies:
+            part = listing.part(tuple(copies.values()))
+            await self._ask_twice(Compare(part, dict(copies), credentials, timeout))
+
+    async def principal(self, ref: ModelRef, credentials: Credentials, timeout: float) -> str | None:
+        """For whom the source takes temporary keys (an account and its role). None where it does not say."""
+        found: str | None = await self._ask_twice(Principal(ref, credentials, timeout))
+        return found
 
     async def check(self, asked: Check) -> Checkup:
         """Read a blob again. Asked once more when the process dies meanwhile."""
         found: Checkup = await self._ask_twice(asked)
         return found
 
-    async def _ask_twice(self, question: Resolve | Prove | Check) -> Any:
+    async def _ask_twice(self, question: Asking | Check) -> Any:
         try:
             crew, member = await self._idlest()
             return await crew.ask(member, question)

@@ -1,0 +1,73 @@
+"""Asking a source many questions at once, a bounded number at a time; the first failure ends it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+from cached.sources.base import Source
+from cached.sources.transfer import denied
+from cached.worker.blob_reader import BlobReader
+from cached.worker.messages import Compare, Prove
+
+Item = TypeVar("Item")
+
+AT_ONCE = 16  # Questions of one request.
+COMPARED = 64 << 10  # Bytes of a file.
+
+
+class Askers:
+    """Threads that help those who have many questions. Whoever has them asks too, so that it gets on however busy the
+    helpers are with another's."""
+
+    def __init__(self, threads: int) -> None:
+        self._helpers = ThreadPoolExecutor(threads, "prove")
+
+    def each(self, ask: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """`ask` of every item. Raises the first error, and begins nothing more then."""
+        todo, turn, failures = list(items), threading.Lock(), list[BaseException]()
+
+        def work() -> None:
+            while True:
+                with turn:
+                    if failures or not todo:
+                        return
+                    item = todo.pop()
+                try:
+                    ask(item)
+                except BaseException as error:
+                    failures.append(error)
+
+        helping = [self._helpers.submit(work) for _ in range(min(len(todo), AT_ONCE) - 1)]
+        work()
+        wait([helper for helper in helping if not helper.cancel()])  # Those that have not begun find nothing to do.
+        if failures:
+            raise failures[0]
+
+
+def prove(source: Source, askers: Askers, asked: Prove) -> None:
+    listing = asked.listing
+    askers.each(lambda entry: source.prove(listing, entry, asked.credentials, asked.timeout), listing.entries)
+
+
+def compare(source: Source, askers: Askers, asked: Compare) -> None:
+    """SourceDenied when a file does not hold what the source gives."""
+    askers.each(lambda path: _compare(source, asked, path), asked.copies)
+
+
+def _compare(source: Source, asked: Compare, path: Path) -> None:
+    """One range: where it lies cannot be foreseen by whoever claims to have the file."""
+    listing, entry = asked.listing, asked.copies[path]
+    length = min(COMPARED, entry.size)
+    offset = secrets.randbelow(entry.size - length + 1)
+    ours, theirs = BlobReader(path), source.open(listing, entry, asked.credentials)
+    try:
+        if ours.read(offset, length) != theirs.read(offset, length):
+            raise denied(listing.ref, f"what the source lists as {entry.path} is not what it gives")
+    finally:
+        ours.close()
+        theirs.close()
