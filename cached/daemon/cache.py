@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 
 from cached.access import Access
@@ -15,12 +14,15 @@ from cached.daemon.callers import Caller
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
-from cached.daemon.gate import Claim, Gate, Standing
+from cached.daemon.gate import Claim, Gate
+from cached.daemon.granting import Granting
 from cached.daemon.places import Places
 from cached.daemon.policy import Loadable, check_loadable, check_weights, leave_out
+from cached.daemon.rights import Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
+from cached.daemon.standing import Standing, Way, may_be_stale, way
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers
@@ -38,7 +40,6 @@ from cached.errors import (
 )
 from cached.model import Listing
 from cached.wire import Ready
-from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.cache")
 
@@ -54,6 +55,7 @@ class Cache:
         self.counters = Counters()
         self.loadable = Loadable()
         self.fills: dict[str, Fill] = {}
+        self._granting = Granting(config, disks, workers, self.places, self.gate.whose)
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
@@ -63,19 +65,19 @@ class Cache:
         NotCached when offline, also for what the caller has not proved to be allowed to read.
         """
         held = self._held(ask, caller)
-        if held is not None:
-            fresh, standing = self._fresh(held, ask), self._standing(held, ask, caller)
-            if (fresh and standing.fresh) or (ask.offline and standing.recent):
-                try:
-                    return self._hit(held, ask, stale=not fresh)
-                except ModelIncomplete:
-                    if ask.offline or ask.ref.immutable:
-                        raise  # Else the rest may have been uploaded since.
+        if held is not None and self._way(held, ask, caller) is Way.HIT:
+            try:
+                return self._hit(held, ask, stale=not self._fresh(held, ask))
+            except ModelIncomplete:
+                if ask.offline or ask.ref.immutable:
+                    raise  # Else the rest may have been uploaded since.
         if ask.offline:
             raise not_cached(ask.ref)
-        if held is None:
-            self.disks.require_writable()
         return self._fill(ask, caller, held)
+
+    def _way(self, held: Held, ask: Ask, caller: Caller) -> Way:
+        fresh, one_probe = self._fresh(held, ask), held.known.access.of_place
+        return way(self._standing(held, ask, caller), fresh, ask.offline, one_probe)
 
     def _standing(self, held: Held, ask: Ask, caller: Caller) -> Standing:
         return self.gate.standing(held.disk, ask.ref, held.known.access, caller)
@@ -88,12 +90,17 @@ class Cache:
         return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
 
     def _held(self, ask: Ask, caller: Caller) -> Held | None:
-        """What the ref meant when the source was last asked; best what the caller may have without asking again."""
+        """What the ref meant to this caller when the source was last asked; best what it may have without asking
+        again."""
+
+        def whos(disk: Disk) -> tuple[str, ...] | None:
+            return self.gate.whos(disk, ask.ref, caller)
+
         found = [
             Held(disk, known)
             for key in ask.keys
-            for disk, known in self.disks.known(key)
-            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot))
+            for disk, known in self.disks.known(key, whos)
+            if self.disks.servable(disk, known.snapshot)
         ]
         if len(found) < 2:
             return found[0] if found else None
@@ -105,11 +112,7 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        listing = leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
-        if not listing.open and listing.rights_per_file:
-            smallest = min(listing.entries, key=lambda entry: (entry.size, entry.path))
-            await self.workers.prove(listing, [smallest], caller.credentials, timeout)
-        return listing
+        return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
 
     def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
@@ -123,7 +126,7 @@ class Cache:
     def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
         if self._closing:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
-        key = f"{ask.ref.key} {ask.require} {caller.key(ask.ref.scheme)}"
+        key = f"{ask.ref.key} {ask.require} {self.gate.whose.key(ask.ref, caller)}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
             started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
@@ -162,10 +165,20 @@ class Cache:
             fill.batch = Batch()
 
     async def _once(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
-        """Resolve, and fetch what that names unless it is here."""
+        """Ask, and fetch what that names unless it is here. Whoever is refused goes by nothing that it had proved."""
         fill.phase = "resolving"
-        if held is None:
-            listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
+        try:
+            return await self._asked(fill, ask, caller, held)
+        except ModelIncomplete:
+            raise
+        except (SourceDenied, NotFound):
+            if held is not None:
+                await self.gate.refused(held.disk, Claim(ask.ref, held.known.snapshot, held.known.access, caller))
+            raise
+
+    async def _asked(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
+        if held is None or self._way(held, ask, caller) is Way.WHOLE:
+            held, listing = None, await self._resolve(ask, caller, float(self.config.resolve_timeout))
         else:
             try:
                 found = await self._look_again(held, ask, caller)
@@ -175,31 +188,41 @@ class Cache:
                 return self._hit(held, ask, stale=False)
             listing = found
         self._check(ask, listing)
-        if held is not None:
-            if held.known.revision == listing.revision and self._held(ask, caller) is not None:
-                await self._note_current(held, ask, listing, caller)
-                return self._hit(held, ask, stale=False)
-            if not self.disks.writable:  # What is held is better than nothing.
-                return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
-        return await self._filler.fill(fill, ask, Remote(listing, caller.credentials), caller)
+        rights = self._granting.rights(listing, caller)
+        if held is None or held.known.revision != listing.revision or self._held(ask, caller) is None:
+            return await self._new(fill, ask, caller, held, rights)
+        try:
+            await self._granting.renew(rights)
+        except (SourceUnavailable, WorkerLost) as error:
+            return self._stale(held, ask, caller, error)
+        await self._note_current(held, ask, caller, rights)
+        return self._hit(held, ask, stale=False)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
         """What the source says now of what is held; None when only the caller's right to it was in question, and is
-        proved. SourceUnavailable when it does not say in time."""
+        proved. SourceUnavailable when it does not say in time, which may be because others were before us."""
         timeout, known = float(self.config.check_timeout), held.known
         try:
             async with asyncio.timeout(timeout * 2):
-                if not self._fresh(held, ask) or self._standing(held, ask, caller).fresh:
+                if self._way(held, ask, caller) is not Way.PROVE:
                     return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
                 await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
-        except (SourceDenied, NotFound):
-            await self.gate.refused(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
-            raise
         await self.gate.proved(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
         return None
+
+    async def _new(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, rights: Rights) -> Ready:
+        """What is not known under this name yet, or not to this caller."""
+        found = await self._granting.complete(rights, await self._granting.show(rights))
+        if found is not None:
+            await self._note_current(found, ask, caller, rights)
+            return self._hit(found, ask, stale=False)
+        if not self.disks.writable and held is not None:  # What is held is better than nothing.
+            return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
+        self.disks.require_writable()
+        return await self._filler.fill(fill, ask, rights)
 
     def _check(self, ask: Ask, listing: Listing) -> None:
         check_weights(listing, self.config.weights)
@@ -207,16 +230,17 @@ class Cache:
             check_loadable(ask.ref, {entry.path for entry in listing.entries})
 
     def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
-        """What is held, though the source could not be asked; the error for who has not lately proved to be let."""
-        if not self._standing(held, ask, caller).recent:
+        """What is held, though the source could not be asked; the error for who may not have it for that."""
+        if not may_be_stale(self._standing(held, ask, caller), error):
             raise error
         log.warning("serve.stale", extra={"ref": str(ask.ref), "why": error.message})
         return self._hit(held, ask, stale=True)
 
-    async def _note_current(self, held: Held, ask: Ask, listing: Listing, caller: Caller) -> None:
+    async def _note_current(self, held: Held, ask: Ask, caller: Caller, rights: Rights) -> None:
         """A disk that cannot be written to will be asked about again; it serves all the same."""
-        access = Access.of(listing, caller.with_own(ask.ref.scheme))
-        await self.gate.proved(held.disk, Claim(ask.ref, held.known.snapshot, access, caller), names_of(listing))
+        access = Access.of(rights.listing, caller.with_own(ask.ref))
+        claim = Claim(ask.ref, held.known.snapshot, access, caller)
+        await self.gate.proved(held.disk, claim, names_of(rights.listing), rights.record)
 
     async def plan(self, ask: Ask, caller: Caller) -> Held | tuple[Disk, Plan]:
         """What a pull would do: where to, what would be fetched, what would go for it; or what would be handed out.
@@ -224,17 +248,16 @@ class Cache:
         NotCached when the ask is offline.
         """
         held = self._held(ask, caller)
-        if held is not None:
-            standing = self._standing(held, ask, caller)
-            if standing.recent if ask.offline else standing.fresh and self._fresh(held, ask):
-                return held
+        if held is not None and self._way(held, ask, caller) is Way.HIT:
+            return held
         if ask.offline:
             raise not_cached(ask.ref)
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
-        if held is not None and held.known.revision == listing.revision:
-            return held
         self._check(ask, listing)
-        return await self.places.plan(listing)
+        rights = self._granting.rights(listing, caller)
+        return await self._granting.complete(rights, await self._granting.show(rights)) or (
+            await self.places.plan(listing)
+        )
 
     async def flush(self) -> None:
         """Write down who used what. What cannot be written now will be tried again with the next."""

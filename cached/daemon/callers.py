@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import grp
-import hashlib
-import json
 import os
 import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cached.access import Credentials
+from cached.access import Credentials, unsigned
 from cached.daemon.space.usage import Peer
+from cached.model import ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +24,13 @@ class Caller:
     def daemon(self) -> bool:
         return self.uid is None
 
-    def with_own(self, scheme: str) -> bool:
-        """Whether the daemon's own credentials are used for it at this kind of source."""
-        return self.credentials.lend and not self.credentials.personal(scheme)
+    def used(self, ref: ModelRef) -> dict[str, str]:
+        """The caller's own credentials that its source is shown; none where the URI asks for that."""
+        return {} if unsigned(ref) else self.credentials.personal(ref.scheme)
 
-    def key(self, scheme: str) -> str:
-        """The same for all callers whose credentials are, there. Not to be written down."""
-        personal = self.credentials.personal(scheme)
-        if not personal:
-            return "own" if self.credentials.lend else "nobody"
-        return hashlib.sha256(json.dumps(sorted(personal.items())).encode()).hexdigest()
+    def with_own(self, ref: ModelRef) -> bool:
+        """Whether the daemon's own credentials are used for it there."""
+        return self.credentials.lend and not unsigned(ref) and not self.used(ref)
 
 
 DAEMON = Caller(None, Credentials())

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from cached.access import Access
 from cached.daemon.ask import Ask, names_of, ready
-from cached.daemon.callers import Caller
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
-from cached.daemon.gate import Claim, Gate
+from cached.daemon.gate import Gate
 from cached.daemon.places import Place, Places
 from cached.daemon.policy import Loadable
+from cached.daemon.rights import Copy, Rights
+from cached.daemon.space.disk import Disk
 from cached.daemon.space.room import Needs
 from cached.errors import CachedError
-from cached.model import Digest, Listing, Manifest, ManifestFile
+from cached.model import Digest, Manifest, ManifestFile
 from cached.store.snapshots import Origin
 from cached.wire import Ready
 from cached.worker.messages import Remote
@@ -29,8 +30,10 @@ class Filler:
         self._places, self._gate, self._loadable, self._counters = places, gate, loadable, counters
         self._background: set[asyncio.Task[None]] = set()
 
-    async def fill(self, fill: Fill, ask: Ask, remote: Remote, caller: Caller) -> Ready:
-        """Reserve, fetch what is not here, and commit. What had landed when it fails is kept for the next."""
+    async def fill(self, fill: Fill, ask: Ask, rights: Rights) -> Ready:
+        """Reserve, fetch what is not here, show that the caller may have what it has not read itself, and commit. What
+        had landed when it fails is kept for the next."""
+        remote = Remote(rights.listing, rights.caller.credentials)
         self._counters.misses += not ask.mending
         fill.phase = "waiting"
         place, reserved = await self._places.reserve(remote.listing)
@@ -42,10 +45,11 @@ class Filler:
         try:
             found = await self._fetch(place, needs, remote, fill, ask)
             fill.phase = "publishing"
-            manifest = await disk.do(_manifest, needs, found)
+            await rights.cover(_unread(disk, needs, found, fill.batch.read, rights))
+            manifest = await disk.do(manifest_of, needs, found)
             if ask.require == "llm":
                 self._loadable.add(ask.ref, manifest.digest)
-            return await self._commit(place, remote.listing, manifest, reserved.fill, caller)
+            return await self._commit(place, manifest, reserved.fill, rights)
         except BaseException as error:
             disk.heard(error)
             await asyncio.shield(disk.abandon(reserved.fill))
@@ -57,13 +61,15 @@ class Filler:
         rest = sorted((item for item in needs.wants.items() if item[0] not in found), key=lambda item: -item[1].size)
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
-    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int, caller: Caller) -> Ready:
-        ref, disk = listing.ref, place.disk
-        access = Access.of(listing, caller.with_own(ref.scheme))
+    async def _commit(self, place: Place, manifest: Manifest, fill_id: int, rights: Rights) -> Ready:
+        listing, caller, disk = rights.listing, rights.caller, place.disk
+        ref = listing.ref
+        access = Access.of(listing, caller.with_own(ref))
         origin = Origin(ref.key, str(ref), listing.revision, access)
+        who = self._gate.whose.row(disk.store.proofs, ref, caller, listing.open)
         # Before the commit: else its caller might be asked to prove it again.
-        await disk.do(self._gate.record, disk, Claim(ref, manifest.digest, access, caller))
-        await disk.do(disk.store.commit, manifest, origin, names_of(listing), fill_id)
+        await disk.do(rights.record, disk)
+        await disk.do(disk.store.commit, manifest, origin, names_of(listing), fill_id, who)
         self._keep_below_soon(place)
         return ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 
@@ -80,7 +86,20 @@ async def _keep_below(place: Place) -> None:
         log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})
 
 
-def _manifest(needs: Needs, found: Mapping[str, Digest]) -> Manifest:
+def _unread(disk: Disk, needs: Needs, found: Mapping[str, Digest], read: Collection[str], rights: Rights) -> list[Copy]:
+    """Tell of what the caller's credentials have read; what is left of the listing."""
+    files = needs.listing.entries
+    rights.read([needs.wants[key] for key in read if key in needs.wants])
+    digests = _digests(needs, found)
+    return [Copy(entry, digests[entry.path], disk) for entry in files]
+
+
+def _digests(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Digest]:
+    """By path; `found` by key."""
+    return {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
+
+
+def manifest_of(needs: Needs, found: Mapping[str, Digest]) -> Manifest:
     """`found` by key."""
-    digests = {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
+    digests = _digests(needs, found)
     return Manifest(tuple(ManifestFile(e.path, e.size, digests[e.path]) for e in needs.listing.entries))

@@ -15,34 +15,15 @@ from cached.config import Config
 from cached.daemon.callers import Caller
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
+from cached.daemon.standing import Standing
+from cached.daemon.whose import Whose
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, ModelRef
 
 log = logging.getLogger("cached.access")
 
 SWEEP_SECONDS = 15.0
-NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
 TIME_TO_LEASE = 60.0  # Seconds for which who was given a path can use it, whatever becomes of the proof.
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known of a caller's right to a model. `age` in seconds of the proof; None when there is none."""
-
-    open: bool
-    age: float | None
-    ttl: float
-    grace: float
-
-    @property
-    def fresh(self) -> bool:
-        """It may be handed out without asking the source."""
-        return self.open or (self.age is not None and 0 <= self.age <= self.ttl)
-
-    @property
-    def recent(self) -> bool:
-        """It may be handed out if the source cannot be asked."""
-        return self.fresh or (self.age is not None and 0 <= self.age <= self.grace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +39,7 @@ class Claim:
 class Gate:
     def __init__(self, config: Config, disks: Disks) -> None:
         self._config, self._disks = config, disks
+        self.whose = Whose(config)
         # By snapshot and uid: the proofs (probe, who) that the user was let in for, and until when each is good. A
         # restart forgets it.
         self._grounds: dict[tuple[Digest, int], dict[tuple[str, str], float]] = {}
@@ -73,40 +55,62 @@ class Gate:
         return Standing(False, None if at is None else time.time() - at, ttl, grace)
 
     def _who(self, disk: Disk, ref: ModelRef, caller: Caller) -> str:
-        """What stands for the credentials that are used for the caller there."""
-        personal = caller.credentials.personal(ref.scheme)
-        return NOBODY if not personal and not caller.credentials.lend else disk.store.proofs.who(personal)
+        return self.whose.credentials(disk.store.proofs, ref, caller)
 
-    async def proved(self, disk: Disk, claim: Claim, names: Mapping[str, tuple[str, str]] | None = None) -> None:
-        """The source has just let the caller read it, and all these refs (key → source, revision) mean the same. A
-        disk that cannot be written to forgets it."""
-        await self._written(disk, claim.ref, lambda: self._proved(disk, claim, names))
+    def whos(self, disk: Disk, ref: ModelRef, caller: Caller) -> tuple[str, ...] | None:
+        """Whose names there the caller may go by; None: anybody's."""
+        return self.whose.rows(disk.store.proofs, ref, caller)
 
-    def _proved(self, disk: Disk, claim: Claim, names: Mapping[str, tuple[str, str]] | None) -> None:
+    async def proved(
+        self,
+        disk: Disk,
+        claim: Claim,
+        names: Mapping[str, tuple[str, str]] | None = None,
+        remember: Callable[[Disk], None] | None = None,
+    ) -> None:
+        """The source has just let the caller read it, and all these refs (key → source, revision) mean the same.
+
+        `remember` writes down what else was proved; None: that one file opened the place. A disk that cannot be written
+        to forgets it.
+        """
+        await self._written(disk, claim.ref, lambda: self._proved(disk, claim, names, remember))
+
+    def _proved(
+        self,
+        disk: Disk,
+        claim: Claim,
+        names: Mapping[str, tuple[str, str]] | None,
+        remember: Callable[[Disk], None] | None,
+    ) -> None:
         if names:
-            disk.store.resolved(names, claim.snapshot, claim.access)
-        self.record(disk, claim)
-
-    def record(self, disk: Disk, claim: Claim) -> None:
-        """That the caller has proved it. In the disk's thread."""
-        if not claim.access.open:
-            disk.store.proofs.record(claim.access.probe, self._who(disk, claim.ref, claim.caller))
+            who = self.whose.row(disk.store.proofs, claim.ref, claim.caller, claim.access.open)
+            disk.store.resolved(names, claim.snapshot, claim.access, who)
+        if remember is not None:
+            remember(disk)
+        elif not claim.access.open:
+            who = self._who(disk, claim.ref, claim.caller)
+            disk.store.proofs.record(claim.access.probe, who, claim.access.place)
 
     async def refused(self, disk: Disk, claim: Claim) -> None:
         """The source does not let the caller read it any more: so its uid is shut out, unless it has proved it
         otherwise as well, once whoever was told the path had time to lease it, and when it holds no lease."""
-        if not claim.access.open and claim.caller.uid is not None:
-            grounds = dict(self._grounds.get((claim.snapshot, claim.caller.uid), {}))
-            await self._written(disk, claim.ref, lambda: self._refused(disk, claim, grounds))
+        if claim.caller.uid is None:
+            return
+        grounds = dict(self._grounds.get((claim.snapshot, claim.caller.uid), {}))
+        await self._written(disk, claim.ref, lambda: self._refused(disk, claim, grounds))
 
     def _refused(self, disk: Disk, claim: Claim, grounds: Mapping[tuple[str, str], float]) -> None:
-        store, access, caller = disk.store, claim.access, claim.caller
-        store.proofs.forget(access.probe, self._who(disk, claim.ref, caller))
+        store, access, caller, ref = disk.store, claim.access, claim.caller, claim.ref
+        if access.open:
+            if not caller.used(ref):  # Else it may be these credentials that are no good, and not that it has closed.
+                store.closed(ref.key, self.whose.open(store.proofs, ref, caller), claim.snapshot)
+            return
+        store.proofs.forget(access.probe, self._who(disk, ref, caller))
         if caller.uid is not None:
             # Replicas of one uid may show other credentials, and one may have its answer and not yet its lease.
             standing = [until for proof, until in grounds.items() if store.proofs.at(*proof) is not None]
             store.entrants.expire(claim.snapshot, caller.uid, max([time.time() + TIME_TO_LEASE, *standing]))
-        if access.kind == "own" and caller.with_own(claim.ref.scheme):
+        if access.kind == "own" and caller.with_own(ref):
             store.refused(claim.snapshot, access)
 
     async def _written(self, disk: Disk, ref: ModelRef, write: Callable[[], None]) -> None:
@@ -132,7 +136,9 @@ class Gate:
             if disk.degraded is None and not store.entrants.stands_open(snapshot):
                 await disk.do(store.entrants.apply, snapshot)  # The index may be ahead of the disk.
             return
-        known = next(filter(None, map(store.index.find, ref.keys)), None)
+        whos = self.whos(disk, ref, caller)
+        meanings = [known for key in ref.keys for known in store.index.meanings(key, whos)]
+        known = next((each for each in meanings if each.snapshot == snapshot), None)
         if known is not None:
             standing = self.standing(disk, ref, known.access, caller)
             until = max(until, now + standing.ttl - (standing.age or 0.0))
@@ -156,17 +162,24 @@ class Gate:
         everybody = disk.store.entrants.everybody
         return frozenset(row["digest"] for row in rows if row["entered"] or everybody(Access.parse(row["access"])))
 
+    async def begin(self) -> None:
+        """Before anybody is answered: shut out whoever's time is over, be it that an upgrade has ended it."""
+        await self._sweep()
+
     async def sweep(self) -> None:
         """For ever: shut out whose proof is over and who leases nothing, and forget what proves nothing any more."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._forget_grounds(time.time())
-            for disk in self._disks.writable:
-                try:
-                    await disk.do(disk.store.entrants.sweep, time.time())
-                    await disk.do(disk.store.proofs.forget_older, time.time() - self._keep())
-                except CachedError as error:
-                    log.warning("access.unswept", extra={"root": str(disk.root), "why": error.message})
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        for disk in self._disks.writable:
+            try:
+                await disk.do(disk.store.entrants.sweep, time.time())
+                await disk.do(disk.store.proofs.forget_older, time.time() - self._keep())
+            except CachedError as error:
+                log.warning("access.unswept", extra={"root": str(disk.root), "why": error.message})
 
     def _forget_grounds(self, now: float) -> None:
         for who, grounds in list(self._grounds.items()):

@@ -87,6 +87,7 @@ async def _serve(config: Config) -> None:
         tampers = [Tamper(disk, checker, healer if config.self_heal else None) for disk in disks]
         for tamper in tampers:
             await tamper.begin()
+        await cache.gate.begin()
         background = Background()
         async with _listening(config, api):
             for run in (watchdog, functools.partial(_flush, cache), functools.partial(_start_early, workers)):

@@ -77,6 +77,16 @@ class Places:
         plans = [(place.disk, await place.room.plan(listing)) for place in await self._order(listing)]
         return next(((disk, plan) for disk, plan in plans if plan.why is None), plans[0])
 
+    async def here(self, listing: Listing) -> list[tuple[Place, Needs]]:
+        """What each disk has of it, those that can be written to first; a disk that cannot say is left out."""
+        found = []
+        for place in sorted(self._all, key=lambda each: each.disk.degraded is not None):
+            try:
+                found.append((place, await place.room.needs(listing)))
+            except CachedError:
+                continue
+        return found
+
     async def _order(self, listing: Listing) -> list[Place]:
         """Only disks that can be written to, unless none can: then its refusal says why."""
         well = [place for place in self._all if place.disk.degraded is None] or self._all[:1]

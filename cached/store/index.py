@@ -19,8 +19,7 @@ from cached.store.steady import steady_time
 MAX_EVENTS = 10_000
 
 _IDENTITY = (
-    "INSERT OR IGNORE INTO identity SELECT ?1, ?2, seal(?1, ?2) "
-    "WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?2)"
+    "INSERT OR IGNORE INTO identity SELECT ?1, ?2, seal(?1, ?2) WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?2)"
 )
 _FREE = "NOT EXISTS (SELECT 1 FROM {} WHERE blob = digest)"
 _ORPHAN = f"{_FREE.format('snapshot_blob')} AND {_FREE.format('hold')}"
@@ -96,6 +95,11 @@ class Index(IndexFile):
         """The daemon's own credentials do not open it any more."""
         with self.transaction() as db:
             names.refuse(db, snapshot, access)
+
+    def closed(self, ref: str, who: str, snapshot: Digest) -> None:
+        """The ref does not mean the snapshot to `who` any more."""
+        with self.transaction() as db:
+            names.close(db, ref, who, snapshot)
 
     def access(self, snapshot: Digest) -> Access:
         """Who may read it; nobody knows when it is not here."""

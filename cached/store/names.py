@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 
-from cached.access import UNKNOWN, Access
+from cached.access import UNKNOWN, Access, same_for_all
 from cached.model import Digest
 from cached.store.seals import seal
 
@@ -30,12 +30,21 @@ def resolve(
             (*named, now, seal(*named)),
         )
         db.execute("DELETE FROM resolution WHERE ref = ? AND who = ?", (ref, LEGACY))
+        if not access.open and same_for_all(source.partition("://")[0]):
+            _forget_open(db, ref)
         db.execute(
             "DELETE FROM resolution WHERE ref = ?1 AND who NOT IN "
             "(SELECT who FROM resolution WHERE ref = ?1 ORDER BY checked_at DESC LIMIT ?2)",
             (ref, MOST),
         )
     _settle(db, snapshot)
+
+
+def _forget_open(db: sqlite3.Connection, ref: str) -> None:
+    """What was open to all has closed, whoever noticed."""
+    gone = db.execute("DELETE FROM resolution WHERE ref = ? AND who = ? RETURNING snapshot", (ref, ALL)).fetchall()
+    for row in gone:
+        _settle(db, Digest(row["snapshot"]))
 
 
 def refuse(db: sqlite3.Connection, snapshot: Digest, access: Access) -> None:
@@ -46,6 +55,12 @@ def refuse(db: sqlite3.Connection, snapshot: Digest, access: Access) -> None:
         "WHERE snapshot = ? AND access = ?",
         (closed, closed, snapshot.hex, str(access)),
     )
+    _settle(db, snapshot)
+
+
+def close(db: sqlite3.Connection, ref: str, who: str, snapshot: Digest) -> None:
+    """Forget what the ref meant to `who`."""
+    db.execute("DELETE FROM resolution WHERE ref = ? AND who = ? AND snapshot = ?", (ref, who, snapshot.hex))
     _settle(db, snapshot)
 
 

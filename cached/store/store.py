@@ -180,6 +180,12 @@ class Store:
             self.index.refused(snapshot, access)
             self._follow_access(snapshot, self.snapshots.read(snapshot))
 
+    def closed(self, ref: str, who: str, snapshot: Digest) -> None:
+        """The ref does not mean anything to `who` any more, which made it as open as it was."""
+        with self._publishing:
+            self.index.closed(ref, who, snapshot)
+            self._follow_access(snapshot, self.snapshots.read(snapshot))
+
     def _follow_access(self, snapshot: Digest, written: tuple[Manifest, Origin] | None) -> None:
         """Manifest and directory are to say of who may read it what the index does. `written`: what the former says."""
         access = self.index.access(snapshot)

@@ -20,7 +20,7 @@ from cached.store.store import Store
 from tests.store.stored import add
 
 REF = ModelRef.parse("s3://bucket/m")
-CALLER = Access("caller", '["place","config.json","v1",2]')
+CALLER = Access("caller", 'place:["place","config.json","v1",2]')
 UID = 4001
 
 
@@ -38,14 +38,16 @@ class Door:
         return [stat.S_IMODE(path.stat().st_mode) for path in paths]
 
     def close(self) -> None:
-        self.store.resolved({REF.key: (str(REF), "revision")}, self.snapshot, CALLER)
+        """To those who are in its tests: the model stops being everybody's."""
+        self.store.closed(REF.key, "", self.snapshot)
 
     def let_in(self, token: str) -> None:
         asyncio.run(self.gate.let_in(self.disk, REF, self.snapshot, caller(token)))
 
     def prove(self, token: str) -> None:
         """The source has let it read the model, so it is let in."""
-        asyncio.run(self.gate.proved(self.disk, Claim(REF, self.snapshot, CALLER, caller(token))))
+        names = {REF.key: (str(REF), "revision")}
+        asyncio.run(self.gate.proved(self.disk, Claim(REF, self.snapshot, CALLER, caller(token)), names))
         self.let_in(token)
 
     def refuse(self, token: str) -> None:

@@ -23,7 +23,8 @@ from cached.store.store import Store
 from .harm import MODEL, OpenStore, garble_manifest
 from .stored import add, key
 
-OWN, CALLER = Access("own", '["place","config.json","v1",2]'), Access("caller", '["place","config.json","v1",2]')
+PROBE = 'place:["place","config.json","v1",2]'
+OWN, CALLER = Access("own", PROBE), Access("caller", PROBE)
 
 
 def close(store: Store, snapshot: Digest, access: Access = CALLER) -> None:
@@ -102,7 +103,7 @@ def test_what_the_daemons_own_credentials_opened_stays_so_until_they_do_no_more(
     store = open_store()
     snapshot = add(store, "m", MODEL).digest
     close(store, snapshot, OWN)
-    close(store, snapshot, CALLER)
+    store.resolved({key("m"): ("s3://bucket/m", "revision")}, snapshot, CALLER, "a caller")
     assert store.index.access(snapshot) == OWN and modes(store, snapshot) == [0o555, 0o444]
     store.refused(snapshot, OWN)
     assert store.index.access(snapshot) == CALLER and modes(store, snapshot) == [0o550, 0o440]

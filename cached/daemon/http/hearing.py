@@ -79,7 +79,7 @@ class Hearing:
 
     def _title(self, snapshot: sqlite3.Row, names: list[sqlite3.Row]) -> Title:
         """By what it was first fetched for, if that may be heard; else by what is left."""
-        refs = [name["source"] for name in names]
+        refs = list(dict.fromkeys(name["source"] for name in names))  # It may mean the same to several.
         if self.all or any(name["ref"] == snapshot["ref"] for name in names) or self._is_open(snapshot["ref"]):
             return Title(snapshot["source"], snapshot["revision"], refs)
         return Title(names[0]["source"], names[0]["revision"], refs) if names else Title("", "", [])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cached.access import Access
+from cached.access import Access, same_for_all
 from cached.daemon.cache import Cache
 from cached.daemon.checking.scrub import Scrubber
 from cached.daemon.http.hearing import Hearing, Title
@@ -23,8 +23,8 @@ _SNAPSHOTS = (
     "SELECT s.*, p.snapshot IS NOT NULL AS pinned, p.until FROM snapshot s "
     "LEFT JOIN pin p ON p.snapshot = s.digest AND (p.until IS NULL OR p.until > ?) "
 )
-_NAMED = "SELECT s.digest, s.state, r.ref FROM resolution r JOIN snapshot s ON s.digest = r.snapshot "
-_BEGINNING = "SELECT digest, state, NULL AS ref FROM snapshot WHERE digest GLOB ?"
+_NAMED = "SELECT s.digest, s.state, r.ref, r.checked_at FROM resolution r JOIN snapshot s ON s.digest = r.snapshot "
+_BEGINNING = "SELECT digest, state, NULL AS ref, 0 AS checked_at FROM snapshot WHERE digest GLOB ?"
 _MIN_PREFIX = 4
 
 
@@ -72,23 +72,28 @@ class Inventory:
         except CachedError:
             return {}
         # Asked for with patterns, or at a commit: any one snapshot of that source will do.
-        return self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key) or self._ask_all(
+        latest = same_for_all(ref.scheme)  # Else it may mean several things at once, to several keys.
+        return self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key, latest=latest) or self._ask_all(
             _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", only, str(ref), _escape(f"{ref}@") + "%"
         )
 
-    def _ask_all(self, sql: str, only: int | None, *parameters: str) -> dict[Digest, list[Disk]]:
-        """Snapshots of all disks, each with those that have it, READY ones first."""
+    def _ask_all(self, sql: str, only: int | None, *parameters: str, latest: bool = False) -> dict[Digest, list[Disk]]:
+        """Snapshots of all disks, each with those that have it, READY ones first. `latest`: that of the last answer."""
         found: dict[Digest, list[Disk]] = {}
+        asked: dict[Digest, float] = {}
         for disk in self._disks:
             rows = disk.query(sql, *parameters)
             if not rows:
                 continue
             hearing = self._hearing(disk, only)
-            heard = {(row["digest"], row["state"]) for row in rows if hearing.hears(row["digest"], row["ref"])}
-            for digest, state in heard:
+            heard = [row for row in rows if hearing.hears(row["digest"], row["ref"])]
+            for digest, state in {(row["digest"], row["state"]) for row in heard}:
                 disks = found.setdefault(Digest(digest), [])
                 disks.insert(0 if state == "ready" else len(disks), disk)
-        return found
+            for row in heard:
+                asked[Digest(row["digest"])] = max(row["checked_at"], asked.get(Digest(row["digest"]), 0.0))
+        last = max(asked, key=lambda digest: asked[digest], default=None) if latest else None
+        return found if last is None else {last: found[last]}
 
     def _hearing(self, disk: Disk, only: int | None) -> Hearing:
         return Hearing(self._cache.gate, disk, only)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -69,13 +69,13 @@ class Disk:
             self.heard(error)
             return []
 
-    def find(self, ref: str) -> Known | None:
-        """What `Index.find` knows, unless that cannot be read."""
+    def meanings(self, ref: str, whos: Sequence[str] | None) -> list[Known]:
+        """What `Index.meanings` knows, unless that cannot be read."""
         try:
-            return self.store.index.find(ref)
+            return self.store.index.meanings(ref, whos)
         except StoreDegraded as error:
             self.heard(error)
-            return None
+            return []
 
     async def begin(self, source: str, wants: dict[str, int], holds: set[Digest], capacity: int) -> int | None:
         """`Index.begin`; a caller that is cancelled meanwhile leaves no fill behind."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,10 +68,14 @@ class Disks:
         """The descriptors whose locks are the claims on the roots."""
         return [disk.store.claim for disk in self._all]
 
-    def known(self, ref: str) -> list[tuple[Disk, Known]]:
-        """Where a ref's snapshots are, READY, and what it last meant there; the latest answer first."""
-        found = [(disk, known) for disk in self._all if (known := disk.find(ref)) is not None]
+    def known(self, ref: str, whos: Callable[[Disk], Sequence[str] | None]) -> list[tuple[Disk, Known]]:
+        """Where a ref's snapshots are, READY, and what it last meant there to one of `whos`; the latest first."""
+        found = [(disk, known) for disk in self._all for known in disk.meanings(ref, whos(disk))]
         return sorted(found, key=lambda each: -each[1].checked_at) if len(found) > 1 else found
+
+    def servable(self, disk: Disk, snapshot: Digest) -> bool:
+        """Whether nothing is known against handing out a READY snapshot."""
+        return snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(snapshot))
 
     def at(self, path: str) -> Disk:
         """The disk that a path of ours is on."""

@@ -13,12 +13,15 @@ from cached.model import Digest, Entry
 class Download:
     """One large blob on its way, or several small ones together, and how many wait. `done`, `fetched` in bytes.
 
-    `credentials`: of whoever started it; others may join.
+    `credentials`: of whoever started it, for the files of `place`; others may join. `read`: keys of files of which
+    every byte came from there, and none from another root or an earlier download.
     """
 
     wants: dict[str, Entry]
     origin: str
+    place: str
     credentials: Credentials
+    read: set[str] = field(default_factory=set)
     task: asyncio.Task[dict[str, Digest]] | None = None
     done: int = 0
     fetched: int = 0
@@ -28,6 +31,10 @@ class Download:
     def size(self) -> int:
         return sum(entry.size for entry in self.wants.values())
 
+    def serves(self, place: str, credentials: Credentials) -> bool:
+        """Whether it reads what these credentials would read there."""
+        return (self.place, self.credentials) == (place, credentials)
+
 
 @dataclass(eq=False, slots=True)
 class Batch:
@@ -36,6 +43,7 @@ class Batch:
     running: dict[Download, int] = field(default_factory=dict)
     ended_bytes: int = 0
     ended_files: int = 0
+    read: set[str] = field(default_factory=set)  # Keys of files that the fill's own credentials read, every byte.
 
     @property
     def done(self) -> int:

@@ -22,7 +22,7 @@ from cached.errors import (
     CorruptBlob,
     NotFound,
     SourceChanged,
-    SourceDenied,
+    SourceError,
     SourceUnavailable,
     WorkerLost,
 )
@@ -76,8 +76,8 @@ class Fetcher:
         self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
 
     async def fetch(self, remote: Remote, wants: Iterable[tuple[str, Entry]], batch: Batch) -> dict[str, Digest]:
-        """Every wanted blob's digest by key, started in this order. On the first error the others are left, and go on
-        only if somebody else waits for them."""
+        """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
+        read themselves. On the first error the others are left, and go on only if somebody else waits for them."""
         found: dict[str, Digest] = {}
         wanted = dict(wants)
         planned = self._plan(remote, wanted)
@@ -105,7 +105,10 @@ class Fetcher:
         bundles += [small[start : start + step] for start in range(0, len(small), step)]
         return [
             *joined.values(),
-            *(Download({key: new[key] for key in keys}, remote.origin, remote.credentials) for keys in bundles),
+            *(
+                Download({key: new[key] for key in keys}, remote.origin, remote.listing.place, remote.credentials)
+                for keys in bundles
+            ),
         ]
 
     async def _wait(
@@ -122,15 +125,18 @@ class Fetcher:
             download.task = asyncio.create_task(self._run(download, remote))
             download.task.add_done_callback(lambda task: self._ended(download, task))
         download.waiters += 1
+        own = download.serves(remote.listing.place, remote.credentials)
         ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may bring others' as well.
         batch.running[download] = sum(wanted[key].size for key in ours)
         try:
             digests = await asyncio.shield(download.task)
             batch.ended_bytes += sum(wanted[key].size for key in ours)
             batch.ended_files += len(ours)
+            if own:
+                batch.read |= download.read & ours
             return digests
-        except (SourceDenied, NotFound):
-            if download.credentials == remote.credentials:
+        except (SourceError, NotFound, CorruptBlob):
+            if own:
                 raise
             await asyncio.sleep(0)  # Its end is noted by then, and it cannot be joined again.
         finally:
@@ -220,6 +226,7 @@ class Fetcher:
         self, found: dict[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
     ) -> None:
         """What was found becomes digests."""
+        download.read |= found.keys()
         await self._publishing.publish(_arrivals(found, download, remote))
         digests.update({key: each.digest for key, each in found.items()})
         found.clear()
@@ -228,13 +235,15 @@ class Fetcher:
         ((key, entry),) = download.wants.items()
         into = await self._disk.do(self._into, key, entry)
         try:
-            found = await self._transfer(into, entry, download, remote)
+            found, read = await self._transfer(into, entry, download, remote)
         except (CorruptBlob, SourceUnavailable):
             if into.copy is None:
                 raise
             self._unsound.add(Digest(into.copy.name))
             self._doubt(into.copy)
-            found = await self._transfer(replace(into, copy=None), entry, download, remote)
+            found, read = await self._transfer(replace(into, copy=None), entry, download, remote)
+        if read:
+            download.read.add(key)
         await self._disk.do(self._disk.store.publish, _arrivals({key: found}, download, remote))
         digests[key] = found.digest
 
@@ -244,10 +253,12 @@ class Fetcher:
         copy = None if digest is None or digest in self._unsound else self._elsewhere(digest)
         return Into(self._disk.root, key, expected, copy)
 
-    async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> Verified:
+    async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> tuple[Verified, bool]:
+        """The second says whether every byte was read there, just now: what had landed may be anybody's."""
         count = functools.partial(self._count, download)
         async with self._workers.transfer(into, entry, remote, count) as transfer:
             download.done = transfer.landed
+            read = into.copy is None and transfer.landed == 0
             if transfer.whole:
                 parts = [Part(transfer.read_whole)]
             else:  # The first piece last: it is taken from the end.
@@ -257,7 +268,7 @@ class Fetcher:
             except SourceChanged:
                 transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
                 raise
-            return await transfer.finish()
+            return await transfer.finish(), read
 
     def _count(self, download: Download, done: int, came: int) -> None:
         download.done += done
@@ -267,9 +278,12 @@ class Fetcher:
 
 
 def _arrivals(found: Mapping[str, Verified], download: Download, remote: Remote) -> list[Arrival]:
-    """`found` by key."""
-    identity = remote.listing.identity
-    return [Arrival(key, verified, identity(download.wants[key])) for key, verified in found.items()]
+    """`found` by key. What is known by its digest is identified as this remote file only if it was read there."""
+    identity, wants = remote.listing.identity, download.wants
+    return [
+        Arrival(key, verified, identity(wants[key]) if key in download.read or wants[key].digest is None else None)
+        for key, verified in found.items()
+    ]
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:

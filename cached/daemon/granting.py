@@ -1,0 +1,61 @@
+"""Giving out what is here already, whoever had it fetched: once the caller has shown that the source would give it."""
+
+from __future__ import annotations
+
+import time
+
+from cached.access import Access
+from cached.config import Config
+from cached.daemon.ask import Held
+from cached.daemon.callers import Caller
+from cached.daemon.filler import manifest_of
+from cached.daemon.places import Place, Places
+from cached.daemon.rights import Copy, Registrar, Rights
+from cached.daemon.space.disks import Disks
+from cached.daemon.space.room import Needs
+from cached.daemon.transfer.workers import Workers
+from cached.daemon.whose import Whose
+from cached.model import Listing
+from cached.store.index import Known
+
+
+class Granting:
+    def __init__(self, config: Config, disks: Disks, workers: Workers, places: Places, whose: Whose) -> None:
+        self._disks, self._places = disks, places
+        self._registrar = Registrar(config, disks, workers, whose)
+
+    def rights(self, listing: Listing, caller: Caller) -> Rights:
+        return Rights(self._registrar, listing, caller)
+
+    async def renew(self, rights: Rights) -> None:
+        """Of what the listing meant before as well, and was given to this caller."""
+        if rights.listing.rights_per_file and not rights.listing.open:
+            await rights.begin()
+            await rights.prove(rights.listing.entries)
+
+    async def show(self, rights: Rights) -> list[tuple[Place, Needs]]:
+        """That the caller may have what is here of the listing, before anything is reserved or evicted for it. What
+        each disk has and lacks of it."""
+        here = await self._places.here(rights.listing)
+        await rights.begin()
+        copies: dict[str, Copy] = {}
+        for place, needs in here:
+            for entry in rights.listing.entries:
+                if digest := needs.digests.get(entry.path):
+                    copies.setdefault(entry.path, Copy(entry, digest, place.disk))
+        await rights.cover(list(copies.values()))
+        return here
+
+    async def complete(self, rights: Rights, here: list[tuple[Place, Needs]]) -> Held | None:
+        """A snapshot of exactly these files, on some disk."""
+        listing = rights.listing
+        access = Access.of(listing, rights.caller.with_own(listing.ref))
+        for place, needs in here:
+            if needs.wants:
+                continue
+            disk, manifest = place.disk, await place.disk.do(manifest_of, needs, {})
+            if self._disks.servable(disk, manifest.digest) and disk.store.index.ready(manifest.digest):
+                size, files, now = manifest.size, len(manifest.files), time.time()
+                known = Known(manifest.digest, str(listing.ref), listing.revision, size, files, now, access)
+                return Held(disk, known)
+        return None

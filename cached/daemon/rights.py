@@ -1,0 +1,224 @@
+"""What one caller's credentials were seen to read of one listing.
+
+A listing says what is there, and nothing of who may read it or of whether its publisher has the bytes that it names. So
+before a caller is given a file that this node has from somebody else, its own credentials are shown to the source:
+
+* Where one file opens the whole place (the Hub: a right is a repository's) the worker has proved that, resolving it.
+* Elsewhere each file is proved by itself, once for each credentials and version. Which ones is remembered, and when the
+  proof of the whole is old, one that nobody can foresee is proved again.
+* A digest is a claim until this place was seen to have the bytes: a range is read there and compared with ours. Else a
+  listing of mine could name your weights.
+
+Whatever is not known to have been read with these credentials counts as unproved: a new way to come by a blob opens
+nothing by being forgotten here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cached.access import probe_of
+from cached.config import Config
+from cached.daemon.callers import Caller
+from cached.daemon.space.disk import Disk
+from cached.daemon.space.disks import Disks
+from cached.daemon.transfer.workers import Workers
+from cached.daemon.whose import Whose
+from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, SourceUnavailable
+from cached.model import Digest, Entry, Listing
+
+NEW_KEYS = 4  # Files that new keys of a known principal prove: its sessions may be narrower than its role.
+REMEMBERED = 1024  # Temporary keys of which it is known whose they are.
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A file of the listing that this node has, as far as the listing is to be believed."""
+
+    entry: Entry
+    digest: Digest
+    disk: Disk
+
+    @property
+    def path(self) -> Path:
+        return self.disk.store.blobs.path(self.digest)
+
+
+class Registrar:
+    """What all Rights share. Knows whose temporary keys are, as long as the daemon runs."""
+
+    def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
+        self.disks, self.workers, self.whose = disks, workers, whose
+        self.ttl, self.timeout = float(config.proof_ttl), float(config.resolve_timeout)
+        self._principals: OrderedDict[str, str | None] = OrderedDict()
+
+    async def principal(self, listing: Listing, caller: Caller) -> str | None:
+        """Whom the source names for these keys, where they are those of a session."""
+        if not (caller.used(listing.ref) and caller.credentials.temporary):
+            return None
+        key = self.whose.key(listing.ref, caller)
+        if key not in self._principals:
+            self._principals[key] = await self.workers.principal(listing.ref, caller.credentials, self.timeout)
+            while len(self._principals) > REMEMBERED:
+                self._principals.popitem(last=False)
+        return self._principals[key]
+
+
+class Rights:
+    """In one request. Use from the event loop only, except `record`."""
+
+    def __init__(self, registrar: Registrar, listing: Listing, caller: Caller) -> None:
+        self.listing, self.caller = listing, caller
+        self._registrar, self._timeout = registrar, registrar.timeout
+        self._disks, self._workers = registrar.disks, registrar.workers
+        self._probe = probe_of(listing)
+        self._principal: str | None = None
+        self._known: frozenset[str] = frozenset()  # Identities that were proved before.
+        self._spots = 0  # How many of those are to be proved again.
+        self._sure: set[str] = set()  # Paths of which nothing is left to be shown.
+        self._proven: set[str] = set()  # Identities that were proved now …
+        self._identified: dict[str, Digest] = {}  # … and what the source was seen to have under them.
+        self._asked = not listing.open and listing.probe is not None  # By the worker that resolved it.
+
+    # What is to be shown.
+
+    async def begin(self) -> None:
+        """Look up what was proved before. Who has proved nothing there begins with any file, be it here or not: what
+        it is refused does not depend on what this node has."""
+        if not self.listing.rights_per_file:
+            return
+        self._principal = await self._registrar.principal(self.listing, self.caller)
+        ages = [age for disk in self._disks if (age := await self._look(disk)) is not None]
+        if not self._known and not self.listing.open:
+            await self._prove([secrets.choice(self.listing.entries)])
+        if any(0 <= age <= self._registrar.ttl for age in ages):
+            self._spots = 0
+        else:
+            self._spots = NEW_KEYS if self._principal and not ages else 1
+
+    async def _look(self, disk: Disk) -> float | None:
+        """Note what was proved; how old the proof of this very listing is, in seconds."""
+
+        def look() -> tuple[set[str], float | None]:
+            identities = map(self.listing.identity, self.listing.entries)
+            at = disk.store.proofs.at(self._probe, self._who(disk))
+            return disk.store.proofs.proven(self._who_files(disk), self.listing.place, identities), at
+
+        try:
+            known, at = await disk.do(look)
+        except CachedError:  # What it knew has to be proved again.
+            return None
+        self._known |= known
+        return None if at is None else time.time() - at
+
+    async def cover(self, copies: Sequence[Copy]) -> None:
+        """Show what is not yet sure of these files. SourceDenied, NotFound, SourceChanged; then nothing of what was
+        proved there before stands."""
+        left = [copy for copy in copies if copy.entry.path not in self._sure]
+        claims = await self._claims(left)
+        claimed = {copy.entry.path for copy in claims}
+        if self.listing.rights_per_file:
+            await self.prove([copy.entry for copy in left if copy.entry.path not in claimed])
+        await self._compare(claims)
+        self._sure |= {copy.entry.path for copy in left}
+
+    def read(self, entries: Iterable[Entry]) -> None:
+        """Every byte of these came from the source, just now and with these credentials."""
+        for entry in entries:
+            self._sure.add(entry.path)
+            self._proven.add(self.listing.identity(entry))
+            self._asked = True
+
+    async def prove(self, entries: Sequence[Entry]) -> None:
+        """That the caller may read each of these; of what it has proved before, some again."""
+        identity = self.listing.identity
+        shown = self._known | self._proven
+        new = [entry for entry in entries if identity(entry) not in shown]
+        old = [entry for entry in entries if identity(entry) in self._known]
+        drawn = secrets.SystemRandom().sample(old, min(self._spots, len(old)))
+        self._spots -= len(drawn)
+        await self._prove([*new, *drawn])
+
+    async def _prove(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            await self._ask(self._workers.prove(self.listing, entries, self.caller.credentials, self._timeout))
+            self._proven.update(map(self.listing.identity, entries))
+
+    async def _claims(self, copies: Sequence[Copy]) -> list[Copy]:
+        """Those whose digest is the listing's word alone: this place was never seen to have such bytes."""
+        named = [copy for copy in copies if copy.entry.digest is not None]
+        seen: set[Digest] = set()
+        for disk in self._disks if named else ():
+            try:
+                digests = {copy.digest for copy in named}
+                seen |= await disk.do(disk.store.index.seen_at, self.listing.place, digests)
+            except CachedError:
+                continue
+        return [copy for copy in named if copy.digest not in seen]
+
+    async def _compare(self, claims: Sequence[Copy]) -> None:
+        """Each file with the source's; of several names of one file one after the other."""
+        left = list(claims)
+        while left:
+            now = {copy.path: copy for copy in reversed(left)}
+            entries = {path: copy.entry for path, copy in now.items()}
+            asked = self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
+            try:
+                await self._ask(asked)
+            except SourceUnavailable as error:
+                if all(map(os.path.exists, now)):
+                    raise
+                raise SourceChanged(f"Files of {self.listing.ref} were removed here meanwhile; ask again.") from error
+            compared = {copy.entry.path for copy in now.values()}
+            identities = {self.listing.identity(copy.entry): copy.digest for copy in now.values()}
+            self._identified.update(identities)
+            self._proven.update(identities)
+            left = [copy for copy in left if copy.entry.path not in compared and self.listing.rights_per_file]
+
+    async def _ask(self, question: Awaitable[None]) -> None:
+        try:
+            await question
+        except (SourceDenied, NotFound):
+            await self.drop()
+            raise
+        self._asked = True
+
+    # What is remembered.
+
+    def record(self, disk: Disk) -> None:
+        """Write down what was shown. In the disk's thread."""
+        proofs, place = disk.store.proofs, self.listing.place
+        if self._identified:
+            disk.store.index.identified(self._identified)
+        if self._proven and self.listing.rights_per_file:
+            proofs.add_proven(self._who_files(disk), place, self._proven)
+        if self._asked and not self.listing.open:
+            proofs.record(self._probe, self._who(disk), place)
+
+    async def drop(self) -> None:
+        """The source has refused these credentials something there: forget all that they had proved."""
+        for disk in self._disks.writable:
+            try:
+                await disk.do(self._drop, disk)
+            except CachedError:  # Old proofs on a disk that takes nothing any more end by themselves.
+                continue
+
+    def _drop(self, disk: Disk) -> None:
+        for who in {self._who(disk), self._who_files(disk)}:
+            disk.store.proofs.forget_place(who, self.listing.place)
+
+    def _who(self, disk: Disk) -> str:
+        return self._registrar.whose.credentials(disk.store.proofs, self.listing.ref, self.caller)
+
+    def _who_files(self, disk: Disk) -> str:
+        """Whose what is remembered of single files is: everybody's where no credentials were shown."""
+        whose, proofs = self._registrar.whose, disk.store.proofs
+        if self.listing.open:
+            return whose.open(proofs, self.listing.ref, self.caller)
+        return proofs.principal(self._principal) if self._principal else self._who(disk)
