@@ -27,8 +27,7 @@ from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.azure_errors import azure_errors
 from cached.sources.azure_login import default_login, login, own_variables
 from cached.sources.azure_reader import AzureReader
-from cached.sources.base import Reader
-from cached.sources.transfer import denied, spoken
+from cached.sources.transfer import denied, proving, spoken
 
 CLIENTS = 8  # Clients kept, one for each account and set of credentials in use.
 ENDPOINT = "https://{account}.blob.core.windows.net"
@@ -60,14 +59,13 @@ class AzureSource:
         return Listing(ref, place, listing_revision(entries), entries, self._anonymous(ref, credentials))
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        fs = self._client(listing.ref, credentials)
-        with azure_errors(listing.ref):
-            sync(fs.loop, fs.properties, *self._blob(listing, entry), timeout=timeout)
+        with proving(listing.ref), azure_errors(listing.ref):
+            self.open(listing, entry, credentials).prove(timeout)
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None
 
-    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
+    def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> AzureReader:
         container, key = self._blob(listing, entry)
         fs = self._client(listing.ref, credentials)
         return AzureReader(fs, listing.ref, container, key, entry, self._read_timeout)

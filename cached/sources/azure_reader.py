@@ -33,6 +33,18 @@ class AzureReader:
             raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._name}; try again.")
         return data
 
+    def prove(self, timeout: float) -> None:
+        """Return only if these credentials may read the blob, which is still as it was listed. Raises what adlfs does.
+
+        By a byte of it: where directories are real, its properties are shown to those who may not read it
+        (https://learn.microsoft.com/azure/storage/blobs/data-lake-storage-access-control).
+        """
+        if self._entry.size:
+            sync(self._fs.loop, self._get, 0, 1, timeout=timeout)
+        else:
+            info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout=timeout)
+            self._judge(info["etag"])
+
     def recheck(self, resumed: bool = False) -> None:
         """Reads were pinned; only what an earlier reader took is not known to be of the same version."""
         if resumed:

@@ -21,7 +21,7 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
-from cached.sources.transfer import changed, denied, spoken, unavailable
+from cached.sources.transfer import changed, denied, proving, spoken, unavailable
 
 Result = TypeVar("Result")
 
@@ -42,15 +42,16 @@ class FilesystemSource:
         self._turn = threading.Lock()
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        if not credentials.lend:
-            raise denied(ref, "the daemon's own credentials for it are not for you; ask the operator")
+        self._lend(ref, credentials)
         root, found = self.call(ref, timeout, lambda fs: _find(fs, ref.uri))
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         return Listing(ref, f"{self._protocol}://{self._where()}{root}", listing_revision(entries), entries)
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
+        self._lend(listing.ref, credentials)
         root = listing.place.removeprefix(f"{self._protocol}://{self._where()}")
-        self.call(listing.ref, timeout, lambda fs: fs.info(f"{root}/{entry.path}"))
+        with proving(listing.ref):
+            FilesystemReader(self, listing.ref, f"{root}/{entry.path}", entry, timeout).prove()
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None
@@ -62,6 +63,11 @@ class FilesystemSource:
     def close(self) -> None:
         with self._lock:
             self._fs = None
+
+    def _lend(self, ref: ModelRef, credentials: Credentials) -> None:
+        """There are none but the daemon's own."""
+        if not credentials.lend:
+            raise denied(ref, "the daemon's own credentials for it are not for you; ask the operator")
 
     def call(self, ref: ModelRef, timeout: float, work: Callable[[Any], Result], file: str = "") -> Result:
         """`work` on the filesystem, in a thread that is given up when it takes too long: most of fsspec cannot be
@@ -119,6 +125,17 @@ class FilesystemReader:
             self.recheck()
             raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._path}; try again.")
         return data
+
+    def prove(self) -> None:
+        """Return only if the file can be read, and is as it was listed. ModelNotFound where it is gone."""
+
+        def look(fs: Any) -> list[tuple[str, int]]:
+            if self._entry.size:
+                self._slice(0, 1)(fs)
+            return self._looks(fs)
+
+        if (self._entry.version, self._entry.size) not in self._source.call(self._ref, self._timeout, look):
+            raise changed(self._path, "its size or time is another one")
 
     def recheck(self, resumed: bool = False) -> None:
         known = self._entry.version, self._entry.size

@@ -26,7 +26,7 @@ from cached.model import Checksum, Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.gcs_reader import ABSENT, GcsReader, authorization, judge, object_url
 from cached.sources.lane import Lanes
-from cached.sources.transfer import denied, spoken, unavailable
+from cached.sources.transfer import changed, denied, spoken, unavailable
 from cached.sources.web import Web
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
@@ -63,8 +63,21 @@ class GcsSource:
         """An object's metadata wants the same right as its bytes: storage.objects.get."""
         ref, (bucket, key) = listing.ref, self._object(listing, entry)
         client = self._client(ref, credentials)
-        url, private = object_url(client, bucket, key), authorization(client, ref)
-        self._web.json(ref, url, timeout=timeout, judge=judge(ref), private=private)
+        url, name = object_url(client, bucket, key), f"gs://{bucket}/{key}"
+
+        def look(query: str) -> str:
+            private = authorization(client, ref)
+            item, _ = self._web.json(ref, f"{url}?{query}", timeout=timeout, judge=judge(ref), private=private)
+            return str(item.get("generation")) if isinstance(item, dict) else ""
+
+        try:
+            found = look(f"generation={quote(entry.version, safe='')}&fields=generation")
+        except SourceDenied as error:
+            if error.said != ABSENT:
+                raise
+            found = look("fields=generation")  # Denied again if nothing is there.
+        if found != entry.version:
+            raise changed(name, "its generation is another one")
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None

@@ -13,7 +13,7 @@ from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.addresses import check_url
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
-from cached.sources.transfer import Span, changed, from_status, spoken, unavailable
+from cached.sources.transfer import Span, changed, from_status, proving, spoken, unavailable
 from cached.sources.web import Web, web_errors, wire_url
 
 TRIES = 2  # Answers in a row that were not for the fast lane, after which the file is left to `read`.
@@ -40,7 +40,10 @@ class HttpSource:
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         """Nobody shows credentials here."""
-        probe(self._web, listing.ref, timeout)
+        with proving(listing.ref):
+            found = probe(self._web, listing.ref, timeout)
+        if found != (entry.size, entry.version):
+            raise changed(spoken(listing.ref), "its ETag, date or size is another one")
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None

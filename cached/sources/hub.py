@@ -21,9 +21,9 @@ from cached.paths import is_safe
 from cached.sources.base import Reader
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
-from cached.sources.hub_reader import HubReader, Transport
+from cached.sources.hub_reader import HubReader, Transport, judge_version
 from cached.sources.lane import Lanes
-from cached.sources.transfer import unavailable
+from cached.sources.transfer import proving, spoken, unavailable
 from cached.sources.web import Web, origin, web_errors
 
 REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
@@ -61,14 +61,20 @@ class HubSource:
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         ref, url = listing.ref, file_url(self.endpoint, listing, entry)
+        sent: dict[str, Any] = {"timeout": timeout, "private": _authorization(credentials)}
+
+        def judge(response: httpx2.Response) -> None:
+            check(ref, response)
+            judge_version(f"{entry.path} of {spoken(ref)}", entry, response.headers)
+
+        def hop(response: httpx2.Response) -> None:
+            judge(response)
+            if origin(str(response.url.join(response.headers["Location"]))) != origin(url):
+                raise _LeavesHub
+
         try:
-            with (
-                web_errors(ref),
-                self._web.request(
-                    "HEAD", url, timeout=timeout, private=_authorization(credentials), hop=_stay
-                ) as answer,
-            ):
-                check(ref, answer)
+            with proving(ref), web_errors(ref), self._web.request("HEAD", url, hop=hop, **sent) as answer:
+                judge(answer)
         except _LeavesHub:
             pass  # The way to the content network is the grant.
 
@@ -139,12 +145,6 @@ def _name(entry: Entry) -> str:
 
 class _LeavesHub(Exception):
     pass
-
-
-def _stay(response: httpx2.Response) -> None:
-    """Ends a walk through redirects where it leaves the Hub."""
-    if origin(str(response.url.join(response.headers["Location"]))) != origin(str(response.url)):
-        raise _LeavesHub
 
 
 def file_url(endpoint: str, listing: Listing, entry: Entry) -> str:

@@ -14,7 +14,7 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound
 from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
-from cached.sources.transfer import changed, denied, unavailable
+from cached.sources.transfer import changed, denied, proving, unavailable
 
 
 class LocalSource:
@@ -49,6 +49,10 @@ class LocalSource:
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         """The operator has opened the folder to everybody."""
         self.check(listing.ref)
+        with proving(listing.ref), local_errors(listing.ref):
+            found = self._entry(listing.ref, listing.place.removeprefix("file://"), entry.path)
+        if found is None or (found.size, found.version) != (entry.size, entry.version):
+            raise changed(f"{listing.place}/{entry.path}", "it was written to")
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None

@@ -22,7 +22,7 @@ from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_reader import S3Reader
 from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
-from cached.sources.transfer import spoken
+from cached.sources.transfer import proving, spoken
 
 Result = TypeVar("Result")
 
@@ -57,15 +57,9 @@ class S3Source:
         return Listing(ref, place, listing_revision(entries), entries, _anonymous(ref, credentials))
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        bucket, key = self._object(listing, entry)
-        client, signer = self._client(listing.ref, credentials)
-
-        def head() -> None:
-            # Should that not be plain, s3fs knows what it means.
-            if not self.open(listing, entry, credentials).granted(timeout):
-                client.call_s3("head_object", timeout=timeout, Bucket=bucket, Key=key)
-
-        _with_present_keys(listing.ref, signer, head)
+        reader = self.open(listing, entry, credentials)
+        with proving(listing.ref):
+            _with_present_keys(listing.ref, reader.signer, lambda: reader.prove(timeout))
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None

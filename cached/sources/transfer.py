@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from cached.errors import CachedError, SourceChanged, SourceDenied, SourceError, SourceUnavailable
+from cached.errors import CachedError, ModelNotFound, SourceChanged, SourceDenied, SourceError, SourceUnavailable
 from cached.model import ModelRef
 
 MAX_SKIP = 64 << 20  # A server without ranges costs a file's start again for each piece: bearable only near the start.
@@ -100,6 +100,21 @@ def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
     error = SourceDenied(f"{spoken(ref)} does not exist, or you may not read it: {advice}.")
     error.said = said
     return error
+
+
+class proving:
+    """In a proof of access: what is absent is denied like what is forbidden, whatever else asking for it would say."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._ref = ref
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ModelNotFound):
+            raise denied(self._ref, "check the URI, and your credentials for it", "it is absent") from None
 
 
 def unavailable(ref: ModelRef, why: str, retry_after: str | None = None, *, seen: bool = False) -> SourceUnavailable:

@@ -98,13 +98,17 @@ class AzureStub(AzureServer, LoopServer):
     """https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api, as far as models need it.
 
     requests    method, path and what was shown (SharedKey, sas or nothing), of every request
-    sas         the one token that is accepted beside the key
+    sas         the one token that is accepted beside the key …
+    lister      … and one that shows lists and properties, and no bytes: in accounts with a hierarchical namespace
+                "Get Properties" wants no right to the file itself
+                (https://learn.microsoft.com/azure/storage/blobs/data-lake-storage-access-control)
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.port = 0
         self.sas = "sv=2024-01-01&sig=" + base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        self.lister = "sv=2024-01-01&sig=" + base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
         self.requests: list[tuple[str, str, str]] = []
         self._containers: dict[str, _Container] = {}
         self._tags = itertools.count(0x8D0000000000000)
@@ -138,6 +142,9 @@ class AzureStub(AzureServer, LoopServer):
             right = hmac.compare_digest(shown, f"SharedKey {ACCOUNT}:{_signature(request)}")
             return None if right else _error(403, "AuthenticationFailed")
         if "sig" in request.query:
+            if request.query["sig"] == self.lister.partition("sig=")[2]:
+                bytes_wanted = "blob" in request.match_info and request.method != "HEAD"
+                return _error(403, "AuthorizationPermissionMismatch") if bytes_wanted else None
             right = request.query["sig"] == self.sas.partition("sig=")[2]
             return None if right else _error(403, "AuthenticationFailed")
         return None if container and container.public else _error(401, "NoAuthenticationInformation")

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from tests.servers.hub_state import Failure, Repository, Seen, git_sha1, is_large, refusal
+from tests.servers.hub_state import FREE, Failure, Repository, Seen, git_sha1, is_large, refusal
 from tests.servers.loop import LoopServer
 
 CHUNK = 1 << 18
@@ -32,6 +32,11 @@ class HubStub(LoopServer):
     requests, bytes_served, file_bytes[sha256], count(part, method=None), reset()
     page_size          entries of a tree per page
     overwritten[(repo, commit, path)] = bytes   serve other bytes than the commit's (a broken mirror)
+    point(repo, path, sha256, size)  → a commit that names an object of LFS that nobody has uploaded
+    tagless            answers to files name no commit, tag or size of theirs, as behind some mirrors
+
+    Info and tree of a gated repository are everybody's, and so are its README.md and .gitattributes
+    (https://github.com/huggingface/transformers/pull/26257: "all files except README.md are protected").
     """
 
     def __init__(self) -> None:
@@ -43,6 +48,7 @@ class HubStub(LoopServer):
         self.file_bytes: dict[str, int] = {}
         self.page_size = 1000
         self.overwritten: dict[tuple[str, str, str], bytes] = {}
+        self.tagless = False
         self._blobs: dict[str, bytes] = {}
         self._known: dict[bytes, tuple[str, str]] = {}
         self._failures: list[Failure] = []
@@ -67,6 +73,13 @@ class HubStub(LoopServer):
             repository.refs[branch] = commit
             self._blobs.update({self._hashes(data)[0]: data for data in files.values()})
             return commit
+
+    def point(self, repo: str, path: str, sha256: str, size: int) -> str:
+        """The tree names what a pointer of LFS does, which is whatever was written into it; the bytes are absent until
+        somebody uploads that object. The Hub refuses to take such a push, mirrors and other forges need not."""
+        commit = self.add_commit(repo, {path: b""})
+        self.repositories[repo].pointers[commit, path] = sha256, size
+        return commit
 
     def tag(self, repo: str, name: str, commit: str) -> None:
         self.repositories[repo].refs[name] = commit
@@ -111,6 +124,7 @@ class HubStub(LoopServer):
         self._failures.clear()
         self.bytes_served = 0
         self._left = None
+        self.tagless = False
 
     def _hashes(self, data: bytes) -> tuple[str, str]:
         """sha256 and git's sha1, worked out once: models are large, and requests for them many."""
@@ -167,36 +181,40 @@ class HubStub(LoopServer):
             if separator:
                 break
         revision = unquote(rest.partition("/")[0]) or "main"
-        found = self._find(request, repo, revision, file=False)
+        found = self._find(request, repo, revision)
         if isinstance(found, web.Response):
             return found
         repository, commit = found
         if separator == "/tree/":
-            return self._tree(request, repository.commits[commit])
-        siblings = [self._sibling(name, data) for name, data in sorted(repository.commits[commit].items())]
+            return self._tree(request, repository, commit)
+        siblings = [self._sibling(entry) for entry in self._entries(repository, commit)]
         info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": repository.private, "tags": []}
         gated = "manual" if repository.gated else False
         return web.json_response({**info, "gated": gated, "downloads": 0, "likes": 0, "siblings": siblings})
 
-    def _sibling(self, name: str, data: bytes) -> dict[str, object]:
-        entry = self._tree_entry(name, data)
+    def _sibling(self, entry: Mapping[str, object]) -> dict[str, object]:
         lfs = entry.get("lfs")
-        sibling: dict[str, object] = {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
+        sibling: dict[str, object] = {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]}
         if isinstance(lfs, dict):
             sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
         return sibling
 
-    def _tree_entry(self, name: str, data: bytes) -> dict[str, object]:
+    def _entries(self, repository: Repository, commit: str) -> list[dict[str, object]]:
+        files = sorted(repository.commits[commit].items())
+        return [self._tree_entry(name, data, repository.pointers.get((commit, name))) for name, data in files]
+
+    def _tree_entry(self, name: str, data: bytes, pointed: tuple[str, int] | None) -> dict[str, object]:
         sha256, oid = self._hashes(data)
-        entry: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": oid}
-        if is_large(name, data):
-            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
+        sha256, size = pointed or (sha256, len(data))
+        entry: dict[str, object] = {"type": "file", "path": name, "size": size, "oid": oid}
+        if pointed or is_large(name, data):
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
             entry["oid"] = git_sha1(pointer)
-            entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}
+            entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": len(pointer)}
         return entry
 
-    def _tree(self, request: web.Request, files: Mapping[str, bytes]) -> web.Response:
-        entries = [self._tree_entry(name, data) for name, data in sorted(files.items())]
+    def _tree(self, request: web.Request, repository: Repository, commit: str) -> web.Response:
+        entries, files = self._entries(repository, commit), repository.commits[commit]
         folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
         entries = [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in folders] + entries
         start = int(request.query.get("cursor", "0"))
@@ -207,7 +225,7 @@ class HubStub(LoopServer):
         return web.json_response(entries[start:end], headers=headers)
 
     def _find(
-        self, request: web.Request, repo: str, revision: str, *, file: bool
+        self, request: web.Request, repo: str, revision: str, file: str = ""
     ) -> tuple[Repository, str] | web.Response:
         """The repository and the commit, or the Hub's refusal."""
         repository = self.repositories.get(repo)
@@ -215,7 +233,7 @@ class HubStub(LoopServer):
         allowed = repository is not None and token in repository.readers
         if repository is None or (repository.private and not allowed):
             return refusal(404 if token else 401, "RepoNotFound", "Repository not found")
-        if repository.gated and file and not allowed:
+        if repository.gated and file and file not in FREE and not allowed:
             return refusal(403 if token else 401, "GatedRepo", f"Access to model {repo} is restricted.")
         commit = repository.refs.get(revision, revision)
         matches = [known for known in repository.commits if len(commit) >= 7 and known.startswith(commit)]
@@ -224,19 +242,21 @@ class HubStub(LoopServer):
         return repository, matches[0]
 
     async def _resolve(self, request: web.Request, repo: str, revision: str, name: str) -> web.StreamResponse:
-        found = self._find(request, repo, revision, file=True)
+        found = self._find(request, repo, revision, name)
         if isinstance(found, web.Response):
             return found
         repository, commit = found
         data = repository.commits[commit].get(name)
-        if data is None:
+        if data is None or (commit, name) in repository.pointers:
             return refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes"} if self.tagless else {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if not is_large(name, data):
             data = self.overwritten.get((repo, commit, name), data)
-            return await self._send(request, data, {**headers, "ETag": f'"{self._hashes(data)[1]}"'})
+            tag = {} if self.tagless else {"ETag": f'"{self._hashes(data)[1]}"'}
+            return await self._send(request, data, {**headers, **tag})
         sha256, oid = self._hashes(data)
-        headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{oid}"'}
+        if not self.tagless:
+            headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "ETag": f'"{oid}"'}
         file = quote(f"{repo}@{commit}@{name}", safe="")
         headers["Location"] = f"{self.cdn}/{sha256}?file={file}&Signature=s{self._signature}"
         return web.Response(status=302, headers=headers, text="Found. Redirecting")

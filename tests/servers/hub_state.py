@@ -10,6 +10,7 @@ from aiohttp import web
 
 LARGE = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".msgpack")  # Kept as LFS whatever their size …
 LARGE_BYTES = 10 << 20  # … and everything else above this.
+FREE = ("README.md", ".gitattributes")  # Of a gated repository everybody's all the same.
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Seen:
 class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)  # Branches and tags.
+    pointers: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # By commit and path; sha256, size.
     gated: bool = False
     private: bool = False
     readers: frozenset[str] = frozenset()  # Tokens that have access when it is gated or private.
