@@ -19,7 +19,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
 from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing
+from cached.worker.messages import Check
 
 NEW_KEYS = 4  # Files that new keys of a known principal prove: its sessions may be narrower than its role.
 REMEMBERED = 1024  # Temporary keys of which it is known whose they are.
@@ -167,19 +168,45 @@ class Rights:
         left = list(claims)
         while left:
             now = {copy.path: copy for copy in reversed(left)}
-            entries = {path: copy.entry for path, copy in now.items()}
-            asked = self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
-            try:
-                await self._ask(asked)
-            except SourceUnavailable as error:
-                if all(map(os.path.exists, now)):
-                    raise
-                raise SourceChanged(f"Files of {self.listing.ref} were removed here meanwhile; ask again.") from error
+            await self._compare_once(now)
             compared = {copy.entry.path for copy in now.values()}
             identities = {self.listing.identity(copy.entry): copy.digest for copy in now.values()}
             self._identified.update(identities)
             self._proven.update(identities)
             left = [copy for copy in left if copy.entry.path not in compared and self.listing.rights_per_file]
+
+    async def _compare_once(self, copies: Mapping[Path, Copy]) -> None:
+        entries = {path: copy.entry for path, copy in copies.items()}
+        asked = self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
+        try:
+            await asked
+        except SourceUnavailable as error:
+            if all(map(os.path.exists, copies)):
+                raise
+            raise SourceChanged(f"Files of {self.listing.ref} were removed here meanwhile; ask again.") from error
+        except SourceDenied as error:
+            if len(copies) > 1:  # Which of them it was is not said.
+                for path, copy in copies.items():
+                    await self._compare_once({path: copy})
+                return
+            if await self._damaged(*copies.values()):
+                raise SourceChanged(f"A file of {self.listing.ref} was damaged here; ask again.") from error
+            await self.drop()
+            raise
+        except NotFound:
+            await self.drop()
+            raise
+        self._asked = True
+
+    async def _damaged(self, copy: Copy) -> bool:
+        """Whether it is ours that is not what it is called: that says nothing of the listing."""
+        row = await copy.disk.do(copy.disk.store.blob, copy.digest)
+        if row is None:
+            return True
+        found = await self._workers.check(Check(copy.path, copy.digest, row.size, row.pieces, deep=False))
+        if found.problem is not None:
+            self._disks.doubt(copy.path)
+        return found.problem is not None
 
     async def _ask(self, question: Awaitable[None]) -> None:
         try:
