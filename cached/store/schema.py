@@ -198,7 +198,8 @@ _BY_CREDENTIALS = (
     ) STRICT, WITHOUT ROWID""",
     # What the daemon's own credentials were seen to open was no more than one file of the caller's choice.
     "INSERT INTO resolution SELECT ref, CASE access WHEN 'open' THEN '' ELSE '?' END, source, revision, snapshot, "
-    "checked_at, 0, CASE WHEN access LIKE 'own %' THEN 'caller' || substr(access, 4) ELSE access END FROM former",
+    "checked_at, 0, CASE WHEN access LIKE 'own %' THEN 'caller' || substr(access, 4) ELSE access END FROM former "
+    "WHERE seal = seal(ref, source, revision, snapshot, access)",  # Else it is not what was written.
     "DROP TABLE former",
     "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
     "CREATE INDEX resolution_by_source ON resolution (source)",
