@@ -13,8 +13,8 @@ from cached.access import same_for_all
 from cached.config import Config
 from cached.daemon.callers import Caller
 from cached.model import ModelRef
-from cached.store.names import ALL
-from cached.store.proofs import NOBODY, OWN, Proofs
+from cached.store.names import ALL, OWN
+from cached.store.proofs import NOBODY, Proofs
 
 
 class Whose:

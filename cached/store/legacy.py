@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cached.access import Access
 from cached.store.index import Index
-from cached.store.names import whose
+from cached.store.names import ALL, LEGACY, OWN, whose
 from cached.store.seals import seal
 
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
@@ -44,15 +44,19 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
                 db.execute(_IDENTITY, (identity, blob, sealed, blob))
         for named, sealed in _resolutions(old):
             db.execute(_RESOLUTION, (*named, sealed, named[4]))
+            if named[1] != LEGACY:
+                db.execute("DELETE FROM resolution WHERE ref = ? AND who = ?", (named[0], LEGACY))
         return sum(_pin(db, *row) for row in _rows(old, "SELECT snapshot, until, uid FROM pin"))
 
 
 def _resolutions(old: sqlite3.Connection) -> Iterator[tuple[tuple[str, ...], int]]:
-    """What its rows say truly (ref, who, source, revision, snapshot, access), and the seal of that. Rows of a former
-    release do not say whose they are."""
+    """What its rows say truly (ref, who, source, revision, snapshot, access), and the seal of that. The key of the
+    hashes that stand for credentials is lost with it, and rows of a former release do not say whose they are."""
     for *named, sealed in _rows(old, "SELECT ref, who, source, revision, snapshot, access, seal FROM resolution"):
         if _true(sealed, *named):
-            yield tuple(named), sealed
+            ref, who, *rest = named
+            plain = ref, who if who in (ALL, OWN) else LEGACY, *rest
+            yield plain, seal(*plain)
     if any(column[1] == "who" for column in _rows(old, "PRAGMA table_info(resolution)")):
         return
     for *named, text, sealed in _rows(old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"):

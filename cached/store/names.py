@@ -11,6 +11,7 @@ from cached.model import Digest
 from cached.store.seals import seal
 
 ALL = ""  # Whom the meaning of an open place is for.
+OWN = "own"  # Whom the daemon's own credentials are.
 LEGACY = "?"  # Of a name of which it is not known whose it is.
 MOST = 32  # Rows of one ref; session keys are others at every start, and would leave one each.
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from cached.store.index import Index
+from cached.store.names import OWN
 
-OWN = "own"  # Who the daemon itself is.
 NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
 
 HASH = 16  # Bytes that stand for a file; keyed, so that nobody can look for two files with the same.

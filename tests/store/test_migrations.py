@@ -51,18 +51,21 @@ def as_it_was(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO entrant SELECT digest, 7, 4e9 FROM snapshot WHERE access = ?", (own,))
 
 
+def say_own(manifest: Path) -> None:
+    said = {**json.loads(manifest.read_text()), "access": f"own {PROBE}"}
+    manifest.chmod(0o600)
+    manifest.write_text(json.dumps(said))
+
+
 def test_names_of_the_former_release_answer_only_where_they_are_open_and_its_proofs_are_none(
     open_store: OpenStore,
 ) -> None:
     store = open_store()
     open_one, closed = add(store, "open", MODEL).digest, add(store, "closed", {**MODEL, "more": b"x"}).digest
-    manifest = store.snapshots.lock(closed)
-    index = store.layout.index
+    manifest, index = store.snapshots.lock(closed), store.layout.index
     store.close()
     in_the_tables_of("fourth", index, as_it_was)
-    said = {**json.loads(manifest.read_text()), "access": f"own {PROBE}"}
-    manifest.chmod(0o600)
-    manifest.write_text(json.dumps(said))
+    say_own(manifest)
     for _ in range(2):
         store = open_store()
         assert store.recovered.rows_dropped == 0 and store.recovered.index == "kept"
@@ -104,8 +107,9 @@ def test_seals_of_names_cover_whose_they_are(open_store: OpenStore) -> None:
 def test_a_damaged_index_of_the_former_release_is_believed_as_far_as_its_seals_go(open_store: OpenStore) -> None:
     store = open_store()
     open_one, closed = add(store, "open", MODEL).digest, add(store, "closed", {**MODEL, "more": b"x"}).digest
-    index = store.layout.index
+    manifest, index = store.snapshots.lock(closed), store.layout.index
     store.close()
+    say_own(manifest)
 
     def damage(db: sqlite3.Connection) -> None:
         as_it_was(db)
