@@ -57,12 +57,12 @@ class GcsSource:
             prefix, found = self._single(client, ref, bucket, prefix, timeout)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         open_to_all = self._anonymous(ref, credentials)
-        return Listing(ref, f"{self._where()}{bucket}/{prefix}", listing_revision(entries), entries, open_to_all)
+        return Listing(ref, f"{_where(client)}{bucket}/{prefix}", listing_revision(entries), entries, open_to_all)
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         """An object's metadata wants the same right as its bytes: storage.objects.get."""
-        ref, (bucket, key) = listing.ref, self._object(listing, entry)
-        client = self._client(ref, credentials)
+        ref, client = listing.ref, self._client(listing.ref, credentials)
+        bucket, key = _object(client, listing, entry)
         url, name = object_url(client, bucket, key), f"gs://{bucket}/{key}"
 
         def look(query: str) -> str:
@@ -83,8 +83,8 @@ class GcsSource:
         return None
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        bucket, key = self._object(listing, entry)
         client = self._client(listing.ref, credentials)
+        bucket, key = _object(client, listing, entry)
         return GcsReader(self._web, self._lanes, client, listing.ref, bucket, key, entry, self._read_timeout)
 
     def close(self) -> None:
@@ -92,19 +92,11 @@ class GcsSource:
             self._clients.clear()
         self._lanes.close()
 
-    def _object(self, listing: Listing, entry: Entry) -> tuple[str, str]:
-        """Its bucket and key."""
-        bucket, _, prefix = listing.place.removeprefix(self._where()).partition("/")
-        return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
-
     def _anonymous(self, ref: ModelRef, credentials: Credentials) -> bool:
         """Whether to ask without a token: so says the URI, there is none for this caller, or it is an emulator."""
         if _split(ref)[2] or not (credentials.lend or credentials.personal("gs")):
             return True
         return bool(self._endpoint) and not credentials.personal("gs") and "token" not in self._options
-
-    def _where(self) -> str:
-        return f"gs://{self._endpoint.partition('://')[2] or 'storage.googleapis.com'}/"
 
     def _list(
         self, client: gcsfs.GCSFileSystem, ref: ModelRef, bucket: str, prefix: str, timeout: float
@@ -169,6 +161,20 @@ class GcsSource:
                 return gcsfs.GCSFileSystem(**{**options, "token": "anon"})  # Public buckets need none.
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError, KeyError):
             raise denied(ref, "the Google credentials are not usable; check them") from None
+
+
+def _where(client: gcsfs.GCSFileSystem) -> str:
+    """What a place begins with where this client really asks: by a setting, by `source_options`, or at Google's."""
+    # Machines with a certificate of their own have another name for Google's.
+    return f"gs://{client.base.partition('://')[2].removesuffix('/storage/v1/').removeprefix('mtls.')}/"
+
+
+def _object(client: gcsfs.GCSFileSystem, listing: Listing, entry: Entry) -> tuple[str, str]:
+    """Its bucket and key. SourceChanged where the listing is of another place than the client asks."""
+    if not listing.place.startswith(_where(client)):
+        raise changed(spoken(listing.ref), "its endpoint is another one")
+    bucket, _, prefix = listing.place.removeprefix(_where(client)).partition("/")
+    return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
 
 
 def _entry(path: str, item: Mapping[str, Any]) -> Entry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import threading
 from collections import OrderedDict
@@ -19,10 +18,11 @@ from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages
+from cached.sources.s3_place import endpoint_of
 from cached.sources.s3_reader import S3Reader
 from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
-from cached.sources.transfer import proving, spoken
+from cached.sources.transfer import changed, proving, spoken
 
 Result = TypeVar("Result")
 
@@ -37,9 +37,7 @@ class S3Source:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._options = dict(config.source_options.get("s3", {}))
-        environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        self._endpoint = config.s3_endpoint or environment or ""
-        self._where = f"s3://{self._endpoint.partition('://')[2].rstrip('/') or 'amazonaws.com'}/"
+        self._endpoint = endpoint_of(config, self._options)
         self._clients: OrderedDict[tuple[bool, tuple[tuple[str, str], ...]], tuple[Any, S3Signer]] = OrderedDict()
         self._lock = threading.Lock()
         self._lanes = Lanes()
@@ -53,7 +51,7 @@ class S3Source:
             with s3_errors(ref):
                 prefix, found = _single(pages, bucket, prefix)
         entries = tuple(entry for entry in found if ref.selects(entry.path))
-        place = f"{self._where}{bucket}/{prefix}"
+        place = f"{self._where(ref, signer)}{bucket}/{prefix}"
         return Listing(ref, place, listing_revision(entries), entries, _anonymous(ref, credentials))
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
@@ -65,8 +63,8 @@ class S3Source:
         return None
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> S3Reader:
-        bucket, key = self._object(listing, entry)
         client, signer = self._client(listing.ref, credentials)
+        bucket, key = self._object(listing, entry, signer)
         timeout = float(self._config.read_timeout)
         return S3Reader(client, signer, self._lanes, listing.ref, bucket, key, entry, timeout)
 
@@ -75,9 +73,19 @@ class S3Source:
             self._clients.clear()
         self._lanes.close()
 
-    def _object(self, listing: Listing, entry: Entry) -> tuple[str, str]:
-        """Its bucket and key."""
-        bucket, _, prefix = listing.place.removeprefix(self._where).partition("/")
+    def _where(self, ref: ModelRef, signer: S3Signer) -> str:
+        """What a place there begins with."""
+        if self._endpoint:
+            return f"s3://{self._endpoint.partition('://')[2].rstrip('/')}/"
+        with s3_errors(ref):
+            return f"s3://{signer.where}/"
+
+    def _object(self, listing: Listing, entry: Entry, signer: S3Signer) -> tuple[str, str]:
+        """Its bucket and key. SourceChanged where these credentials lead to another place than the listing is of."""
+        where = self._where(listing.ref, signer)
+        if not listing.place.startswith(where):
+            raise changed(spoken(listing.ref), "its region or endpoint is another one")
+        bucket, _, prefix = listing.place.removeprefix(where).partition("/")
         return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
@@ -98,12 +106,15 @@ class S3Source:
 
     def _client_options(self, anonymous: bool, credentials: Credentials) -> dict[str, Any]:
         config, extra = self._config, dict(self._options)
-        region = config.s3_region or credentials.get("AWS_REGION") or credentials.get("AWS_DEFAULT_REGION")
+        asked = credentials.get("AWS_REGION") or credentials.get("AWS_DEFAULT_REGION") or ""
+        region = config.s3_region or asked.lower()  # By their case botocore tells partitions apart, host names do not.
+        named = {name: v for name, v in _table(extra.pop("client_kwargs", {})).items() if name != "endpoint_url"}
+        extra.pop("endpoint_url", None)
         options: dict[str, Any] = {
             "endpoint_url": self._endpoint or None,
             "skip_instance_cache": True,
             "use_listings_cache": False,
-            "client_kwargs": {**({"region_name": region} if region else {}), **_table(extra.pop("client_kwargs", {}))},
+            "client_kwargs": {**({"region_name": region} if region else {}), **named},
             "config_kwargs": {
                 "connect_timeout": 10,
                 "read_timeout": float(config.read_timeout),

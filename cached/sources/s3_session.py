@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
@@ -22,6 +23,12 @@ def preload() -> None:
         _loader.load_data(name)
     with contextlib.suppress(Exception):  # A configuration that is wrong is told of when it is used.
         asyncio.run(_rehearse())
+
+
+def partitions() -> list[Any]:
+    """Amazon's, as botocore's data has them."""
+    found: list[Any] = _loader.load_data("partitions")["partitions"]
+    return found
 
 
 async def _rehearse() -> None:

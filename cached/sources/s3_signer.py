@@ -13,6 +13,7 @@ from botocore.credentials import RefreshableCredentials  # type: ignore[import-u
 from fsspec.asyn import sync
 
 from cached.sources.lane import Request
+from cached.sources.s3_place import word
 from cached.sources.sigv4 import Keys, signed_headers, uri_path
 
 # The last is all that a HEAD is told.
@@ -27,7 +28,7 @@ class S3Signer:
         self._lock = threading.Lock()
         self._keys: Keys | None = None
         self._until = 0.0
-        self._scheme = self._host = self._base = self._region = ""
+        self._scheme = self._host = self._base = self._region = self._where = ""
 
     def request(
         self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], method: str = "GET"
@@ -41,6 +42,13 @@ class S3Signer:
             now = datetime.now(UTC)
             headers = signed_headers(keys, self._region, self._host, path, query, headers, now, method=method)
         return Request(self._scheme, self._host, target, headers)
+
+    @property
+    def where(self) -> str:
+        """The endpoint that the client really asks, as places name it."""
+        if not self._where:
+            self._present_keys()
+        return self._where
 
     def _present_keys(self) -> Keys | None:
         with self._lock:
@@ -74,6 +82,7 @@ class S3Signer:
         host = parts.netloc.rpartition("@")[2]
         self._scheme, self._host, self._base = parts.scheme, host, parts.path.rstrip("/")
         self._region = meta.region_name or "us-east-1"
+        self._where = word(meta.endpoint_url, meta.partition, self._region)
         # The client's own, which may be the caller's keys; the session knows only the daemon's.
         found = self._client._s3._request_signer._credentials if not self._client.anon else None
         if found is None:
