@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,7 +21,8 @@ from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.blobs import ingest_key
-from cached.worker.messages import Gathered, Remote
+from cached.store.ingest import Verified
+from cached.worker.messages import Gathered, Into, Remote
 from tests.store.stored import publish
 
 BIG, LITTLE = b"b" * (SMALL + 1), b"l" * 10
@@ -198,3 +202,65 @@ async def test_what_came_before_room_was_reserved_is_held_from_then_on(disk: Dis
     assert disk.store.usage().reserved == 0
     await disk.abandon(first.fill)
     assert disk.store.index.forget_orphans() == []
+
+
+class Resuming:
+    """In the workers' place: of a large file so much has landed already, by whomever."""
+
+    def __init__(self, disk: Disk, landed: int) -> None:
+        self._disk, self._landed = disk, landed
+
+    @contextlib.asynccontextmanager
+    async def transfer(self, into: Into, entry: Entry, remote: Remote, count: Any) -> AsyncIterator[Any]:
+        ingest = self._disk.store.blobs.ingest(into.key, entry)
+        for piece in ingest.missing():
+            ingest.land(piece, BIG[piece.offset : piece.offset + piece.length])
+
+        async def finish() -> Verified:
+            try:
+                return ingest.verify()
+            finally:
+                ingest.close()
+
+        yield SimpleNamespace(landed=self._landed, whole=False, missing=(), finish=finish)
+
+
+@pytest.mark.parametrize("landed", [0, 1])
+async def test_a_file_of_which_something_had_landed_was_not_read_by_these_credentials(disk: Disk, landed: int) -> None:
+    entry = Entry("w", len(BIG), "v1", Digest.of(BIG))
+    listing = Listing(ModelRef.parse("hf://org/model"), "mine", "revision", (entry,))
+    read = await read_by(disk, Remote(listing, Credentials()), Resuming(disk, landed))
+    assert len(read) == (landed == 0)
+    assert len(disk.store.index.seen_at("mine", [Digest.of(BIG)])) == (landed == 0)
+
+
+async def read_by(disk: Disk, remote: Remote, workers: object) -> set[str]:
+    """Keys that a fill of this remote's credentials has read itself, fetching one file."""
+    (entry,) = remote.listing.entries
+    batch, wants = Batch(), {ingest_key(remote.listing.identity(entry), entry.digest): entry}
+    await fetcher_of(disk, workers).fetch(remote, wants.items(), batch)
+    return batch.read
+
+
+async def test_what_is_read_for_others_or_was_here_is_not_read_by_these_credentials(disk: Disk) -> None:
+    ref = ModelRef.parse("hf://org/model")
+    entry = Entry("w", 1, "v1", Digest.of(b"w"))
+    mine, theirs = (Listing(ref, place, "revision", (entry,)) for place in ("mine", "theirs"))
+    key = ingest_key(mine.identity(entry), entry.digest)
+    workers = Sending(disk)
+    fetcher = fetcher_of(disk, workers)
+    wants = {key: entry}
+    token = Credentials({"HF_TOKEN": "t"})
+    remotes = [Remote(mine, token), Remote(mine, token), Remote(mine, Credentials()), Remote(theirs, token)]
+    batches = [Batch() for _ in remotes]
+    fetching = [
+        asyncio.create_task(fetcher.fetch(remote, wants.items(), batch))
+        for remote, batch in zip(remotes, batches, strict=True)
+    ]
+    workers.send.set()
+    await asyncio.gather(*fetching)
+    assert workers.asked == [["w"]], "one download for all of them"
+    assert [batch.read for batch in batches] == [{key}, {key}, set(), set()]
+    assert await read_by(disk, Remote(mine, token), NoSource()) == set(), "it had arrived"
+    index = disk.store.index
+    assert index.seen_at("mine", [Digest.of(b"w")]) and not index.seen_at("theirs", [Digest.of(b"w")])
