@@ -24,7 +24,7 @@ def pull(
     lean: options.Lean = False,
     pin: Annotated[bool, typer.Option("--pin", help="Pin it, so that it stays until `cached unpin`.")] = False,
     keep: options.Keep = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no network; exit 3 if it is not cached.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; exit 3 if it is not cached.")] = False,
     max_age: options.MaxAge = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say whether it would fit, and what would go for it; fetch nothing.")

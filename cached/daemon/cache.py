@@ -71,7 +71,7 @@ class Cache:
             except ModelIncomplete:
                 if ask.offline or ask.ref.immutable:
                     raise  # Else the rest may have been uploaded since.
-        if ask.offline:
+        if ask.offline and (held is None or self._way(held, ask, caller) is Way.WHOLE):
             raise not_cached(ask.ref)
         return self._fill(ask, caller, held)
 
@@ -126,7 +126,7 @@ class Cache:
     def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
         if self._closing:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
-        key = f"{ask.ref.key} {ask.require} {self.gate.whose.key(ask.ref, caller)}"
+        key = f"{ask.ref.key} {ask.require} {ask.offline} {self.gate.whose.key(ask.ref, caller)}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
             started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
@@ -174,10 +174,14 @@ class Cache:
         except (SourceDenied, NotFound):
             if held is not None:
                 await self.gate.refused(held.disk, Claim(ask.ref, held.known.snapshot, held.known.access, caller))
+            if ask.offline:
+                raise not_cached(ask.ref) from None
             raise
 
     async def _asked(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         if held is None or self._way(held, ask, caller) is Way.WHOLE:
+            if ask.offline:
+                raise not_cached(ask.ref)
             held, listing = None, await self._resolve(ask, caller, float(self.config.resolve_timeout))
         else:
             try:
@@ -185,18 +189,24 @@ class Cache:
             except (SourceUnavailable, WorkerLost) as error:
                 return self._stale(held, ask, caller, error)
             if found is None:
-                return self._hit(held, ask, stale=False)
+                return self._hit(held, ask, stale=not self._fresh(held, ask))
             listing = found
         self._check(ask, listing)
+        return await self._listed(fill, ask, caller, held, listing)
+
+    async def _listed(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, listing: Listing) -> Ready:
+        """`held`: what the caller may be given in want of it."""
         rights = self._granting.rights(listing, caller)
-        if held is None or held.known.revision != listing.revision or self._held(ask, caller) is None:
+        same = held is not None and held.known.revision == listing.revision and self._held(ask, caller) is not None
+        if held is None or not (same or ask.offline):
             return await self._new(fill, ask, caller, held, rights)
         try:
             await self._granting.renew(rights)
         except (SourceUnavailable, WorkerLost) as error:
             return self._stale(held, ask, caller, error)
-        await self._note_current(held, ask, caller, rights)
-        return self._hit(held, ask, stale=False)
+        if same:
+            await self._note_current(held, ask, caller, rights)
+        return self._hit(held, ask, stale=not same)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
         """What the source says now of what is held; None when only the caller's right to it was in question, and is
@@ -250,8 +260,13 @@ class Cache:
         held = self._held(ask, caller)
         if held is not None and self._way(held, ask, caller) is Way.HIT:
             return held
-        if ask.offline:
-            raise not_cached(ask.ref)
+        if ask.offline:  # Nothing would be fetched: so it is the same to have it now.
+            found = self.acquire(ask, caller)
+            if isinstance(found, Fill) and found.task is not None:
+                await asyncio.shield(found.task)
+            if held is None:
+                raise not_cached(ask.ref)
+            return held
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         self._check(ask, listing)
         rights = self._granting.rights(listing, caller)

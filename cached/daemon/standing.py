@@ -38,12 +38,14 @@ class Way(enum.Enum):
 
 
 def way(standing: Standing, fresh: bool, offline: bool, one_probe: bool) -> Way:
-    """`fresh`: the name need not be asked again. `one_probe`: one file proves the right to all of it."""
-    if (standing.fresh and fresh) or (offline and standing.recent):
+    """`fresh`: the name need not be asked again; `offline`: nor is it to be. `one_probe`: one file proves the right to
+    all of it. Offline too a right that is not fresh is asked about: to ask for nothing else must not be a way to be
+    given what the source would refuse by now."""
+    if standing.fresh and (fresh or offline):
         return Way.HIT
     if not standing.recent:
         return Way.WHOLE
-    return Way.PROVE if fresh and one_probe else Way.CHECK
+    return Way.PROVE if one_probe and (fresh or offline) else Way.CHECK
 
 
 def may_be_stale(standing: Standing, error: CachedError) -> bool:

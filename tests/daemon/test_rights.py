@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cached import CachedError, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
+from cached import CachedError, ModelNotFound, NotCached, SourceChanged, SourceDenied, SourceUnavailable
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import GuardedS3, HubStub, Moto
@@ -314,6 +314,26 @@ def test_the_grace_is_for_a_source_that_was_seen_to_be_down(start: Start, hub: H
     hub.reset()
     hub.cut()
     assert person.acquire(GATED).stale
+
+
+@pytest.mark.parametrize("uri", [GATED, "s3://shut/m"])
+def test_who_was_revoked_is_not_served_for_asking_only_what_is_here(
+    start: Start, hub: HubStub, moto: Moto, s3: GuardedS3, uri: str
+) -> None:
+    moto.put("shut", "m/w", b"weights")
+    s3.allow("AKIAA", lists=["shut/"], reads=["shut/"])
+    daemon = start(s3_endpoint=s3.endpoint, proof_ttl=0)
+    person = with_key(daemon, OWNER, "AKIAA", HF_TOKEN=RIGHT)
+    person.acquire(uri)
+    assert person.acquire(uri, offline=True).hit
+    hub.gate("org/gated")
+    s3.allow("AKIAA", lists=["shut/"], reads=["elsewhere/"])
+    for _ in range(2):
+        with pytest.raises(NotCached):
+            person.acquire(uri, offline=True)
+    hub.cut()
+    with pytest.raises(NotCached):
+        person.acquire(uri, offline=True)
 
 
 # What asking tells.
