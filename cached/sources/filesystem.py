@@ -6,6 +6,7 @@ fsspec promises no way to pin a version, so a read is checked: what the listing 
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -216,4 +217,6 @@ def filesystem_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
     except Exception as error:
         if "auth" in type(error).__name__.lower():
             raise denied(ref, "check the credentials in the setting 'source_options'") from None
-        raise unavailable(ref, f"it failed: {type(error).__name__}") from None
+        # Most filesystems name their own errors. Of the system's, these are of the connection.
+        seen = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+        raise unavailable(ref, f"it failed: {type(error).__name__}", seen=seen) from None

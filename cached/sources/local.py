@@ -150,4 +150,4 @@ def local_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
     except PermissionError:
         raise denied(ref, "the daemon's user may not read it; change its permissions") from None
     except OSError as error:
-        raise unavailable(ref, error.strerror or "it cannot be read") from None
+        raise unavailable(ref, error.strerror or "it cannot be read", seen=True) from None

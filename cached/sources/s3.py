@@ -13,19 +13,22 @@ import s3fs
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.errors import InvalidRequest, SourceDenied
+from cached.errors import CachedError, InvalidRequest, SourceDenied
 from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_place import endpoint_of
+from cached.sources.s3_principal import Principals
 from cached.sources.s3_reader import S3Reader
 from cached.sources.s3_session import new_session
 from cached.sources.s3_signer import S3Signer
+from cached.sources.sigv4 import Keys
 from cached.sources.transfer import changed, proving, spoken
 
 Result = TypeVar("Result")
 
+KEYS = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z", re.IGNORECASE)
@@ -41,6 +44,7 @@ class S3Source:
         self._clients: OrderedDict[tuple[bool, tuple[tuple[str, str], ...]], tuple[Any, S3Signer]] = OrderedDict()
         self._lock = threading.Lock()
         self._lanes = Lanes()
+        self._principals = Principals(self._lanes)
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         bucket, prefix, _ = _split(ref)
@@ -60,7 +64,17 @@ class S3Source:
             _with_present_keys(listing.ref, reader.signer, lambda: reader.prove(timeout))
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
-        return None
+        access, secret, token = (credentials.get(name) for name in KEYS)
+        if not access or not secret or not token:
+            return None
+        ref = ModelRef("s3://anywhere")
+        try:
+            _, signer = self._client(ref, credentials)
+            with s3_errors(ref):
+                signer.connect()
+            return self._principals.of(Keys(access, secret, token), signer, timeout)
+        except CachedError:
+            return None
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> S3Reader:
         client, signer = self._client(listing.ref, credentials)
@@ -128,7 +142,7 @@ class S3Source:
             **extra,
         }
         profile: str | None = None
-        names = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
+        names = dict(zip(("key", "secret", "token"), KEYS, strict=True))
         if anonymous:
             options = {name: value for name, value in options.items() if name not in names} | {"anon": True}
         elif credentials.get("AWS_ACCESS_KEY_ID"):

@@ -45,7 +45,8 @@ def _failure(ref: ModelRef, file: str, error: BaseException) -> CachedError | No
     match error:
         case CachedError():
             return None
-        case TimeoutError():  # s3fs's own is one.
+        case TimeoutError() if not isinstance(error, aiohttp.ClientError):
+            # s3fs's own is one. Not seen: it counts the waiting for a turn on the loop and for a connection, too.
             return unavailable(ref, "it did not answer in time")
         case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.ProfileNotFound():
             return denied(ref, f"there are no AWS credentials for it; {_ADVICE}")
@@ -78,7 +79,8 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
     if status in (301, 307):
         return SourceError(f"The bucket of {spoken(ref)} is in another region; set s3_region or AWS_REGION to it.")
     if code in ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable"):
-        return unavailable(ref, code, metadata.get("HTTPHeaders", {}).get("retry-after"))
+        after = metadata.get("HTTPHeaders", {}).get("retry-after")
+        return unavailable(ref, code, after, seen=status >= 500 and code != "SlowDown")
     return from_status(ref, status, _ADVICE, metadata.get("HTTPHeaders", {}).get("retry-after"))
 
 

@@ -34,12 +34,22 @@ def endpoint_of(config: Config, options: Mapping[str, Any]) -> str:
 
 def word(endpoint: str, partition: str, region: str) -> str:
     """What stands for the endpoint in a place. `partition` and `region` are what botocore takes it for."""
-    host = (urlsplit(endpoint).hostname or "").lower()
-    own = any(host.endswith(f".{suffix}") for suffix in _suffixes())
-    # An endpoint from a file may be of another partition than the region beside it: then it speaks for itself.
-    if own and (host == f"s3.{COMMERCIAL}" or region.lower() in host.split(".")):
+    if is_amazons(endpoint, region):
         return COMMERCIAL if partition == "aws" else partition
     return endpoint.partition("://")[2].rstrip("/")
+
+
+def is_amazons(endpoint: str, region: str) -> bool:
+    """Whether it is Amazon's own of that region. One from a file may be of another partition than the region beside it:
+    then it speaks for itself."""
+    host = (urlsplit(endpoint).hostname or "").lower()
+    own = any(host.endswith(f".{suffix}") for suffix in _suffixes())
+    return own and (host == f"s3.{COMMERCIAL}" or region.lower() in host.split("."))
+
+
+def suffix_of(partition: str) -> str:
+    """What the names of its hosts end with."""
+    return next((str(found["outputs"]["dnsSuffix"]) for found in partitions() if found["id"] == partition), "")
 
 
 @cache

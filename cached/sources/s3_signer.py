@@ -13,7 +13,7 @@ from botocore.credentials import RefreshableCredentials  # type: ignore[import-u
 from fsspec.asyn import sync
 
 from cached.sources.lane import Request
-from cached.sources.s3_place import word
+from cached.sources.s3_place import is_amazons, suffix_of, word
 from cached.sources.sigv4 import Keys, signed_headers, uri_path
 
 # The last is all that a HEAD is told.
@@ -28,7 +28,9 @@ class S3Signer:
         self._lock = threading.Lock()
         self._keys: Keys | None = None
         self._until = 0.0
-        self._scheme = self._host = self._base = self._region = self._where = ""
+        self._scheme = self._host = self._base = self._where = ""
+        self.region = self.endpoint = ""
+        self.suffix = ""  # Of the hosts of Amazon's partition; empty where the endpoint is not Amazon's.
 
     def request(
         self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], method: str = "GET"
@@ -40,15 +42,19 @@ class S3Signer:
         target = f"{path}?{asked}" if asked else path
         if keys is not None:
             now = datetime.now(UTC)
-            headers = signed_headers(keys, self._region, self._host, path, query, headers, now, method=method)
+            headers = signed_headers(keys, self.region, self._host, path, query, headers, now, method=method)
         return Request(self._scheme, self._host, target, headers)
 
     @property
     def where(self) -> str:
         """The endpoint that the client really asks, as places name it."""
+        self.connect()
+        return self._where
+
+    def connect(self) -> None:
+        """See to it that `region`, `endpoint` and `suffix` are known."""
         if not self._where:
             self._present_keys()
-        return self._where
 
     def _present_keys(self) -> Keys | None:
         with self._lock:
@@ -81,8 +87,10 @@ class S3Signer:
         parts = urlsplit(meta.endpoint_url)
         host = parts.netloc.rpartition("@")[2]
         self._scheme, self._host, self._base = parts.scheme, host, parts.path.rstrip("/")
-        self._region = meta.region_name or "us-east-1"
-        self._where = word(meta.endpoint_url, meta.partition, self._region)
+        self.region = meta.region_name or "us-east-1"
+        self._where = word(meta.endpoint_url, meta.partition, self.region)
+        self.endpoint = f"{parts.scheme}://{host}{self._base}"
+        self.suffix = suffix_of(meta.partition) if is_amazons(meta.endpoint_url, self.region) else ""
         # The client's own, which may be the caller's keys; the session knows only the daemon's.
         found = self._client._s3._request_signer._credentials if not self._client.anon else None
         if found is None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-_UNSIGNED = "UNSIGNED-PAYLOAD"
+_UNSIGNED = "UNSIGNED-PAYLOAD"  # Which only S3 knows.
+_EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,13 +42,15 @@ def signed_headers(
     now: datetime,
     *,
     method: str = "GET",
+    service: str = "s3",
 ) -> dict[str, str]:
     """`headers` with the signature over all of them. `path` as `uri_path` gives it; `now` in UTC.
 
     A Range may be added afterwards: it is not among what must be signed.
     """
+    payload = _UNSIGNED if service == "s3" else _EMPTY
     stamp = f"{now.year:04}{now.month:02}{now.day:02}T{now.hour:02}{now.minute:02}{now.second:02}Z"
-    signed = {**headers, "X-Amz-Content-SHA256": _UNSIGNED, "X-Amz-Date": stamp}
+    signed = {**headers, "X-Amz-Content-SHA256": payload, "X-Amz-Date": stamp}
     if keys.token:
         signed["X-Amz-Security-Token"] = keys.token
     lines = {name.lower(): value.strip() for name, value in {**signed, "Host": host}.items()}
@@ -55,10 +58,10 @@ def signed_headers(
     names = ";".join(ordered)
     asked = "&".join(sorted(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()))
     listed = "".join([f"{name}:{lines[name]}\n" for name in ordered])
-    canonical = f"{method}\n{path}\n{asked}\n{listed}\n{names}\n{_UNSIGNED}"
-    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    canonical = f"{method}\n{path}\n{asked}\n{listed}\n{names}\n{payload}"
+    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    signature = hmac.digest(_signing_key(keys, stamp[:8], region), text.encode(), "sha256").hex()
+    signature = hmac.digest(_signing_key(keys, stamp[:8], region, service), text.encode(), "sha256").hex()
     signed["Authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
@@ -66,9 +69,9 @@ def signed_headers(
 
 
 @functools.lru_cache(maxsize=32)
-def _signing_key(keys: Keys, day: str, region: str) -> bytes:
+def _signing_key(keys: Keys, day: str, region: str, service: str) -> bytes:
     """The same for a whole day."""
     key = f"AWS4{keys.secret}".encode()
-    for part in (day, region, "s3", "aws4_request"):
+    for part in (day, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key

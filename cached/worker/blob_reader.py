@@ -19,6 +19,10 @@ class BlobReader:
         except OSError as error:
             raise self._unavailable(error) from error
 
+    @property
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
     def read(self, offset: int, length: int) -> bytes:
         try:
             return os.pread(self._fd, length, offset)

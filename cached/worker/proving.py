@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,10 +65,6 @@ def _compare(source: Source, asked: Compare, path: Path) -> None:
     listing, entry = asked.listing, asked.copies[path]
     length = min(COMPARED, entry.size)
     offset = secrets.randbelow(entry.size - length + 1)
-    ours, theirs = BlobReader(path), source.open(listing, entry, asked.credentials)
-    try:
-        if ours.read(offset, length) != theirs.read(offset, length):
+    with closing(BlobReader(path)) as ours, closing(source.open(listing, entry, asked.credentials)) as theirs:
+        if ours.size != entry.size or ours.read(offset, length) != theirs.read(offset, length):
             raise denied(listing.ref, f"what the source lists as {entry.path} is not what it gives")
-    finally:
-        ours.close()
-        theirs.close()

@@ -1,0 +1,89 @@
+"""For whom Amazon's token service takes temporary keys: every start of a process gets others for the same role.
+
+https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html wants no permission. Where S3 is another
+server than Amazon's, the same is asked of that server; those that know nothing of it are told apart by their answer.
+
+Two sessions of one role may have policies of their own, of which this says nothing: what one has proved is no proof for
+what the other may read, only a reason to ask about fewer files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime
+from urllib.parse import urlencode, urlsplit
+from xml.etree import ElementTree
+
+from cached.sources.lane import Lanes, Request
+from cached.sources.s3_signer import S3Signer
+from cached.sources.sigv4 import Keys, signed_headers
+
+REMEMBERED = 1024  # Keys. What they stand for does not change as long as they are good.
+SILENT_SECONDS = 60.0  # For which nobody is asked again who did not answer.
+
+_QUERY = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
+_SPACE = "{https://sts.amazonaws.com/doc/2011-06-15/}"
+
+
+class Principals:
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str | None, float]] = OrderedDict()  # By keys and endpoint: who, and until.
+
+    def of(self, keys: Keys, signer: S3Signer, timeout: float) -> str | None:
+        """Account and role, or the user. None where nobody says so."""
+        endpoint = _endpoint(signer)
+        parts = [keys.access, keys.secret, keys.token or "", endpoint]
+        known = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        with self._lock:
+            found, until = self._known.get(known, (None, 0.0))
+            if time.monotonic() < until:
+                self._known.move_to_end(known)
+                return found
+        found = self._ask(keys, endpoint, _region(signer), timeout)
+        with self._lock:
+            self._known[known] = found, float("inf") if found else time.monotonic() + SILENT_SECONDS
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+    def _ask(self, keys: Keys, endpoint: str, region: str, timeout: float) -> str | None:
+        parts = urlsplit(endpoint)
+        path = f"{parts.path.rstrip('/')}/"
+        signed = signed_headers(keys, region, parts.netloc, path, _QUERY, {}, datetime.now(UTC), service="sts")
+        try:
+            said = self._lanes.text(Request(parts.scheme, parts.netloc, f"{path}?{urlencode(_QUERY)}", signed), timeout)
+            return _name(said[1]) if said else None
+        except (OSError, ElementTree.ParseError):
+            return None
+
+
+def _endpoint(signer: S3Signer) -> str:
+    """Amazon's, of the region; else where S3 is as well."""
+    if own := os.environ.get("AWS_ENDPOINT_URL_STS"):
+        return own
+    if signer.suffix:
+        return f"https://sts.{_region(signer)}.{signer.suffix}"
+    return signer.endpoint
+
+
+def _region(signer: S3Signer) -> str:
+    return signer.region if signer.region != "aws-global" else "us-east-1"
+
+
+def _name(answer: bytes) -> str | None:
+    """Without the name of the session."""
+    root = ElementTree.fromstring(answer)
+    if root.tag != f"{_SPACE}GetCallerIdentityResponse":
+        return None
+    arn = root.findtext(f".//{_SPACE}Arn") or ""
+    kind = arn.rpartition(":")[2].partition("/")[0]
+    if kind == "assumed-role" and arn.count("/") >= 2:
+        return arn.rpartition("/")[0]
+    # A federated user's rights come with its token, and not with its name.
+    return arn if kind in ("user", "root") else None
