@@ -212,8 +212,10 @@ class Cache:
         """What the source says now of what is held; None when only the caller's right to it was in question, and is
         proved. SourceUnavailable when it does not say in time, which may be because others were before us."""
         timeout, known = float(self.config.check_timeout), held.known
+        # All of it is bounded where that helps: for others no answer is better than one that says nothing.
+        whole = timeout * 2 if self._standing(held, ask, caller).fresh else None
         try:
-            async with asyncio.timeout(timeout * 2):
+            async with asyncio.timeout(whole):
                 if self._way(held, ask, caller) is not Way.PROVE:
                     return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)

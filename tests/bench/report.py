@@ -36,6 +36,9 @@ COLUMNS = {
     "waited_s": ("waited for files, s", ".3f"),
     "ready_s": ("files ready after, s", ".1f"),
     "answered_s": ("answered after, s", ".1f"),
+    "listings": ("listings", ",.0f"),
+    "objects": ("requests for objects", ",.0f"),
+    "identities": ("whose keys", ",.0f"),
     "origin_bytes": ("bytes from the origin", ",.0f"),
 }
 

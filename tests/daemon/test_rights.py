@@ -277,13 +277,13 @@ def silent_server() -> Iterator[str]:
 
 def test_who_was_revoked_is_served_nothing_because_we_are_busy(start: Start, hub: HubStub) -> None:
     with silent_server() as silent:
-        daemon = start(s3_endpoint=silent, workers=1, proof_ttl=0, check_timeout="1s", max_age=0)
+        daemon = start(s3_endpoint=silent, workers=1, proof_ttl=0, check_timeout="1s", resolve_timeout="3s", max_age=0)
         revoked = with_token(daemon, OTHER, RIGHT)
         revoked.acquire(GATED)
         hub.gate("org/gated")
         flood = [
             threading.Thread(target=_ignore, args=(with_key(daemon, OWNER, f"AKIA{number}"), f"s3://bucket/{number}"))
-            for number in range(40)
+            for number in range(20)
         ]
         for thread in flood:
             thread.start()
