@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote, urlsplit
 
 import httpx2
@@ -10,11 +11,12 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef, listing_revision
-from cached.sources.addresses import check_url
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, spoken, unavailable
 from cached.sources.web import Web, web_errors, wire_url
+
+_STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, less what is not ASCII.
 
 TRIES = 2  # Answers in a row that were not for the fast lane, after which the file is left to `read`.
 
@@ -78,10 +80,11 @@ class HttpReader:
         link = self._link
         if not length or link is None:
             return False
-        check_url(link)
+        addresses = self._web.addresses
+        addresses.check_url(link)
         span = Span(spoken(self._ref), offset, length, self._entry.size)
         with lane_errors(self._ref):
-            request = Request.of(link, self._pin(), check_peer=True)
+            request = Request.of(link, self._pin(), None, addresses.check)
             done = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
         if done:
             self._tries = TRIES
@@ -91,15 +94,16 @@ class HttpReader:
         return done
 
     def _pin(self) -> dict[str, str]:
-        """Weak ETags never match, by the standard; they are compared with the answer's all the same."""
-        return {"If-Match": self._entry.version} if self._entry.version.startswith('"') else {}
+        """Weak ETags never match, by the standard; they are compared with the answer's all the same, and so are those
+        that no header may hold."""
+        return {"If-Match": self._entry.version} if _STRONG.match(self._entry.version) else {}
 
     def _judge_lane(self, answer: Answer) -> bool:
         said = answer.headers.get("etag") or answer.headers.get("last-modified") or "unversioned"
         return said == self._entry.version
 
     def recheck(self, resumed: bool = False) -> None:
-        if not self._entry.version.startswith('"') and probe(self._web, self._ref, self._timeout) != (
+        if not _STRONG.match(self._entry.version) and probe(self._web, self._ref, self._timeout) != (
             self._entry.size,
             self._entry.version,
         ):

@@ -132,8 +132,9 @@ class Registry:
         return FilesystemSource(self._config, scheme)
 
     def _shared_web(self) -> Web:
+        from cached.sources.addresses import Addresses
         from cached.sources.web import Web
 
         if self._web is None:
-            self._web = Web(self._config.connections)
+            self._web = Web(self._config.connections, Addresses(self._config.private_networks))
         return self._web

@@ -35,8 +35,9 @@ class Files(LoopServer):
     `requests` lists (path, headers).
     """
 
-    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, files: Mapping[str, bytes] | None = None, host: str = "127.0.0.1") -> None:
         super().__init__()
+        self.host = host
         self.files = dict(files or {})
         self.rule = "right"
         self.faults: list[str] = []
@@ -50,10 +51,10 @@ class Files(LoopServer):
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
