@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cached.model import Entry, Listing, ModelRef
+from cached.uris import AZURE_SCHEMES as AZURE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,6 @@ class Credentials:
         return found and {**found, **{name: self.variables[name] for name in others if self.get(name)}}
 
 
-AZURE_SCHEMES = ("abfss", "azure", "abfs", "az")  # Spellings of one kind of source.
 _AZURE = (
     "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCOUNT_KEY",

@@ -30,10 +30,7 @@ class HttpSource:
         self._read_timeout = float(config.read_timeout)
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        parts = urlsplit(wire_url(ref.uri))
-        name = unquote(parts.path.rpartition("/")[2])
-        if parts.username is not None or parts.password is not None:
-            raise InvalidRequest("Passwords do not belong into a URI; use a source that takes credentials.")
+        name = unquote(urlsplit(wire_url(ref.url)).path.rpartition("/")[2])
         if not name:
             raise InvalidRequest(f"{spoken(ref)} names no file; give the URL of one model file.")
         size, version = probe(self._web, ref, timeout)
@@ -56,7 +53,7 @@ class HttpReader:
 
     def __init__(self, web: Web, lanes: Lanes, ref: ModelRef, entry: Entry, timeout: float) -> None:
         self._web, self._lanes, self._ref, self._entry, self._timeout = web, lanes, ref, entry, timeout
-        self._link: str | None = wire_url(ref.uri)  # For the fast lane: where the last redirect led to.
+        self._link: str | None = wire_url(ref.url)  # For the fast lane: where the last redirect led to.
         self._tries = TRIES
 
     def read(self, offset: int, length: int) -> bytes:
@@ -65,7 +62,7 @@ class HttpReader:
         data, link = self._web.read(
             self._ref,
             Span(spoken(self._ref), offset, length, self._entry.size),
-            self._ref.uri,
+            self._ref.url,
             timeout=self._timeout,
             judge=self._judge,
             headers=self._pin(),
@@ -125,7 +122,7 @@ def probe(web: Web, ref: ModelRef, timeout: float) -> tuple[int, str]:
     headers = {"Range": "bytes=0-0"}
     with (
         web_errors(ref),
-        web.request("GET", ref.uri, timeout=timeout, headers=headers, trusted=False) as response,
+        web.request("GET", ref.url, timeout=timeout, headers=headers, trusted=False) as response,
     ):
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if response.status_code == 200 and not total:

@@ -50,7 +50,7 @@ class Staying(AIOHTTPSession):  # type: ignore[misc]
         return _Unredirected(await super()._get_session(proxy_url))
 
 
-class SentElsewhere(ClientError):  # type: ignore[misc]
+class SentElsewhere(ClientError):
     """What answers for S3 redirects, and not to a region."""
 
 

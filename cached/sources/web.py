@@ -193,7 +193,7 @@ def web_errors(ref: ModelRef) -> Iterator[None]:
     except httpx2.TimeoutException:
         raise unavailable(ref, "it did not answer in time") from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise InvalidRequest(f"The URL of {ref.uri.partition('?')[0]} is malformed; check it.") from None
+        raise InvalidRequest(f"The URL of {ref} is malformed; check it.") from None
     except (httpx2.HTTPError, OSError) as error:
         raise connection_failed(ref, error) from None
 

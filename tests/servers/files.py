@@ -32,7 +32,7 @@ class Files(LoopServer):
     a number  that status, with `retry_after`            garbage   no HTTP at all
 
     `tags` switches ETags on and off, `dates` holds Last-Modified by path, `redirects` maps paths to URLs.
-    `requests` lists (path, headers).
+    `requests` lists (path, headers), `targets` what they asked for, query and all.
     """
 
     def __init__(self, files: Mapping[str, bytes] | None = None, host: str = "127.0.0.1") -> None:
@@ -46,6 +46,7 @@ class Files(LoopServer):
         self.dates: dict[str, str] = {}
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.targets: list[str] = []
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -66,6 +67,7 @@ class Files(LoopServer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             path = unquote(head[0].split(" ")[1].partition("?")[0])
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            self.targets.append(head[0].split(" ")[1])
             self.requests.append((path, headers))
             self.seen()
             await self._answer(writer, path, headers)
