@@ -35,6 +35,7 @@ from cached.daemon.threads import Threads, prefer_this_thread
 from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, ConfigError, InvalidRequest, StoreDegraded
 from cached.logs import configure
+from cached.undumpable import leave_no_core
 from cached.variables import ALPHABETS, cleaned
 
 log = logging.getLogger("cached.daemon")
@@ -48,6 +49,7 @@ _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "G
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises the CachedError that keeps it from starting."""
     configure(config.log_level)
+    leave_no_core()
     load_credentials()
     check_variables()
     asyncio.run(_serve(config))
