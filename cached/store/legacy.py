@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from cached.store.index import Index
+from cached.store.queries import hide_in_key
 from cached.store.seals import seal
+from cached.uris import display_name
 
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
 # Known, but when it was asked last is not sealed: it is asked again before it is believed.
@@ -39,12 +41,14 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
         old.text_factory = lambda text: text.decode(errors="replace")  # Such a row is not what its seal says.
         for identity, blob, sealed in _rows(old, "SELECT identity, blob, seal FROM identity"):
             if _true(sealed, identity, blob):
-                db.execute(_IDENTITY, (identity, blob, sealed, blob))
+                hidden = hide_in_key(identity)
+                db.execute(_IDENTITY, (hidden, blob, seal(hidden, blob), blob))
         for *named, access, sealed in _rows(
             old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"
         ):
             if _true(sealed, *named, access):
-                db.execute(_RESOLUTION, (*named, sealed, access, named[-1]))
+                named = [hide_in_key(named[0]), display_name(named[1]), *named[2:]]
+                db.execute(_RESOLUTION, (*named, seal(*named, access), access, named[-1]))
         return sum(_pin(db, *row) for row in _rows(old, "SELECT snapshot, until, uid FROM pin"))
 
 
