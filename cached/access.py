@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cached.model import Entry, Listing, ModelRef
+from cached.uris import AZURE_SCHEMES as AZURE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,6 @@ class Credentials:
         return bool(self.get("AWS_SESSION_TOKEN"))
 
 
-AZURE_SCHEMES = ("abfss", "azure", "abfs", "az")  # Spellings of one kind of source.
 _AZURE = (
     "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCOUNT_KEY",

@@ -13,6 +13,7 @@ from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenie
 from cached.lease import Lease, take
 from cached.model import Progress
 from cached.request import DEFAULTS, acquire_body
+from cached.uris import display_name
 from cached.wire import Ready, encode, parse_error, parse_progress, parse_ready
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Client:
             # A little longer than the caller wants to wait: a daemon that is alive speaks several times a second.
             connection.wait_at_most(self._wait(None if deadline is None else deadline + 1.0))
             if deadline is not None and time.monotonic() > deadline:
-                raise DaemonUnavailable(f"{uri} was not ready in time; the fetch goes on, so ask again.")
+                raise DaemonUnavailable(f"{display_name(uri)} was not ready in time; the fetch goes on, so ask again.")
         return line
 
     def _wait(self, deadline: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -83,6 +84,7 @@ class Config:
     engine: str = "auto"  # What fetches large files of the Hub: auto (our own) or hf_transfer.
     retries: int = 5  # Tries of one ranged read before the fill fails.
     protocols: tuple[str, ...] = ("hf", "s3", "gs")  # URI schemes that callers may name.
+    private_networks: tuple[str, ...] = ()  # Networks (10.0.0.0/8) that http(s) URIs of callers may lead to.
     file_roots: tuple[str, ...] = ()  # Folders below which file:// may read; empty refuses it.
     hub_endpoint: str = ""  # The Hub; empty means HF_ENDPOINT, else https://huggingface.co.
     s3_endpoint: str = ""  # S3 endpoint; empty means AWS_ENDPOINT_URL, else Amazon's.
@@ -127,7 +129,7 @@ class Config:
 
 
 _NAMES = [item.name for item in fields(Config)]
-_LISTS = ("roots", "own_credentials_for", "protocols", "file_roots")
+_LISTS = ("roots", "own_credentials_for", "protocols", "private_networks", "file_roots")
 _TABLES = ("budgets", "source_options")
 _TYPES = typing.get_type_hints(Config)
 
@@ -222,8 +224,18 @@ def _problem(config: Config) -> str | None:
         return "No root may lie within another; correct the setting 'roots'."
     if len(set(config.all_roots)) < len(config.all_roots):
         return "The setting 'roots' names a place twice."
+    if (odd := next((text for text in config.private_networks if not _is_network(text)), None)) is not None:
+        return f"The setting 'private_networks' must list networks such as '10.0.0.0/8' or 'fd12::/16', not {odd!r}."
     if config.scrub_rate < 1_000_000:
         return "The setting 'scrub_rate' must be at least 1MB; to switch scrubbing off set 'scrub_interval' to 0."
     if odd := next((prefix for prefix in config.budgets if "://" not in prefix), None):
         return f"A budget is for a URI prefix such as 's3://bucket/' or 'hf://org/', not {odd!r}."
     return None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

@@ -1,4 +1,9 @@
-"""Log lines: an event and its ids, as logfmt on stderr. The journal adds the time and the unit."""
+"""Log lines: an event and its ids, as logfmt on stderr. The journal adds the time and the unit.
+
+Names come from remotes and from other users. So nothing but printable text gets through: what steers a terminal, hides
+or turns the text around (control, format and bidirectional characters, line and paragraph separators, halves of
+surrogate pairs) is written as an escape, and no value begins a line.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,24 @@ class _Logfmt(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {"level": record.levelname.lower(), "event": record.getMessage()}
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        line = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = " ".join(f"{_quoted(name)}={_quoted(value)}" for name, value in fields.items())
+        traces = [self.formatException(record.exc_info)] if record.exc_info else []
+        traces += [record.stack_info] if record.stack_info else []
+        return "\n".join([line, *(f"  {escaped(each)}" for trace in traces for each in trace.split("\n"))])
 
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if text and all(char > " " and char not in '"=\x7f' for char in text) else json.dumps(text)
+    if text and text.isprintable() and not any(char in text for char in ' "='):
+        return text
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def escaped(text: str) -> str:
+    """`text` with escapes, as Python writes them, for what is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def configure(level: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cached.errors import InvalidRequest, ModelNotFound
 from cached.paths import check_paths
+from cached.uris import canonical, display_name, spoken, with_query
 
 PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; its XXH3-128 is stored with the blob.
 
@@ -59,9 +60,10 @@ class Digest(Plain):
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision in it.
+    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision and no secret in it.
 
-    `lean`: what an LLM engine does not read may be left out.
+    `lean`: what an LLM engine does not read may be left out. `query` is that of an http(s) URL, of which `uri` has the
+    hash: for the request alone, never to be remembered or shown.
     """
 
     uri: str
@@ -69,6 +71,7 @@ class ModelRef:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     lean: bool = False
+    query: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def parse(
@@ -83,22 +86,22 @@ class ModelRef:
         text = uri.strip()
         if not text or any(ord(char) < 33 or ord(char) == 127 for char in text):
             raise InvalidRequest(
-                f"{uri[:120]!r} is not a model URI: it is empty or holds blanks or control characters."
+                f"{spoken(uri)!r} is not a model URI: it is empty or holds blanks or control characters."
             )
         scheme, separator, place = text.partition("://")
         if not separator:
             scheme, place = "hf", text
         if not _SCHEME.match(scheme) or not place.strip("/"):
             raise InvalidRequest(
-                f"{uri[:120]!r} is not a model URI; try hf://org/name, s3://bucket/prefix or org/name."
+                f"{spoken(uri)!r} is not a model URI; try hf://org/name, s3://bucket/prefix or org/name."
             )
         if scheme == "hf":
             place, revision = _split_hub(uri, place, revision)
-        canonical = f"{scheme}://{place}" if scheme in ("file", "http", "https") else f"{scheme}://{place.strip('/')}"
+        named, query = canonical(scheme, place)
         patterns = tuple(sorted(set(include))), tuple(sorted(set(exclude)))
-        if revision is not None and not re.match(r"[\w./-]{1,255}\Z", revision):
-            raise InvalidRequest(f"{revision[:80]!r} is not a revision: give a branch, a tag or a commit.")
-        return cls(canonical, revision, *patterns, lean)
+        if revision is not None and not re.match(r"[\w./-]{1,255}\Z", revision, re.ASCII):
+            raise InvalidRequest(f"{spoken(revision)[:80]!r} is not a revision: give a branch, a tag or a commit.")
+        return cls(named, revision, *patterns, lean, query)
 
     @classmethod
     def from_key(cls, key: str) -> ModelRef:
@@ -143,18 +146,29 @@ class ModelRef:
         taken = not self.include or any(_matches(path, pattern) for pattern in self.include)
         return taken and not any(_matches(path, pattern) for pattern in self.exclude)
 
+    @property
+    def url(self) -> str:
+        """What is asked of an http(s) server. InvalidRequest where the query is not known any more."""
+        return with_query(self.uri, self.query)
+
     def __str__(self) -> str:
-        return f"{self.uri}@{self.revision}" if self.revision else self.uri
+        """The name for people."""
+        name = display_name(self.uri)
+        return f"{name}@{self.revision}" if self.revision else name
 
 
 def _split_hub(uri: str, place: str, revision: str | None) -> tuple[str, str | None]:
     name, _, inline = place.strip("/").partition("@")
     if not _HUB_NAME.match(name) or ".." in name or "--" in name:
-        raise InvalidRequest(f"{uri[:120]!r} is not a Hub repository; give hf://org/name or org/name, with @revision.")
+        raise InvalidRequest(
+            f"{spoken(uri)!r} is not a Hub repository; give hf://org/name or org/name, with @revision."
+        )
     if inline and revision and inline != revision:
-        raise InvalidRequest(f"{uri!r} names the revision {inline!r}, but {revision!r} was asked for; give one.")
+        raise InvalidRequest(
+            f"{name!r} is given with the revision {spoken(inline)!r}, but {spoken(revision)!r} was asked for; give one."
+        )
     if "@" in place and not inline:
-        raise InvalidRequest(f"{uri!r} ends in '@' with no revision after it.")
+        raise InvalidRequest(f"{spoken(uri)!r} ends in '@' with no revision after it.")
     return name, inline or revision
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cached.variables import cleaned
 from cached.wire import FORWARDED
 
 DEFAULTS: dict[str, Any] = {
@@ -54,12 +55,13 @@ def acquire_body(
 
 
 def credentials(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's own, for the source; the daemon keeps them in memory for this request only."""
+    """The caller's own, for the source; the daemon keeps them in memory for this request only. InvalidRequest where one
+    cannot be what it is called."""
     found = {name: environ[name] for name in FORWARDED if environ.get(name)}
     key_file = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if key_file:
         try:
             found["GOOGLE_APPLICATION_CREDENTIALS_JSON"] = Path(key_file).read_text()
-        except OSError:
+        except (OSError, ValueError):
             pass  # Google's own libraries will say so, if it matters to anyone.
-    return found
+    return cleaned(found)

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from cached import CachedError, InvalidRequest, ModelIncomplete, NotFound
+from cached.uris import display_name
 from serve_integration.acquiring import log
 from serve_integration.multiplexed import Held, HeldModel
 from serve_integration.reference import Reference
@@ -109,7 +110,9 @@ async def _take(model_id: str, uri: str, settings: Settings, take: Take) -> Held
             held.release()
             raise ModelIncomplete(f"there is no {CONFIG}.")
     except CachedError as error:
-        sentence = f"Cannot load the adapter {model_id} from {uri} through the model cache: {error.message}"
+        sentence = (
+            f"Cannot load the adapter {model_id} from {display_name(uri)} through the model cache: {error.message}"
+        )
         if isinstance(error, NotFound):
             sentence = f"{sentence.rstrip('.')}; check the name, or upload the whole adapter."
         raise type(error)(sentence) from error
@@ -119,8 +122,9 @@ async def _take(model_id: str, uri: str, settings: Settings, take: Take) -> Held
 def _line(adapter: Adapter, seconds: float) -> str:
     """The one line of a loaded adapter, as `name=value` pairs."""
     return (
-        f"cached: adapter={adapter.model_id} source={adapter.uri} path={adapter.path} digest={adapter.digest} "
-        f"revision={adapter.revision} {'hit' if adapter.hit else 'miss'} seconds={seconds:.4f} bytes={adapter.size}"
+        f"cached: adapter={adapter.model_id} source={display_name(adapter.uri)} path={adapter.path} "
+        f"digest={adapter.digest} revision={adapter.revision} {'hit' if adapter.hit else 'miss'} "
+        f"seconds={seconds:.4f} bytes={adapter.size}"
     )
 
 

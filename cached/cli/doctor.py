@@ -122,4 +122,4 @@ def _print(checks: Sequence[Check]) -> None:
     to_mend = [check for check in checks if check.mend]
     print("\nTo mend:" if to_mend else "\nNothing to mend.")
     for check in to_mend:
-        print(f"  {check.name}: {printable(check.mend)}")
+        print(f"  {printable(check.name)}: {printable(check.mend)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from cached.cli import options
 from cached.cli.output import (
@@ -66,7 +67,7 @@ def show(ref: options.Ref, as_json: options.Json = False, socket: options.Socket
     with it administrators alone are told: other users see when it was damaged, and no holders but themselves.
     """
     with options.connect(socket) as client:
-        answer = client.call("GET", f"/v1/snapshots/{ref}")
+        answer = client.call("GET", f"/v1/snapshots/{quote(ref, safe=':/@')}")
     gone = answer["state"] == "gone"
     if as_json:
         print_json(answer)

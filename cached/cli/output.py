@@ -85,7 +85,7 @@ def relative_time(value: str, now: datetime | None = None) -> str:
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """One line, so that the last line of stdout is always one whole document."""
-    print(json.dumps(value), flush=True)
+    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], empty: str = "") -> None:

@@ -18,8 +18,9 @@ def show_plan(body: dict[str, Any], as_json: bool, socket: Path | None) -> int:
         print_json(plan)
     else:
         name = text(plan["source"]).pretty
-        print(f"Would fetch {human_size(plan['fetch_bytes'])} of {human_size(plan['size'])} to {plan['root']}.")
+        root = text(plan["root"]).pretty
+        print(f"Would fetch {human_size(plan['fetch_bytes'])} of {human_size(plan['size'])} to {root}.")
         rows = [(digest(v["digest"]), text(v["source"]), size(v["size"]), text(v["reason"])) for v in plan["evict"]]
         print_table(("WOULD GO", "SOURCE", "SIZE", "WHY"), rows)
-        print(f"{name} would fit." if plan["fits"] else f"{name} would not fit: {plan['reason']}")
+        print(f"{name} would fit." if plan["fits"] else f"{name} would not fit: {text(plan['reason']).pretty}")
     return 0 if plan["fits"] else NoSpace.exit_code

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from cached.cli.output import human_size, printable
 from cached.model import Progress
+from cached.uris import display_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -80,7 +81,7 @@ class Lines(Silent):
     """A line on stderr at most every LINE_SECONDS, and none for what is done sooner."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = printable(name)
+        self._name = printable(display_name(name))
         self._clock = clock
         self._last = clock()
         self._rate = Rate(clock)
@@ -99,7 +100,7 @@ class Terminal(Silent):
     """A bar on stderr. It appears with the first progress, so that a hit draws nothing."""
 
     def __init__(self, name: str) -> None:
-        self._name = printable(name)
+        self._name = printable(display_name(name))
         self._rate = Rate()
         self._bar: Bar | None = None
         self._task: TaskID | None = None

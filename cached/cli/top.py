@@ -66,7 +66,7 @@ def _draw(look: Answer) -> None:
     status, rates = look["status"], look["per_second"]
     print(_CLEAR, end="")
     health = "healthy" if status["healthy"] else printable(f"NOT HEALTHY: {status['reason']}")
-    print(f"cached {status['version']}  {look['at']}  {health}")
+    print(f"cached {printable(str(status['version']))}  {look['at']}  {health}")
     print(
         f"{human_size(status['used'])} used, {human_size(status['reserved'])} reserved of {human_size(status['limit'])}"
         f"  ·  {status['snapshots']} snapshots, {status['damaged']} damaged  ·  {len(look['leases'])} leases"

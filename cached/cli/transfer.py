@@ -11,6 +11,7 @@ from cached.cli.output import print_json, warn
 from cached.cli.planning import show_plan
 from cached.cli.progress import display
 from cached.request import DEFAULTS, acquire_body
+from cached.uris import display_name
 from cached.wire import Ready
 
 SHOWN = ("path", "digest", "revision", "source", "size", "hit", "stale")
@@ -56,7 +57,10 @@ def pull(
             keep=keep,
         )
     if ready.stale:
-        warn(f"{uri}: the source did not answer, so this is revision {ready.revision}, the latest that the node knows.")
+        warn(
+            f"{display_name(uri)}: the source did not answer, so this is revision {ready.revision}, the latest that "
+            "the node knows."
+        )
     _print_ready(ready, as_json)
     return 0
 

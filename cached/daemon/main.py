@@ -33,8 +33,10 @@ from cached.daemon.notify import notify, watchdog
 from cached.daemon.space.disks import Disks
 from cached.daemon.threads import Threads, prefer_this_thread
 from cached.daemon.transfer.workers import Workers
-from cached.errors import CachedError, ConfigError, StoreDegraded
+from cached.errors import CachedError, ConfigError, InvalidRequest, StoreDegraded
 from cached.logs import configure
+from cached.undumpable import leave_no_core
+from cached.variables import ALPHABETS, cleaned
 
 log = logging.getLogger("cached.daemon")
 
@@ -47,7 +49,9 @@ _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "G
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises the CachedError that keeps it from starting."""
     configure(config.log_level)
+    leave_no_core()
     load_credentials()
+    check_variables()
     asyncio.run(_serve(config))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -62,10 +66,20 @@ def load_credentials() -> None:
         return
     token = Path(folder, "hf_token")
     if token.exists():
-        os.environ["HF_TOKEN"] = token.read_text().strip()
+        os.environ["HF_TOKEN"] = token.read_text(errors="replace")
     for name, variable in _CREDENTIALS.items():
         if Path(folder, name).exists():
             os.environ[variable] = str(Path(folder, name))
+
+
+def check_variables() -> None:
+    """The daemon's own credentials, by the rules of everybody's. ConfigError names the one that is none."""
+    try:
+        found = cleaned(os.environ)
+    except InvalidRequest as error:
+        raise ConfigError(error.message) from None
+    for name in ALPHABETS.keys() & os.environ.keys():
+        os.environ[name] = found.get(name, "")
 
 
 async def _serve(config: Config) -> None:

@@ -127,6 +127,7 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
             connection_timeout=10,
             read_timeout=timeout,
             max_single_get_size=256 << 20,  # A range is one request.
+            permit_redirects=False,  # Azure sends nobody elsewhere, and the library would go without a check.
         )
         # With a connection string, which do_connect leaves aside, adlfs looks for no credentials of its own.
         super().__init__(account_name=account, connection_string="given", anon=True, use_listings_cache=False)

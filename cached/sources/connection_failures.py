@@ -21,6 +21,7 @@ _KEYS = "the AWS credentials for it could not be fetched"
 # By name: the libraries whose classes these are take a while to import, and not all of them are installed.
 _NAMES = {
     "BadStatusLine": _NO_HTTP,
+    "SentElsewhere": "it redirects to another place, which S3 does not",
     "HttpProcessingError": _NO_HTTP,
     "RemoteProtocolError": "the answer broke off, or is not HTTP",
     "ClientPayloadError": _CUT,

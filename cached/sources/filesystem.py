@@ -44,6 +44,8 @@ class FilesystemSource:
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
         self._lend(ref, credentials)
+        with filesystem_errors(ref):
+            self._check_host(ref)
         root, found = self.call(ref, timeout, lambda fs: _find(fs, ref.uri))
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         return Listing(ref, f"{self._protocol}://{self._where()}{root}", listing_revision(entries), entries)
@@ -92,6 +94,15 @@ class FilesystemSource:
                 if not future.done():
                     self._abandon(turn)
                 raise
+
+    def _check_host(self, ref: ModelRef) -> None:
+        """InvalidRequest where the URI names another host than the operator: no caller chooses whom to ask."""
+        host = fsspec.get_filesystem_class(self._protocol)._get_kwargs_from_urls(ref.uri).get("host")
+        if host and host != self._options.get("host"):
+            raise InvalidRequest(
+                f"{spoken(ref)} names a host, and which is asked is for the setting 'source_options' to say; ask the "
+                "operator."
+            )
 
     def _abandon(self, turn: threading.Lock) -> None:
         with self._lock:

@@ -31,6 +31,18 @@ from cached.sources.web import Web
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
+# Others name hosts (universe_domain), or become headers of every request (trust_boundary, quota_project_id).
+_ACCOUNT = (
+    "type",
+    "project_id",
+    "private_key_id",
+    "private_key",
+    "client_email",
+    "client_id",
+    "client_secret",
+    "refresh_token",
+    "token_uri",
+)
 _TOKEN_HOSTS = ("https://oauth2.googleapis.com/token", "https://accounts.google.com/o/oauth2/token")
 
 
@@ -212,4 +224,4 @@ def _service_account(text: str) -> Mapping[str, Any]:
         raise InvalidRequest("GOOGLE_APPLICATION_CREDENTIALS_JSON is not the key of a service account or a user.")
     if account.get("token_uri", _TOKEN_HOSTS[0]) not in _TOKEN_HOSTS:
         raise InvalidRequest("GOOGLE_APPLICATION_CREDENTIALS_JSON names a token_uri that is not Google's.")
-    return account
+    return {name: account[name] for name in _ACCOUNT if name in account}

@@ -13,7 +13,7 @@ from cached.errors import CachedError, SourceError
 from cached.model import Entry, ModelRef
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
-from cached.sources.web import Judge, Web
+from cached.sources.web import Judge, Web, owner_of
 
 if TYPE_CHECKING:
     import gcsfs  # At run time `gcs` imports it, with care.
@@ -67,7 +67,8 @@ class GcsReader:
         if not length or self._compressed:
             return False
         span = Span(self._name, offset, length, self._entry.size)
-        request = Request.of(self._media, {**authorization(self._client, self._ref), "Accept-Encoding": "gzip"})
+        private = authorization(self._client, self._ref)
+        request = Request.of(self._media, {**private, "Accept-Encoding": "gzip"}, owner_of(private))
         with lane_errors(self._ref):
             return self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
 

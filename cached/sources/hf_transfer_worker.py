@@ -14,11 +14,13 @@ import sys
 import hf_transfer
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 
 
 def main() -> int:
     # Nobody would be left to stop it, and the file may get its final name while it still writes.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # Nobody's core is to hold the link; the limit came with the fork.
     asked = json.load(sys.stdin)
     if os.getppid() != asked.pop("parent"):
         return 1

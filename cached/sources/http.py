@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote, urlsplit
 
 import httpx2
@@ -10,11 +11,12 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef, listing_revision
-from cached.sources.addresses import check_url
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, proving, spoken, unavailable
 from cached.sources.web import Web, web_errors, wire_url
+
+_STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, less what is not ASCII.
 
 TRIES = 2  # Answers in a row that were not for the fast lane, after which the file is left to `read`.
 
@@ -28,10 +30,7 @@ class HttpSource:
         self._read_timeout = float(config.read_timeout)
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        parts = urlsplit(wire_url(ref.uri))
-        name = unquote(parts.path.rpartition("/")[2])
-        if parts.username is not None or parts.password is not None:
-            raise InvalidRequest("Passwords do not belong into a URI; use a source that takes credentials.")
+        name = unquote(urlsplit(wire_url(ref.url)).path.rpartition("/")[2])
         if not name:
             raise InvalidRequest(f"{spoken(ref)} names no file; give the URL of one model file.")
         size, version = probe(self._web, ref, timeout)
@@ -60,7 +59,7 @@ class HttpReader:
 
     def __init__(self, web: Web, lanes: Lanes, ref: ModelRef, entry: Entry, timeout: float) -> None:
         self._web, self._lanes, self._ref, self._entry, self._timeout = web, lanes, ref, entry, timeout
-        self._link: str | None = wire_url(ref.uri)  # For the fast lane: where the last redirect led to.
+        self._link: str | None = wire_url(ref.url)  # For the fast lane: where the last redirect led to.
         self._tries = TRIES
 
     def read(self, offset: int, length: int) -> bytes:
@@ -69,7 +68,7 @@ class HttpReader:
         data, link = self._web.read(
             self._ref,
             Span(spoken(self._ref), offset, length, self._entry.size),
-            self._ref.uri,
+            self._ref.url,
             timeout=self._timeout,
             judge=self._judge,
             headers=self._pin(),
@@ -84,10 +83,11 @@ class HttpReader:
         link = self._link
         if not length or link is None:
             return False
-        check_url(link)
+        addresses = self._web.addresses
+        addresses.check_url(link)
         span = Span(spoken(self._ref), offset, length, self._entry.size)
         with lane_errors(self._ref):
-            request = Request.of(link, self._pin(), check_peer=True)
+            request = Request.of(link, self._pin(), None, addresses.check)
             done = self._lanes.stream(request, span, self._timeout, self._judge_lane, sink)
         if done:
             self._tries = TRIES
@@ -97,15 +97,16 @@ class HttpReader:
         return done
 
     def _pin(self) -> dict[str, str]:
-        """Weak ETags never match, by the standard; they are compared with the answer's all the same."""
-        return {"If-Match": self._entry.version} if self._entry.version.startswith('"') else {}
+        """Weak ETags never match, by the standard; they are compared with the answer's all the same, and so are those
+        that no header may hold."""
+        return {"If-Match": self._entry.version} if _STRONG.match(self._entry.version) else {}
 
     def _judge_lane(self, answer: Answer) -> bool:
         said = answer.headers.get("etag") or answer.headers.get("last-modified") or "unversioned"
         return said == self._entry.version
 
     def recheck(self, resumed: bool = False) -> None:
-        if not self._entry.version.startswith('"') and probe(self._web, self._ref, self._timeout) != (
+        if not _STRONG.match(self._entry.version) and probe(self._web, self._ref, self._timeout) != (
             self._entry.size,
             self._entry.version,
         ):
@@ -127,7 +128,7 @@ def probe(web: Web, ref: ModelRef, timeout: float) -> tuple[int, str]:
     headers = {"Range": "bytes=0-0"}
     with (
         web_errors(ref),
-        web.request("GET", ref.uri, timeout=timeout, headers=headers, trusted=False) as response,
+        web.request("GET", ref.url, timeout=timeout, headers=headers, trusted=False) as response,
     ):
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if response.status_code == 200 and not total:

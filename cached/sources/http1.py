@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
+import select
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from cached.errors import InvalidRequest
 
 MAX_HEAD = 64 << 10
 MAX_LINE = 4 << 10
@@ -23,6 +26,8 @@ CONNECT_TIMEOUT = 10.0
 _CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}\Z")
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_PLACE = re.compile(r"[!-~]+\Z")
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\t"
 
 
 class MalformedAnswer(ConnectionError):
@@ -58,6 +63,8 @@ class Connection:
                 raw.settimeout(None)
                 self._whole = socket.MSG_WAITALL
             self._socket = raw
+            self._poll = select.poll()  # select() itself ends at descriptor 1023.
+            self._poll.register(raw, select.POLLIN)
             self.within(timeout)
         except BaseException:
             raw.close()
@@ -82,12 +89,11 @@ class Connection:
         self._socket.close()
 
     def ask(self, method: str, target: str, host: str, headers: Mapping[str, str]) -> Answer:
-        """Send the request, read the head. ConnectionError when the remote ends it, TimeoutError when it is silent."""
-        fields = [f"{name}: {value}" for name, value in headers.items()]
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *fields]
-        request = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        if request.count(b"\r\n") != len(lines) + 1 or b"\0" in request:
-            raise MalformedAnswer("a header that would break out of its line")
+        """Send the request, read the head. ConnectionError when the remote ends it, TimeoutError when it is silent.
+
+        InvalidRequest, and nothing is sent, where a value holds what could end its line.
+        """
+        request = head(method, target, host, headers)
         try:
             self._socket.sendall(request)
             deadline = time.monotonic() + self._timeout  # Of the whole head: bytes that trickle are no answer.
@@ -159,6 +165,13 @@ class Connection:
         return line
 
     @property
+    def disturbed(self) -> bool:
+        """Whether an idle connection is good for nothing: closed by the server, or it said what nobody asked for."""
+        if self._rest or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
+        return bool(self._poll.poll(0))
+
+    @property
     def overrun(self) -> bool:
         """Whether bytes are left that no answer accounts for, once the body has been read."""
         return len(self._rest) > 0
@@ -182,6 +195,36 @@ class Connection:
             raise TimeoutError("no end of announcements")
         self._rest = memoryview(buffer)[end + 4 : got]
         return _parse(buffer[:end].decode("latin-1"))
+
+
+def head(method: str, target: str, host: str, headers: Mapping[str, str]) -> bytes:
+    """The request's head, ready to be sent. InvalidRequest unless it has the form of one, in visible ASCII and blanks.
+
+    Of the controls and of bytes beyond ASCII, RFC 9110 (section 5.5) allows some. But many servers take a bare LF, and
+    some a bare CR or a NUL, for the end of a line, and what follows for a request of its own. Thousands of small files
+    have thousands of heads: so each is looked at as a whole.
+    """
+    values = list(headers.values())
+    fits = (
+        not "".join([target, *values]).encode("utf-8", "surrogatepass").translate(None, _PLAIN)
+        and target
+        and " " not in target
+        and "\t" not in target
+        and [value.strip(" \t") for value in values] == values
+        and _are_names(method, host, *headers)
+    )
+    if not fits:
+        raise InvalidRequest(
+            "The request holds a character that belongs in no header and no address; check the URI and the credentials."
+        )
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode()
+
+
+@functools.lru_cache(maxsize=256)
+def _are_names(method: str, host: str, *names: str) -> bool:
+    """The same few come with every request."""
+    return all(map(_TOKEN.match, (method, *names))) and _PLACE.match(host) is not None
 
 
 def _parse(head: str) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,12 +12,11 @@ from pathlib import Path
 import httpx2
 
 from cached.model import Entry, Listing
-from cached.sources.addresses import check_url
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, spoken, unavailable
-from cached.sources.web import Judge, Web, next_url, origin, web_errors
+from cached.sources.web import Judge, Web, next_url, origin, owner_of, web_errors
 
 _EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
 
@@ -81,9 +81,10 @@ class HubReader:
         span = Span(self._name, offset, length, self._entry.size)
         link = self._link or (self._find_link() if large else self._url)
         home = self._is_home(link)
-        if not home:
-            check_url(link)
-        request = Request.of(link, self._private if home else {}, check_peer=not home)
+        if home:
+            request = Request.of(link, self._private, owner_of(self._private))
+        else:
+            request = Request.of(link, {}, owner_of(self._private), self._check_away(link))
         with lane_errors(self._ref):
             judge = self._judge_lane if home else _accept
             return self._transport.lanes.stream(request, span, self._timeout, judge, sink)
@@ -99,7 +100,7 @@ class HubReader:
             if self._private:
                 return False
         else:
-            check_url(link)
+            self._check_away(link)
         self._link = None  # Should it run out on the way, the next try finds another.
         self._transport.engine.fetch(self._ref, link, path, progress)
         return True
@@ -111,6 +112,13 @@ class HubReader:
 
     def _is_home(self, url: str) -> bool:
         return origin(url) == origin(self._url)
+
+    def _check_away(self, link: str) -> Callable[[str], None]:
+        """InvalidRequest where a link that leaves the Hub leads where it must not; the check of what it reaches."""
+        addresses = self._transport.web.addresses
+        near = addresses.near(self._url)
+        addresses.check_url(link, near)
+        return functools.partial(addresses.check, near=near)
 
     def _find_link(self) -> str:
         """Where the Hub sends those who may read the file; on the Hub itself where it sends nobody elsewhere.
@@ -142,9 +150,17 @@ class HubReader:
 
     def _get(self, span: Span, url: str, judge: Judge) -> bytes:
         home = self._is_home(url)
-        private = self._private if home else None
-        data, _ = self._transport.web.read(
-            self._ref, span, url, timeout=self._timeout, judge=judge, private=private, trusted=home, hop=self._judge_hop
+        web = self._transport.web
+        data, _ = web.read(
+            self._ref,
+            span,
+            url,
+            timeout=self._timeout,
+            judge=judge,
+            private=self._private if home else None,
+            trusted=home,
+            near=not home and web.addresses.near(self._url),
+            hop=self._judge_hop,
         )
         return data
 

@@ -11,23 +11,21 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from cached.model import ModelRef
-from cached.sources.addresses import check_address
 from cached.sources.connection_failures import connection_failed
 from cached.sources.http1 import Answer, Connection, MalformedAnswer
+from cached.sources.idle import Idle
 from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
 __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
 
 SLICE = 512 * 1024  # Small enough to be hashed and written while it is still in the core's cache.
 LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
-KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
-KEPT = 64  # Idle connections per origin.
 
 MAX_TEXT = 64 << 20
 
@@ -42,21 +40,30 @@ Judge = Callable[[Answer], bool]
 class Request:
     """What a source signed: a URL and the headers that pin the version, the Range aside. A GET, if it signed no other.
 
-    `place` is the URL's host, and port if it says one; `target` its path and query. `check_peer` refuses addresses that
+    `place` is the URL's host, and port if it says one; `target` its path and query. `owner` stands for the credentials
+    for which it is made, None for nobody's: connections are kept apart by it. `check_peer` raises on addresses that
     no caller and no redirect may lead to.
     """
 
     scheme: str
     place: str
-    target: str
-    headers: Mapping[str, str]
-    check_peer: bool = False
+    target: str = field(repr=False)  # It may be signed.
+    headers: Mapping[str, str] = field(repr=False)
+    owner: Hashable = field(repr=False)
+    check_peer: Callable[[str], None] | None = None
 
     @classmethod
-    def of(cls, url: str, headers: Mapping[str, str], *, check_peer: bool = False) -> Request:
+    def of(
+        cls, url: str, headers: Mapping[str, str], owner: Hashable, check_peer: Callable[[str], None] | None = None
+    ) -> Request:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(parts.scheme, parts.netloc.rpartition("@")[2], target, headers, check_peer)
+        return cls(parts.scheme, parts.netloc.rpartition("@")[2], target, headers, owner, check_peer)
+
+    @property
+    def way(self) -> Hashable:
+        """What a connection must have been used for to be used for this."""
+        return self.scheme, self.place, self.owner
 
 
 class Throttled(OSError):
@@ -99,8 +106,7 @@ class Lanes:
     """Kept connections by origin. Threads take one and give it back."""
 
     def __init__(self) -> None:
-        self._idle: dict[tuple[str, str], list[tuple[float, Connection]]] = {}
-        self._lock = threading.Lock()
+        self._idle = Idle()
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
         self._buffers = threading.local()
@@ -167,11 +173,7 @@ class Lanes:
         return answer.status == 200 and judge(answer)
 
     def close(self) -> None:
-        with self._lock:
-            idle = [connection for kept in self._idle.values() for _, connection in kept]
-            self._idle.clear()
-        for connection in idle:
-            connection.close()
+        self._idle.close()
 
     def _behind_proxy(self, request: Request) -> bool:
         """Proxies are for the full clients."""
@@ -187,7 +189,7 @@ class Lanes:
             connection, fresh = self._connection(request, timeout)
             try:
                 if request.check_peer:
-                    check_address(connection.peer)
+                    request.check_peer(connection.peer)
                 return connection, connection.ask(method, request.target, request.place, headers)
             except ConnectionError:
                 connection.close()
@@ -199,29 +201,17 @@ class Lanes:
 
     def _connection(self, request: Request, timeout: float) -> tuple[Connection, bool]:
         """A kept connection or a new one, and whether it is new."""
-        stale: list[Connection] = []
-        try:
-            with self._lock:
-                kept = self._idle.get((request.scheme, request.place), [])
-                while kept:
-                    since, connection = kept.pop()
-                    if time.monotonic() - since < KEPT_SECONDS:
-                        connection.within(timeout)
-                        return connection, False
-                    stale.append(connection)
-        finally:
-            for connection in stale:
-                connection.close()
+        kept = self._idle.take(request.way)
+        if kept is not None:
+            kept.within(timeout)
+            return kept, False
         return Connection(request.scheme, *_host_port(request), timeout, self._tls), True
 
     def _give_back(self, request: Request, connection: Connection, kept: bool) -> None:
         if kept:
-            with self._lock:
-                idle = self._idle.setdefault((request.scheme, request.place), [])
-                if len(idle) < KEPT:
-                    idle.append((time.monotonic(), connection))
-                    return
-        connection.close()
+            self._idle.give(request.way, connection)
+        else:
+            connection.close()
 
     def _body(self, connection: Connection, span: Span, timeout: float, sink: Sink) -> None:
         view = self._buffer()

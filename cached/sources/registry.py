@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("cached.sources")
 
 
+# Of fsspec: their paths are URLs of any protocol, or of files that no setting has opened.
+_WRAPPERS = frozenset({"generic", "async_wrapper", "asyncwrapper", "asynclocal", "dir", "cached"}) | {
+    *("blockcache", "filecache", "simplecache", "reference", "zip", "tar", "libarchive", "git", "dask"),
+}
+
+
 class _Closable(Source, Protocol):
     def close(self) -> None: ...
 
@@ -42,6 +48,8 @@ class Registry:
             raise InvalidRequest(
                 f"The scheme of {scheme}:// is not allowed here; the setting 'protocols' has: {allowed}."
             )
+        if scheme in _WRAPPERS:
+            raise InvalidRequest(f"{scheme}:// reads what other protocols name, past their rules; name those.")
         with self._lock:
             if scheme not in self._sources:
                 self._sources[scheme] = self._make(scheme)
@@ -132,8 +140,9 @@ class Registry:
         return FilesystemSource(self._config, scheme)
 
     def _shared_web(self) -> Web:
+        from cached.sources.addresses import Addresses
         from cached.sources.web import Web
 
         if self._web is None:
-            self._web = Web(self._config.connections)
+            self._web = Web(self._config.connections, Addresses(self._config.private_networks))
         return self._web

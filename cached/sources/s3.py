@@ -21,7 +21,7 @@ from cached.sources.s3_listing import S3Pages
 from cached.sources.s3_place import endpoint_of
 from cached.sources.s3_principal import Principals
 from cached.sources.s3_reader import S3Reader
-from cached.sources.s3_session import new_session
+from cached.sources.s3_session import Staying, new_session
 from cached.sources.s3_signer import S3Signer
 from cached.sources.sigv4 import Keys
 from cached.sources.transfer import changed, proving, spoken
@@ -134,6 +134,7 @@ class S3Source:
                 "read_timeout": float(config.read_timeout),
                 "retries": {"total_max_attempts": 1},
                 "max_pool_connections": config.connections + 4,
+                "http_session_cls": Staying,
                 # Whole-object checksums say nothing about ranges, and many S3 servers do not know them.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",

@@ -57,7 +57,8 @@ class Principals:
         path = f"{parts.path.rstrip('/')}/"
         signed = signed_headers(keys, region, parts.netloc, path, _QUERY, {}, datetime.now(UTC), service="sts")
         try:
-            said = self._lanes.text(Request(parts.scheme, parts.netloc, f"{path}?{urlencode(_QUERY)}", signed), timeout)
+            request = Request(parts.scheme, parts.netloc, f"{path}?{urlencode(_QUERY)}", signed, keys)
+            said = self._lanes.text(request, timeout)
             return _name(said[1]) if said else None
         except (OSError, ElementTree.ParseError):
             return None

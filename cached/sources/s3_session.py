@@ -9,7 +9,9 @@ import contextlib
 from typing import Any
 
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from aiohttp import ClientError
 from botocore.loaders import Loader, create_loader  # type: ignore[import-untyped]
 
 _loader: Loader = create_loader()
@@ -42,6 +44,32 @@ async def _rehearse() -> None:
         config=AioConfig(defaults_mode="legacy"),  # Another mode may ask the machine's metadata for its region.
     ):
         pass
+
+
+class Staying(AIOHTTPSession):  # type: ignore[misc]
+    """An HTTP session that follows no redirect: aiohttp would go anywhere, and take a session token along.
+
+    botocore itself knows what S3 means by a redirect, and asks in the region that it names.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> _Unredirected:
+        return _Unredirected(await super()._get_session(proxy_url))
+
+
+class SentElsewhere(ClientError):
+    """What answers for S3 redirects, and not to a region."""
+
+
+class _Unredirected:
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> Any:
+        answer = await self._session.request(method, **{**options, "allow_redirects": False})
+        if 300 <= answer.status < 400 and answer.status != 304 and "x-amz-bucket-region" not in answer.headers:
+            answer.close()
+            raise SentElsewhere  # botocore would ask for the region in the same place, and so on without end.
+        return answer
 
 
 def new_session(profile: str | None) -> AioSession:

@@ -43,7 +43,7 @@ class S3Signer:
         if keys is not None:
             now = datetime.now(UTC)
             headers = signed_headers(keys, self.region, self._host, path, query, headers, now, method=method)
-        return Request(self._scheme, self._host, target, headers)
+        return Request(self._scheme, self._host, target, headers, keys)
 
     @property
     def where(self) -> str:

@@ -17,8 +17,8 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)\s*\Z", re.IGNORECASE)
 
 
 def spoken(ref: ModelRef) -> str:
-    """The ref as messages name it: without a query string, which may hold a signature."""
-    return ModelRef(ref.uri.partition("?")[0], ref.revision).__str__()
+    """The ref as messages name it."""
+    return str(ref)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -14,9 +13,11 @@ import httpx2
 
 from cached.errors import InvalidRequest, SourceUnavailable
 from cached.model import ModelRef
-from cached.sources.addresses import check_address, check_url
+from cached.sources.addresses import Addresses
+from cached.sources.clients import Clients
 from cached.sources.connection_failures import connection_failed
-from cached.sources.patience import bounded, head_within
+from cached.sources.http1 import head
+from cached.sources.patience import head_within
 from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
 
 MAX_REDIRECTS = 10
@@ -44,20 +45,17 @@ def wire_url(url: str) -> str:
         raise InvalidRequest("A source leads to a malformed URL; nothing was fetched from there.") from None
 
 
+def owner_of(private: Mapping[str, str]) -> Hashable:
+    """What stands for whose credentials these headers are; None for nobody's."""
+    return tuple(sorted(private.items())) or None
+
+
 class Web:
     """Shared by sources and threads. `private` headers (tokens) go to the first URL's origin and nowhere else."""
 
-    def __init__(self, connections: int) -> None:
-        self._client = bounded(
-            httpx2.Client(
-                follow_redirects=False,
-                timeout=None,
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections + 4),
-                headers={"User-Agent": "cached", "Accept-Encoding": "identity"},
-                # One caller's session must never ride on another caller's request.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-        )
+    def __init__(self, connections: int, addresses: Addresses | None = None) -> None:
+        self.addresses = addresses or Addresses()
+        self.clients = Clients(connections)
 
     @contextmanager
     def request(
@@ -69,23 +67,42 @@ class Web:
         headers: Mapping[str, str] | None = None,
         private: Mapping[str, str] | None = None,
         trusted: bool = True,
+        near: bool = False,
         hop: Judge | None = None,
     ) -> Iterator[httpx2.Response]:
         """The final answer, its body not yet read. `hop` sees each redirect before it is followed.
 
-        `trusted` says that the operator, not a caller, chose the first URL's host. InvalidRequest when the way leads
-        to an address that may not be asked.
+        `trusted` says that the operator, not a caller, chose the first URL's host; `near`, that it may be in a private
+        network all the same. InvalidRequest when the way leads to an address that may not be asked.
         """
-        home, target, secrets = origin(url), url, dict(private or {})
+        url = wire_url(url)  # What is checked is what is sent: two parsers may see two hosts in one URL.
+        with self.clients.of(owner_of(private or {})) as client:
+            yield from self._walk(client, method, url, timeout, headers or {}, dict(private or {}), trusted, near, hop)
+
+    def _walk(
+        self,
+        client: httpx2.Client,
+        method: str,
+        url: str,
+        timeout: float,
+        headers: Mapping[str, str],
+        secrets: Mapping[str, str],
+        trusted: bool,
+        near: bool,
+        hop: Judge | None,
+    ) -> Iterator[httpx2.Response]:
+        home, target = origin(url), url
         for _ in range(MAX_REDIRECTS):
-            if not trusted or origin(target) != home:
-                check_url(target)
+            checked = not trusted or origin(target) != home
+            if checked:
+                near = near or (trusted and self.addresses.near(url))
+                self.addresses.check_url(target, near)
             if origin(target) != home:
                 secrets = {}  # For good: not even a redirect back gets them again.
-            response = self._send(method, target, {**(headers or {}), **secrets}, timeout)
+            response = _send(client, method, target, {**headers, **secrets}, timeout)
             try:
-                if not trusted or origin(target) != home:
-                    _check_peer(response)
+                if checked and _is_direct(client, target):
+                    self.addresses.check(_peer(response), near)
                 if not response.has_redirect_location:
                     yield response
                     return
@@ -95,13 +112,6 @@ class Web:
             finally:
                 response.close()
         raise SourceUnavailable("A source redirects in a loop; try again later.")
-
-    def _send(self, method: str, url: str, headers: Mapping[str, str], timeout: float) -> httpx2.Response:
-        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        with head_within(timeout):
-            return self._client.send(
-                self._client.build_request(method, url, headers=headers, timeout=limits), stream=True
-            )
 
     def json(
         self,
@@ -132,6 +142,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
         private: Mapping[str, str] | None = None,
         trusted: bool = True,
+        near: bool = False,
         hop: Judge | None = None,
         stored_encoding: bool = False,
     ) -> tuple[bytes, str]:
@@ -141,7 +152,13 @@ class Web:
         """
         deadline = time.monotonic() + timeout
         sent = {**(headers or {}), "Range": span.header}
-        arguments: dict[str, Any] = {"headers": sent, "private": private, "trusted": trusted, "hop": hop}
+        arguments: dict[str, Any] = {
+            "headers": sent,
+            "private": private,
+            "trusted": trusted,
+            "near": near,
+            "hop": hop,
+        }
         with web_errors(ref), self.request("GET", url, timeout=timeout, **arguments) as response:
             if response.status_code not in (200, 206):
                 _whole(response, ref, deadline)  # Judges look at the body of a failure.
@@ -165,7 +182,7 @@ class Web:
             return collector.bytes(), str(response.url)
 
     def close(self) -> None:
-        self._client.close()
+        self.clients.close()
 
 
 @contextmanager
@@ -177,7 +194,7 @@ def web_errors(ref: ModelRef) -> Iterator[None]:
         # Of a client without a bound on connections: nobody waits here for one of ours.
         raise unavailable(ref, "it did not answer in time", seen=not isinstance(error, httpx2.PoolTimeout)) from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise InvalidRequest(f"The URL of {ref.uri.partition('?')[0]} is malformed; check it.") from None
+        raise InvalidRequest(f"The URL of {ref} is malformed; check it.") from None
     except (httpx2.HTTPError, OSError) as error:
         raise connection_failed(ref, error) from None
 
@@ -208,9 +225,19 @@ def next_url(url: str, location: str) -> str:
     return target
 
 
-def _check_peer(response: httpx2.Response) -> None:
+def _send(client: httpx2.Client, method: str, url: str, headers: Mapping[str, str], timeout: float) -> httpx2.Response:
+    limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+    request = client.build_request(method, url, headers=headers, timeout=limits)
+    head(method, request.url.raw_path.decode("latin-1"), request.url.netloc.decode("latin-1"), request.headers)
+    with head_within(timeout):
+        return client.send(request, stream=True)
+
+
+def _is_direct(client: httpx2.Client, url: str) -> bool:
+    """Whether no proxy is asked for it: the connection's peer would be that proxy, which the operator has chosen."""
+    return client._transport_for_url(httpx2.URL(url)) is client._transport
+
+
+def _peer(response: httpx2.Response) -> str:
     """What the connection really reached: a name may resolve differently from one moment to the next."""
-    stream = response.extensions.get("network_stream")
-    address = stream.get_extra_info("server_addr") if stream is not None else None
-    if address:
-        check_address(str(address[0]))
+    return str(response.extensions["network_stream"].get_extra_info("server_addr")[0])

@@ -12,7 +12,9 @@ from urllib.parse import quote
 from cached.access import Access
 from cached.store.index import Index
 from cached.store.names import ALL, LEGACY, OWN, whose
+from cached.store.queries import hide_in_key
 from cached.store.seals import seal
+from cached.uris import display_name
 
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
 # Known, but when it was asked last is not sealed: it is asked again before it is believed.
@@ -41,29 +43,30 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
         old.text_factory = lambda text: text.decode(errors="replace")  # Such a row is not what its seal says.
         for identity, blob, sealed in _rows(old, "SELECT identity, blob, seal FROM identity"):
             if _true(sealed, identity, blob):
-                db.execute(_IDENTITY, (identity, blob, sealed, blob))
-        for named, sealed in _resolutions(old):
-            db.execute(_RESOLUTION, (*named, sealed, named[4]))
-            if named[1] != LEGACY:
-                db.execute("DELETE FROM resolution WHERE ref = ? AND who = ?", (named[0], LEGACY))
+                hidden = hide_in_key(identity)
+                db.execute(_IDENTITY, (hidden, blob, seal(hidden, blob), blob))
+        for named in _resolutions(old):
+            ref, who, source, *rest = named
+            plain = hide_in_key(ref), who, display_name(source), *rest
+            db.execute(_RESOLUTION, (*plain, seal(*plain), rest[1]))
+            if who != LEGACY:
+                db.execute("DELETE FROM resolution WHERE ref = ? AND who = ?", (plain[0], LEGACY))
         return sum(_pin(db, *row) for row in _rows(old, "SELECT snapshot, until, uid FROM pin"))
 
 
-def _resolutions(old: sqlite3.Connection) -> Iterator[tuple[tuple[str, ...], int]]:
-    """What its rows say truly (ref, who, source, revision, snapshot, access), and the seal of that. The key of the
-    hashes that stand for credentials is lost with it, and rows of a former release do not say whose they are."""
+def _resolutions(old: sqlite3.Connection) -> Iterator[tuple[str, ...]]:
+    """What its rows say truly (ref, who, source, revision, snapshot, access). The key of the hashes that stand for
+    credentials is lost with it, and rows of a former release do not say whose they are."""
     for *named, sealed in _rows(old, "SELECT ref, who, source, revision, snapshot, access, seal FROM resolution"):
         if _true(sealed, *named):
             ref, who, *rest = named
-            plain = ref, who if who in (ALL, OWN) else LEGACY, *rest
-            yield plain, seal(*plain)
+            yield ref, who if who in (ALL, OWN) else LEGACY, *rest
     if any(column[1] == "who" for column in _rows(old, "PRAGMA table_info(resolution)")):
         return
     for *named, text, sealed in _rows(old, "SELECT ref, source, revision, snapshot, access, seal FROM resolution"):
         if _true(sealed, *named, text):
             access = Access.parse(text)
-            plain = named[0], whose(access), *named[1:], str(access)
-            yield plain, seal(*plain)
+            yield named[0], whose(access), *named[1:], str(access)
 
 
 def _true(sealed: object, *texts: object) -> bool:

@@ -19,6 +19,7 @@ from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
 from cached.store.making_whole import MakingWhole
+from cached.store.queries import hide_in_origin
 from cached.store.recheck import Recheck
 from cached.store.recovered import Recovered
 from cached.store.snapshots import Snapshots
@@ -126,12 +127,20 @@ class _Start:
         """Its manifest, be it written again from what its directory proves."""
         found = glance(f"{self.layout.snapshots}/{digest.hex}.json", digest.hex)
         if found is not None:
-            return found
+            return self._without_query(digest, found)
         read = self.snapshots.read(digest)
         if read is None and (origin := following.origin(digest.hex)):
             manifest = whole.manifest(digest, origin)
             read = (manifest, origin) if manifest else None
         return Glance.of(*read) if read else None
+
+    def _without_query(self, digest: Digest, found: Glance) -> Glance:
+        origin = hide_in_origin(found.origin)
+        read = self.snapshots.read(digest) if origin != found.origin else None
+        if read is None:
+            return found
+        self.snapshots.rewrite(read[0], origin)
+        return Glance.of(read[0], origin)
 
     def _finish_removals(self) -> None:
         """EVICTING rows: a crash came between the choice and the removal."""

@@ -15,7 +15,7 @@ for _name, _module in _barred.items():
         sys.modules[_name] = _module
 
 from cached.errors import StoreDegraded  # noqa: E402
-from cached.store import seals  # noqa: E402
+from cached.store import queries, seals  # noqa: E402
 
 __all__ = ["Database", "migrate"]
 
@@ -232,6 +232,12 @@ def resolutions_by_credentials(db: Database) -> None:
     db.execute(f"UPDATE resolution SET seal = seal({seals.SEALED['resolution']})")
 
 
+@migrations()
+def queries_hashed(db: Database) -> None:
+    """No query string of an http(s) URL is remembered."""
+    queries.hide_in_index(db.conn)
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -243,4 +249,4 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second", "third", "fourth", "resolutions_by_credentials"}
+_KNOWN = {"first", "second", "third", "fourth", "resolutions_by_credentials", "queries_hashed"}

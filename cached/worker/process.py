@@ -23,9 +23,11 @@ from cached.config import Config
 from cached.errors import CachedError
 from cached.logs import configure
 from cached.model import Listing, ModelRef
+from cached.sources import idle
 from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout
+from cached.undumpable import leave_no_core
 from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
@@ -56,6 +58,7 @@ log = logging.getLogger("cached.worker")
 
 NICE = 5
 OOM_SCORE = 500
+SWEPT_EVERY = 1.0  # Seconds between two looks for connections that nobody uses any more.
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
 RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
 PROOFS = 16  # And these: who resolves a lot must not keep others from being asked whether they may read, nor itself.
@@ -75,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     with contextlib.suppress(OSError):  # When memory runs out: what had landed is kept, and the daemon goes on.
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    leave_no_core()
     first = Channel(fds[0])
     hello = first.receive()
     if not isinstance(hello, Hello):
@@ -115,6 +119,15 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
+def sweep(end: threading.Event) -> None:
+    """Close idle connections whose time is over, asked for or not, until `end` is set."""
+    while not end.wait(SWEPT_EVERY):
+        try:
+            idle.sweep()
+        except Exception:
+            log.exception("worker.unswept")
+
+
 class Worker:
     def __init__(self, config: Config, registry: Registry, channel: Channel) -> None:
         self._registry, self._channel = registry, channel
@@ -135,6 +148,7 @@ class Worker:
         """Until the daemon has gone."""
         self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
+        threading.Thread(target=sweep, args=(threading.Event(),), daemon=True).start()
         while (request := self._channel.receive()) is not None:
             self._pool(request.question).submit(self._serve, request)
 

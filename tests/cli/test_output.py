@@ -6,7 +6,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cached.cli.output import human_seconds, human_size, printable, relative_time
+from cached.cli.output import (
+    digest,
+    human_seconds,
+    human_size,
+    print_json,
+    print_table,
+    printable,
+    relative_time,
+    text,
+    time,
+    warn,
+)
+from tests.test_logs import HOSTILE
 
 
 @pytest.mark.parametrize(
@@ -41,3 +53,14 @@ def test_times_are_relative_in_both_directions() -> None:
 
 def test_control_characters_and_line_ends_do_not_get_through() -> None:
     assert printable("a\tb\nc\x1b]0;x\x07") == "a b c\ufffd]0;x\ufffd"
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=ascii)
+def test_nothing_that_steers_a_terminal_gets_through(hostile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"a{hostile}b"
+    print_json({"name": name})
+    print_table(("SOURCE",), [(text(name), digest(name), time(name))])
+    warn(name)
+    said = capsys.readouterr()
+    assert all(char in "\n\t" or char.isprintable() for char in said.out + said.err)
+    assert "\t" in said.out

@@ -61,7 +61,7 @@ class Rig:
         self.daemon.environment.update(keys)
         where = {"hub_endpoint": self.origin.endpoint, "s3_endpoint": self.origin.endpoint, "s3_region": "us-east-1"}
         bounds = {"read_timeout": "1500ms", "resolve_timeout": "3s", "check_timeout": "2s", "retries": 4}
-        more = {"limit": "1GiB", "protocols": ["hf", "s3", "http", "https"]}
+        more = {"limit": "1GiB", "protocols": ["hf", "s3", "http", "https"], "private_networks": ["127.0.0.0/8"]}
         self.daemon.start(**{**where, **bounds, **more, **settings})
         self._client = self.daemon.client()
         return self

@@ -21,7 +21,7 @@ BODIES = {"small": SMALL, "large": LARGE}
 
 
 def started(daemon: DaemonProcess, **settings: object) -> DaemonProcess:
-    return daemon.start(protocols=["http", "hf", "s3"], read_timeout="1s", **settings)
+    return daemon.start(protocols=["http", "hf", "s3"], private_networks=["127.0.0.0/8"], read_timeout="1s", **settings)
 
 
 def published(daemon: DaemonProcess, uri: str, **options: object) -> dict[str, bytes]:

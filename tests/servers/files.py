@@ -32,11 +32,12 @@ class Files(LoopServer):
     a number  that status, with `retry_after`            garbage   no HTTP at all
 
     `tags` switches ETags on and off, `dates` holds Last-Modified by path, `redirects` maps paths to URLs.
-    `requests` lists (path, headers).
+    `requests` lists (path, headers), `targets` what they asked for, query and all.
     """
 
-    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, files: Mapping[str, bytes] | None = None, host: str = "127.0.0.1") -> None:
         super().__init__()
+        self.host = host
         self.files = dict(files or {})
         self.rule = "right"
         self.faults: list[str] = []
@@ -45,15 +46,16 @@ class Files(LoopServer):
         self.dates: dict[str, str] = {}
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.targets: list[str] = []
         self.port = 0
         self._server: asyncio.Server | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
@@ -65,6 +67,7 @@ class Files(LoopServer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             path = unquote(head[0].split(" ")[1].partition("?")[0])
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            self.targets.append(head[0].split(" ")[1])
             self.requests.append((path, headers))
             self.seen()
             await self._answer(writer, path, headers)

@@ -12,11 +12,11 @@ import pytest
 
 from cached.access import AZURE_SCHEMES, Credentials
 from cached.config import Config
-from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
+from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
 from cached.model import Listing, ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.registry import Registry
-from tests.servers import AzureStub
+from tests.servers import AzureStub, Files
 from tests.servers.azure import ACCOUNT, KEY
 
 OLD, NEW = os.urandom(200_000), os.urandom(200_000)
@@ -135,6 +135,10 @@ def test_a_public_container_is_open_to_everybody(azure: AzureStub, source: Azure
         {"AZURE_STORAGE_ACCOUNT_KEY": OTHER_KEY},
         {"AZURE_STORAGE_ACCOUNT_KEY": "no key!"},
         {"AZURE_STORAGE_ACCOUNT_KEY": KEY, "AZURE_STORAGE_ACCOUNT_NAME": "other"},
+        {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=canary&comp=list&restype=container"},
+        {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=canary#"},
+        {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=canary&sig=canary"},
+        {"AZURE_STORAGE_CONNECTION_STRING": "SharedAccessSignature=sv=1&sig=canary&comp=list"},
         {"AZURE_CLIENT_SECRET": "canary", "AZURE_TENANT_ID": "not a tenant/"},
         {"AZURE_CLIENT_SECRET": "canary", "AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "id"},
     ],
@@ -145,6 +149,30 @@ def test_credentials_that_do_not_open_it_are_denied_without_their_words(
     with pytest.raises(SourceDenied) as caught:
         resolve(source, uri(container), Credentials(variables))
     assert not any(secret in caught.value.message for secret in ("canary", OTHER_KEY, "no key!", KEY))
+
+
+@pytest.mark.parametrize("more", ["&comp=list&restype=container", "&versionid=x", "#"])
+def test_a_token_asks_for_nothing_beside_itself(
+    azure: AzureStub, source: AzureSource, container: str, more: str
+) -> None:
+    azure.requests.clear()
+    with pytest.raises(SourceDenied):
+        resolve(source, uri(container), Credentials({"AZURE_STORAGE_SAS_TOKEN": azure.sas + more}))
+    assert azure.requests == []
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with Files() as elsewhere, Files() as sending:
+        container, path = f"/{ACCOUNT}/c", "/m/w.bin"
+        sending.redirects = {
+            container: f"{elsewhere.endpoint}/stolen",
+            container + path: f"{elsewhere.endpoint}/stolen",
+        }
+        source = AzureSource(Config(azure_endpoint=sending.endpoint), "abfss")
+        with pytest.raises(CachedError):
+            resolve(source, uri("c"), with_key())
+        source.close()
+        assert sending.requests and elsewhere.requests == []
 
 
 def test_what_holds_no_credential_is_never_replaced_by_the_daemons_own(

@@ -11,6 +11,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, SourceChanged
 from cached.model import Listing, ModelRef
+from cached.sources.addresses import Addresses
 from cached.sources.base import FastReader
 from cached.sources.http import HttpSource
 from cached.sources.web import Web
@@ -102,7 +103,7 @@ def test_the_token_is_for_the_hub_and_not_for_its_content_network() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_server_that_breaks_the_rules_gets_no_wrong_byte_in(rule: str) -> None:
     with Files({"/w.bin": WEIGHTS}) as files:
-        source = HttpSource(Config(read_timeout=1), Web(4))  # type: ignore[arg-type]
+        source = HttpSource(Config(read_timeout=1), Web(4, Addresses(["127.0.0.0/8"])))  # type: ignore[arg-type]
         listing = source.resolve(ModelRef.parse(f"{files.endpoint}/w.bin"), Credentials(), 5)
         reader = source.open(listing, listing.entries[0], Credentials())
         assert isinstance(reader, FastReader)

@@ -11,9 +11,10 @@ import pytest
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.errors import SourceDenied, SourceUnavailable
+from cached.errors import InvalidRequest, SourceDenied, SourceUnavailable
 from cached.model import ModelRef
 from cached.sources.filesystem import FilesystemSource
+from cached.sources.registry import Registry
 
 NOBODY = Credentials()
 REF = ModelRef.parse("stuck://host/model")
@@ -79,3 +80,19 @@ def test_foreign_errors_become_ours_without_their_words(error: Exception, meant:
     with pytest.raises(meant) as caught:
         source(password="SECRET").resolve(REF, NOBODY, 5)
     assert "SECRET" not in str(caught.value) and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("uri", ["ftp://169.254.169.254/m", "sftp://other/m", "webhdfs://127.0.0.1:9870/m"])
+def test_a_uri_chooses_no_host(uri: str) -> None:
+    ref = ModelRef.parse(uri)
+    options = {ref.scheme: {"host": "operators.test"}}
+    source = Registry(Config(protocols=(ref.scheme,), source_options=options)).source_for(ref)
+    with pytest.raises(InvalidRequest):
+        source.resolve(ref, Credentials(), 5)
+
+
+@pytest.mark.parametrize("scheme", ["generic", "asynclocal", "simplecache", "reference", "zip"])
+def test_a_protocol_that_reads_by_others_is_no_way_around_their_rules(scheme: str) -> None:
+    ref = ModelRef.parse(f"{scheme}:///etc")
+    with pytest.raises(InvalidRequest, match="past their rules"):
+        Registry(Config(protocols=(scheme,))).source_for(ref)

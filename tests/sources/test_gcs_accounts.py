@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -45,6 +46,14 @@ def test_the_key_of_a_callers_service_account_opens_the_bucket(source: GcsSource
     assert source.open(listing, listing.entries[0], caller).read(0, 100_000) == WEIGHTS
     assert set(google.shown) == {"of-the-key"}
     assert not listing.open
+
+
+def test_a_callers_key_chooses_no_host_and_no_header(source: GcsSource, google: Google) -> None:
+    more = {"universe_domain": "evil.test", "quota_project_id": "p", "trust_boundary": {"encodedLocations": "0x1"}}
+    key = json.dumps({**json.loads(google.key()), **more})
+    caller = Credentials({"GOOGLE_APPLICATION_CREDENTIALS_JSON": key})
+    source.resolve(REF, caller, 10)
+    assert set(google.shown) == {"of-the-key"}  # Elsewhere the key itself would have signed, for that universe.
 
 
 def test_an_anonymous_uri_shows_nobodys_token(source: GcsSource, google: Google) -> None:

@@ -13,6 +13,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceUnavailable
 from cached.model import Listing, ModelRef
+from cached.sources.addresses import Addresses, Kind
 from cached.sources.http import HttpSource
 from cached.sources.web import Web
 from tests.servers import Files
@@ -29,7 +30,7 @@ def files() -> Iterator[Files]:
 
 @pytest.fixture
 def source() -> Iterator[HttpSource]:
-    web = Web(4)
+    web = Web(4, Addresses(["127.0.0.0/8"]))
     yield HttpSource(Config(read_timeout=Config.load(read_timeout="2s").read_timeout), web)
     web.close()
 
@@ -134,17 +135,11 @@ def test_metadata_services_are_refused_directly_and_after_a_redirect(
 def test_name_that_turns_out_to_be_a_metadata_address_is_refused_by_what_it_reached(
     files: Files, source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused: list[str] = []
-
-    def check(address: str) -> None:
-        refused.append(address)
-        raise InvalidRequest(f"The address {address} is link-local or a metadata service.")
-
     # The look-up passes, and the connection then ends somewhere else: as when a name changes its address.
-    monkeypatch.setattr("cached.sources.web.check_address", check)
+    monkeypatch.setattr(Addresses, "check_url", lambda *_: None)
+    monkeypatch.setattr(Addresses, "kind", lambda _, address: {"127.0.0.1": Kind.NEVER}[address])
     with pytest.raises(InvalidRequest):
         resolve(source, f"{files.endpoint}/dir/model.gguf")
-    assert refused == ["127.0.0.1"]
 
 
 def test_redirects_are_followed_and_loops_end(files: Files, source: HttpSource) -> None:

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from cached.sources.http1 import Answer, Connection, MalformedAnswer
+from cached.errors import InvalidRequest
+from cached.sources.http1 import Answer, Connection, MalformedAnswer, head
 
 
 def talk(answer: bytes, timeout: float = 5.0) -> tuple[Connection, threading.Thread]:
@@ -97,11 +98,58 @@ def test_connections_are_kept_only_where_the_remote_keeps_them(said: bytes, keep
     assert ask(b"HTTP/" + version + b" 200 OK\r\nContent-Length: 0\r\n" + extra + b"\r\n").keeps is keeps
 
 
-def test_a_header_cannot_smuggle_another_line() -> None:
-    connection, _ = talk(b"")
-    with pytest.raises(MalformedAnswer):
-        connection.ask("GET", "/x", "host", {"If-Match": "a\r\nX: y"})
-    connection.close()
+SPLITS = ["\r\n", "\n", "\r", "\0", "\x0b", "\x0c", "\x1b", "\x7f", "\x85", "\xa0", "\u2028", "\ud800", "\u010a"]
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=ascii)
+def test_nothing_in_a_request_can_end_its_line(split: str) -> None:
+    evil = f"a{split}X: y"
+    for request in (
+        ("GET", "/x", "host", {"If-Match": evil}),
+        ("GET", "/x", "host", {"If-Match": "a", evil: "b"}),
+        ("GET", f"/x{split}", "host", {}),
+        ("GET", "/x", f"host{split}", {}),
+        (f"GET{split}", "/x", "host", {}),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            head(*request)
+        assert evil not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("", "/x", "host", {}),
+        ("GET", "", "host", {}),
+        ("GET", "/x y", "host", {}),
+        ("GET", "/x", "", {}),
+        ("GET", "/x", "a b", {}),
+        ("GET", "/x", "host", {"": "a"}),
+        ("GET", "/x", "host", {"a b": "c"}),
+        ("GET", "/x", "host", {"a:": "c"}),
+        ("GET", "/x", "host", {"a": " b"}),
+        ("GET", "/x", "host", {"a": "b\t"}),
+    ],
+    ids=str,
+)
+def test_a_request_has_the_form_of_one(request_: tuple[str, str, str, dict[str, str]]) -> None:
+    with pytest.raises(InvalidRequest):
+        head(*request_)
+
+
+def test_a_request_that_is_refused_sends_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection("http", "127.0.0.1", listener.getsockname()[1], 5.0, ssl.create_default_context())
+        with listener.accept()[0] as client:
+            with pytest.raises(InvalidRequest):
+                connection.ask("GET", "/x", "host", {"A": "b\n\nGET /y HTTP/1.1"})
+            connection.close()
+            assert client.recv(1) == b""
+
+
+def test_blanks_tabs_and_nothing_may_stand_in_a_value() -> None:
+    wanted = b"GET /x?a=%2F HTTP/1.1\r\nHost: h:1\r\nA: b \tc\r\nB: \r\n\r\n"
+    assert head("GET", "/x?a=%2F", "h:1", {"A": "b \tc", "B": ""}) == wanted
 
 
 def test_silence_ends_in_a_time_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class Scripted:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def request(self) -> Request:
-        return Request.of(f"http://127.0.0.1:{self._listener.getsockname()[1]}/file", {})
+        return Request.of(f"http://127.0.0.1:{self._listener.getsockname()[1]}/file", {}, None)
 
     def _accept(self) -> None:
         while True:
@@ -35,10 +36,11 @@ class Scripted:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        for answer in self._answers:
-            if not client.recv(65536):
-                return
-            client.sendall(answer)
+        with contextlib.suppress(OSError):
+            for answer in self._answers:
+                if not client.recv(65536):
+                    return
+                client.sendall(answer)
 
     def close(self) -> None:
         self._listener.close()

@@ -18,6 +18,7 @@ from cached.daemon.threads import Threads
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest, ModelRef
 from cached.store.leases import held
+from cached.uris import display_name, spoken
 
 _SNAPSHOTS = (
     "SELECT s.*, p.snapshot IS NOT NULL AS pinned, p.until FROM snapshot s "
@@ -57,12 +58,14 @@ class Inventory:
         if prefix is not None:
             found = self._ask_all(_BEGINNING, only, f"{prefix}*")
         if len(found) > 1:
-            raise InvalidRequest(f"{text!r} is the beginning of {len(found)} snapshots; give more digits.")
+            raise InvalidRequest(f"{spoken(text)!r} is the beginning of {len(found)} snapshots; give more digits.")
         found = found or self._find_uri(text, only)
         if not found:
-            raise NotCached(f"{text} is not cached on this node; `cached ls` shows what is.")
+            raise NotCached(f"{spoken(text)} is not cached on this node; `cached ls` shows what is.")
         if len(found) > 1:
-            raise InvalidRequest(f"{text} is cached in {len(found)} versions; give the digest of one (`cached ls`).")
+            raise InvalidRequest(
+                f"{spoken(text)} is cached in {len(found)} versions; give the digest of one (`cached ls`)."
+            )
         ((digest, disks),) = found.items()
         return disks, digest
 
@@ -73,7 +76,10 @@ class Inventory:
             return {}
         # Asked for with patterns, or at a commit: any one snapshot of that source will do.
         latest = same_for_all(ref.scheme)  # Else it may mean several things at once, to several keys.
-        return self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key, latest=latest) or self._ask_all(
+        found = self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key, latest=latest)
+        if found or ref.uri != display_name(ref.uri):  # Of another query it is another file.
+            return found
+        return self._ask_all(
             _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", only, str(ref), _escape(f"{ref}@") + "%"
         )
 

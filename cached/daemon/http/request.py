@@ -10,7 +10,7 @@ from cached.access import Credentials
 from cached.daemon.ask import Ask
 from cached.errors import InvalidRequest
 from cached.model import ModelRef
-from cached.wire import FORWARDED
+from cached.variables import cleaned
 
 MAX_PATTERNS = 1000
 
@@ -75,4 +75,4 @@ def _credentials(body: Mapping[str, Any]) -> Credentials:
     value = body.get("credentials", {})
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise InvalidRequest("`credentials` must be an object of texts.")
-    return Credentials({name: item for name, item in value.items() if name in FORWARDED})
+    return Credentials(cleaned(value))

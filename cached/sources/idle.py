@@ -1,0 +1,116 @@
+"""Connections that nobody uses at the moment: kept for a while, by whose credentials went over them.
+
+What one caller's request left behind on a connection (an answer too many, say) can then reach that caller alone. None
+is kept for longer than KEPT_SECONDS, whether anybody asks again or not: `sweep`, which the worker calls every second,
+closes them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Hashable
+from typing import Protocol
+
+from cached.sources.http1 import Connection
+
+KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
+KEPT = 64  # Idle connections per origin and owner …
+KEPT_IN_ALL = 256  # … and of one kind of source, in one process.
+
+
+class _Keeper(Protocol):
+    def sweep(self) -> None:
+        """Close what has not been used for KEPT_SECONDS."""
+
+
+_keepers: weakref.WeakSet[_Keeper] = weakref.WeakSet()
+_registering = threading.Lock()
+
+
+def register(keeper: _Keeper) -> None:
+    with _registering:
+        _keepers.add(keeper)
+
+
+def sweep() -> None:
+    """Close what has been idle for too long, wherever it is kept in this process."""
+    with _registering:
+        keepers = list(_keepers)
+    for keeper in keepers:
+        keeper.sweep()
+
+
+class Idle:
+    """Kept connections by key: what they lead to, and whose they are. Threads take one and give it back."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, list[tuple[float, Connection]]] = {}  # The oldest first.
+        self._count = 0
+        self._lock = threading.Lock()
+        register(self)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, key: Hashable) -> Connection | None:
+        """The one that was used last; one that the server has closed, or spoken on unasked, is closed instead."""
+        while (connection := self._pop(key)) is not None:
+            if not connection.disturbed:
+                return connection
+            connection.close()
+        return None
+
+    def give(self, key: Hashable, connection: Connection) -> None:
+        """Keep it; one too many, and the oldest of all is closed."""
+        with self._lock:
+            kept = self._kept.setdefault(key, [])
+            kept.append((time.monotonic(), connection))
+            self._count += 1
+            spare = self._oldest(key if len(kept) > KEPT else None)
+        if spare is not None:
+            spare.close()
+
+    def sweep(self) -> None:
+        self._close_older(time.monotonic() - KEPT_SECONDS)
+
+    def close(self) -> None:
+        self._close_older(float("inf"))
+
+    def _pop(self, key: Hashable) -> Connection | None:
+        with self._lock:
+            kept = self._kept.get(key)
+            if not kept or kept[-1][0] < time.monotonic() - KEPT_SECONDS:
+                return None  # The others are older still; they are swept.
+            self._count -= 1
+            connection = kept.pop()[1]
+            if not kept:
+                del self._kept[key]  # It holds what stands for somebody's credentials.
+            return connection
+
+    def _oldest(self, key: Hashable | None) -> Connection | None:
+        """Of this key, or of all keys if there are too many; it is kept no more."""
+        if key is None:
+            if self._count <= KEPT_IN_ALL:
+                return None
+            key = min(self._kept, key=lambda key: self._kept[key][0][0])
+        self._count -= 1
+        connection = self._kept[key].pop(0)[1]
+        if not self._kept[key]:
+            del self._kept[key]
+        return connection
+
+    def _close_older(self, than: float) -> None:
+        old: list[Connection] = []
+        with self._lock:
+            for key, kept in list(self._kept.items()):
+                young = [pair for pair in kept if pair[0] >= than]
+                old += [connection for since, connection in kept if since < than]
+                if young:
+                    self._kept[key] = young
+                else:
+                    del self._kept[key]
+            self._count -= len(old)
+        for connection in old:
+            connection.close()
