@@ -26,7 +26,7 @@ from cached.errors import InvalidRequest
 from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.azure_errors import azure_errors
 from cached.sources.azure_login import default_login, login, own_variables
-from cached.sources.azure_reader import AzureReader
+from cached.sources.azure_reader import AzureReader, patience
 from cached.sources.transfer import denied, proving, spoken
 
 CLIENTS = 8  # Clients kept, one for each account and set of credentials in use.
@@ -49,10 +49,10 @@ class AzureSource:
         container, account, prefix = _split(ref)
         fs = self._client(ref, credentials)
         with azure_errors(ref):
-            found: Iterable[Entry] = sync(fs.loop, fs.entries, container, prefix, timeout=timeout)
+            found: Iterable[Entry] = sync(fs.loop, fs.entries, container, prefix, timeout, timeout=timeout)
             if not found and prefix:  # The URI may name one blob: then that is the model, in its folder.
                 folder, _, name = prefix.rpartition("/")
-                single = sync(fs.loop, fs.entry, container, prefix, name, timeout=timeout)
+                single = sync(fs.loop, fs.entry, container, prefix, name, timeout, timeout=timeout)
                 prefix, found = (folder, [single]) if single is not None else (prefix, [])
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         place = f"{self._where(account)}{container}/{prefix}"
@@ -137,11 +137,14 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
     def end(self) -> None:
         sync(self.loop, self.service_client.close)
 
-    async def entries(self, container: str, prefix: str) -> list[Entry]:
+    async def entries(self, container: str, prefix: str, timeout: float) -> list[Entry]:
         """Every blob below `prefix/`; what stands for a folder is no file."""
         below = f"{prefix}/" if prefix else ""
         async with self.service_client.get_container_client(container) as client:
-            blobs = [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
+            blobs = [
+                blob
+                async for blob in client.list_blobs(name_starts_with=below, include=["metadata"], **patience(timeout))
+            ]
         if odd := next((blob.name for blob in blobs if not blob.name.startswith(below)), None):
             raise InvalidRequest(f"The source lists {odd[:120]!r}, which is not below the URI; nothing was fetched.")
         infos = await self._details(blobs)
@@ -151,19 +154,19 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
             if info["type"] == "file" and not (info["size"] == 0 and blob.name.endswith("/"))
         ]
 
-    async def entry(self, container: str, key: str, name: str) -> Entry | None:
+    async def entry(self, container: str, key: str, name: str, timeout: float) -> Entry | None:
         """One blob, by this name; None when there is none."""
         try:
-            info = await self.properties(container, key)
+            info = await self.properties(container, key, timeout)
         except FileNotFoundError:
             return None
         return Entry(name, int(info["size"]), info["etag"].strip('"')) if info["type"] == "file" else None
 
-    async def properties(self, container: str, key: str) -> Any:
+    async def properties(self, container: str, key: str, timeout: float) -> Any:
         """What a HEAD says of one blob. FileNotFoundError."""
         async with self.service_client.get_blob_client(container, key) as client:
             try:
-                found = await client.get_blob_properties()
+                found = await client.get_blob_properties(**patience(timeout))
             except ResourceNotFoundError as error:
                 raise FileNotFoundError(key) from error
         return (await self._details([found]))[0]

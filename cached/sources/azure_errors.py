@@ -28,7 +28,7 @@ def azure_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise _missing(ref, file) from None
-    except (FSTimeoutError, TimeoutError):
+    except (FSTimeoutError, TimeoutError):  # Not seen: it counts the waiting for a turn on the loop, too.
         raise unavailable(ref, "it did not answer in time") from None
     except azure.HttpResponseError as error:
         raise _translated(ref, file, error) from None

@@ -28,7 +28,7 @@ class AzureReader:
         if not length:
             return b""
         with azure_errors(self._ref, self._name):
-            data: bytes = sync(self._fs.loop, self._get, offset, length, timeout=self._timeout)
+            data: bytes = sync(self._fs.loop, self._get, offset, length, self._timeout, timeout=self._timeout)
         if len(data) != length:
             raise SourceUnavailable(f"The source sent {len(data)} of {length} bytes of {self._name}; try again.")
         return data
@@ -40,24 +40,32 @@ class AzureReader:
         (https://learn.microsoft.com/azure/storage/blobs/data-lake-storage-access-control).
         """
         if self._entry.size:
-            sync(self._fs.loop, self._get, 0, 1, timeout=timeout)
+            sync(self._fs.loop, self._get, 0, 1, timeout, timeout=timeout)
         else:
-            info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout=timeout)
-            self._judge(info["etag"])
+            self._judge(self._look(timeout))
 
     def recheck(self, resumed: bool = False) -> None:
         """Reads were pinned; only what an earlier reader took is not known to be of the same version."""
         if resumed:
             with azure_errors(self._ref, self._name):
-                info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout=self._timeout)
-            self._judge(info["etag"])
+                found = self._look(self._timeout)
+            self._judge(found)
 
     def close(self) -> None: ...
 
-    async def _get(self, offset: int, length: int) -> bytes:
+    def _look(self, timeout: float) -> str:
+        """Its ETag now."""
+        info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout, timeout=timeout)
+        return str(info["etag"])
+
+    async def _get(self, offset: int, length: int, timeout: float) -> bytes:
         async with self._fs.service_client.get_blob_client(self._container, self._key) as client:
             answer = await client.download_blob(
-                offset, length, etag=f'"{self._entry.version}"', match_condition=MatchConditions.IfNotModified
+                offset,
+                length,
+                etag=f'"{self._entry.version}"',
+                match_condition=MatchConditions.IfNotModified,
+                **patience(timeout),
             )
             self._judge(answer.properties.etag)
             data: bytes = await answer.readall()
@@ -66,3 +74,8 @@ class AzureReader:
     def _judge(self, etag: str | None) -> None:
         if (etag or "").strip('"') != self._entry.version:
             raise changed(self._name, "its ETag is another one")
+
+
+def patience(timeout: float) -> dict[str, Any]:
+    """For one request: silence of the remote ends it before the time for the call is over, which may be our doing."""
+    return {"read_timeout": 0.9 * timeout}

@@ -218,5 +218,5 @@ def filesystem_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
         if "auth" in type(error).__name__.lower():
             raise denied(ref, "check the credentials in the setting 'source_options'") from None
         # Most filesystems name their own errors. Of the system's, these are of the connection.
-        seen = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+        seen = isinstance(error, ConnectionError | socket.gaierror)
         raise unavailable(ref, f"it failed: {type(error).__name__}", seen=seen) from None

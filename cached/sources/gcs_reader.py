@@ -115,7 +115,7 @@ def authorization(client: gcsfs.GCSFileSystem, ref: ModelRef) -> Mapping[str, st
     try:
         client.credentials.apply(headers)
     except google.auth.exceptions.TransportError:
-        raise unavailable(ref, "Google's token service did not answer") from None
+        raise unavailable(ref, "Google's token service did not answer", seen=True) from None
     except Exception:
         # gcsfs wraps refresh errors in several classes of its own; all of them mean that there is no token.
         raise denied(ref, "the Google credentials are not usable; check them") from None
