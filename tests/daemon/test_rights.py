@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import socket
 import tempfile
@@ -346,19 +347,19 @@ def test_a_refusal_costs_the_source_the_same_whether_we_hold_it_or_not(
     for number in range(12):
         moto.put("closed", f"m/{number}", b"x" * number)
     s3.allow("AKIAA", lists=["closed/"], reads=["closed/"])
-    s3.allow("AKIAB", lists=["closed/"], reads=["elsewhere/"])
+    numbers = itertools.count()
+    for number in range(9):
+        s3.allow(f"AKIAB{number}", lists=["closed/"], reads=["elsewhere/"])
     daemon = start(s3_endpoint=s3.endpoint, workers=1)
 
     def asked() -> list[tuple[str, str]]:
-        """By a daemon that has just been started: nothing that its workers remember counts."""
         hub.reset()
         s3.requests.clear()
-        other = with_key(daemon, OTHER, "AKIAB", HF_TOKEN=WRONG)
+        other = with_key(daemon, OTHER, f"AKIAB{next(numbers)}", HF_TOKEN=f"{WRONG}{next(numbers)}")
         refused(lambda: other.acquire(uri))
         seen = [(each.method, each.path) for each in hub.requests]
-        return seen + [(method, name.partition("/")[0]) for key, method, name in s3.requests if key == "AKIAB"]
+        return seen + [(method, name.partition("/")[0]) for key, method, name in s3.requests if key != "AKIAA"]
 
     absent = asked()
     with_key(daemon, OWNER, "AKIAA", HF_TOKEN=RIGHT).acquire(uri)
-    start()
     assert asked() == absent
