@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import socket
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from cached import CachedError, ModelNotFound, NotCached, SourceChanged, SourceD
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import GuardedS3, HubStub, Moto
+from tests.store.former import in_the_tables_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
@@ -335,6 +337,40 @@ def test_who_was_revoked_is_not_served_for_asking_only_what_is_here(
     hub.cut()
     with pytest.raises(NotCached):
         person.acquire(uri, offline=True)
+
+
+# What a former release proved, on less.
+
+
+def test_what_a_former_release_took_for_proved_opens_nothing_and_nothing_is_fetched_again(
+    start: Start, hub: HubStub
+) -> None:
+    hub.add_commit("org/open", {**FILES, "name": b"open"})
+    daemon = start()
+    owner, other = with_token(daemon, OWNER, RIGHT), with_token(daemon, OTHER)
+    paths = [owner.acquire(uri).path for uri in (GATED, "hf://org/open")]
+    daemon.stop()
+
+    def let_in(db: sqlite3.Connection) -> None:
+        """Somebody without a token, who had proved no more than that it may read the README."""
+        probe = '["hf://hub/org/gated","README.md","v",4]'
+        for table in ("resolution", "snapshot"):
+            db.execute(f"UPDATE {table} SET access = ? WHERE access <> 'open'", (f"own {probe}",))
+        db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
+        db.execute("INSERT INTO proof VALUES (?, 'own', strftime('%s'))", (probe,))
+        db.execute(
+            "INSERT OR REPLACE INTO entrant SELECT digest, ?, 4e9 FROM snapshot WHERE access <> 'open'", (OTHER,)
+        )
+
+    in_the_tables_of("fourth", daemon.root / "index.db", let_in)
+    start(own_credentials_for=["*"])
+    assert not other.can_read(paths[0]) and other.can_read(paths[1])
+    refused(lambda: other.acquire(GATED))
+    hub.reset()
+    assert other.acquire("hf://org/open").path == paths[1]
+    assert hub.requests == [], "what is open to all stays so"
+    assert owner.acquire(GATED).path == paths[0]
+    assert daemon.status()["fetched_bytes"] == 0
 
 
 # What asking tells.
