@@ -69,7 +69,7 @@ class Config:
     self_heal: bool = True  # Fetch damaged files again as soon as they are found.
     access: str = "caller"  # Who gets a model: callers that prove their access to it, or everybody on the node.
     proof_ttl: Duration = Duration(600)  # How long a proof of access is good for without asking the source.
-    proof_grace: Duration = Duration(86400)  # And how long when the source cannot be asked.
+    proof_grace: Duration = Duration(86400)  # And how long while the source is seen to be down.
     own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: whom the daemon's own serve.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
     check_timeout: Duration = Duration(

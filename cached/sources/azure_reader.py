@@ -77,5 +77,5 @@ class AzureReader:
 
 
 def patience(timeout: float) -> dict[str, Any]:
-    """For one request: silence of the remote is told before the time for the call is over, which may be ours."""
+    """For one request: silence of the remote ends it before the time for the call is over, which may be our doing."""
     return {"read_timeout": 0.9 * timeout}

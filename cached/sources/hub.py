@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -41,7 +42,7 @@ class HubSource:
         self._web = web
         self._lanes = Lanes()
         self._transport = Transport(web, self._lanes, HfTransfer(config), float(config.read_timeout))
-        self._trees: OrderedDict[tuple[str, str], tuple[Entry, ...]] = OrderedDict()
+        self._trees: OrderedDict[tuple[str, str, bytes], tuple[Entry, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
@@ -93,9 +94,11 @@ class HubSource:
         return self._web.json(ref, url, timeout=timeout, judge=lambda answer: check(ref, answer), private=private)
 
     def _tree(self, ref: ModelRef, commit: str, private: Mapping[str, str], timeout: float) -> tuple[Entry, ...]:
-        """Every file of a commit, in one (paged) call; later calls answer from memory."""
+        """Every file of a commit, in one (paged) call; later calls with the same token answer from memory. With another
+        it would tell that somebody here has asked for it."""
+        token = hashlib.sha256(private.get("Authorization", "").encode()).digest()
         with self._lock:
-            known = self._trees.get((ref.place, commit))
+            known = self._trees.get((ref.place, commit, token))
         if known is not None:
             return known
         url: str | None = f"{self.endpoint}/api/models/{ref.place}/tree/{commit}?recursive=true&expand=false"
@@ -114,7 +117,7 @@ class HubSource:
         found = tuple(entries)
         if len(found) <= REMEMBERED_FILES:
             with self._lock:
-                self._trees[ref.place, commit] = found
+                self._trees[ref.place, commit, token] = found
                 while len(self._trees) > REMEMBERED_TREES:
                     self._trees.popitem(last=False)
         return found

@@ -7,6 +7,7 @@ server says is left to the source's own reader, which knows what it means.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 import time
@@ -28,6 +29,7 @@ SLICE = 512 * 1024  # Small enough to be hashed and written while it is still in
 LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
 
 MAX_TEXT = 64 << 20
+MAX_WORDS = 8 << 10  # Of a refusal.
 
 _PORTS = {"http": 80, "https": 443}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -69,9 +71,9 @@ class Request:
 class Throttled(OSError):
     """The origin asks for fewer requests."""
 
-    def __init__(self, status: int, retry_after: str | None) -> None:
+    def __init__(self, status: int, retry_after: str | None, words: bytes = b"") -> None:
         super().__init__(f"HTTP {status}")
-        self.status = status
+        self.outage = status >= 500 and b"SlowDown" not in words  # S3's word for 429.
         self.retry_after = retry_after
 
 
@@ -95,7 +97,7 @@ class lane_errors:
         match error:
             case Throttled():
                 after = error.retry_after or "0"
-                raise unavailable(self._ref, str(error), after, seen=error.status >= 500) from None
+                raise unavailable(self._ref, str(error), after, seen=error.outage) from None
             case TooSlow():
                 raise unavailable(self._ref, "it sends too slowly") from None
             case _:  # Silence too: the lane waits for nobody but the remote.
@@ -124,7 +126,7 @@ class Lanes:
         kept = False
         try:
             if answer.status in (429, 503):
-                raise Throttled(answer.status, answer.headers.get("retry-after"))
+                raise _throttled(connection, answer, timeout)
             if not _plain(answer, span) or not judge(answer):
                 return False
             self._body(connection, span, timeout, sink)
@@ -143,7 +145,7 @@ class Lanes:
         kept = False
         try:
             if answer.status == 429 or answer.status >= 500:
-                raise Throttled(answer.status, answer.headers.get("retry-after"))
+                raise _throttled(connection, answer, timeout)
             if answer.status != 200 or answer.headers.get("content-encoding", "identity") != "identity":
                 return None
             deadline = time.monotonic() + timeout
@@ -232,6 +234,17 @@ class Lanes:
         if view is None:
             view = self._buffers.view = memoryview(bytearray(SLICE))
         return view
+
+
+def _throttled(connection: Connection, answer: Answer, timeout: float) -> Throttled:
+    """With the words of the answer, if they are few."""
+    words, deadline = b"", time.monotonic() + timeout
+    with contextlib.suppress(OSError):
+        if answer.chunked:
+            words = connection.chunks(MAX_WORDS, deadline)
+        elif answer.length is not None and answer.length <= MAX_WORDS:
+            words = _whole(connection, answer.length, deadline)
+    return Throttled(answer.status, answer.headers.get("retry-after"), words)
 
 
 def _host_port(request: Request) -> tuple[str, int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import socket
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from cached import CachedError, ModelNotFound, NotCached, SourceChanged, SourceD
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import GuardedS3, HubStub, Moto
+from tests.store.former import in_the_tables_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
@@ -336,6 +339,40 @@ def test_who_was_revoked_is_not_served_for_asking_only_what_is_here(
         person.acquire(uri, offline=True)
 
 
+# What a former release proved, on less.
+
+
+def test_what_a_former_release_took_for_proved_opens_nothing_and_nothing_is_fetched_again(
+    start: Start, hub: HubStub
+) -> None:
+    hub.add_commit("org/open", {**FILES, "name": b"open"})
+    daemon = start()
+    owner, other = with_token(daemon, OWNER, RIGHT), with_token(daemon, OTHER)
+    paths = [owner.acquire(uri).path for uri in (GATED, "hf://org/open")]
+    daemon.stop()
+
+    def let_in(db: sqlite3.Connection) -> None:
+        """Somebody without a token, who had proved no more than that it may read the README."""
+        probe = '["hf://hub/org/gated","README.md","v",4]'
+        for table in ("resolution", "snapshot"):
+            db.execute(f"UPDATE {table} SET access = ? WHERE access <> 'open'", (f"own {probe}",))
+        db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
+        db.execute("INSERT INTO proof VALUES (?, 'own', strftime('%s'))", (probe,))
+        db.execute(
+            "INSERT OR REPLACE INTO entrant SELECT digest, ?, 4e9 FROM snapshot WHERE access <> 'open'", (OTHER,)
+        )
+
+    in_the_tables_of("fourth", daemon.root / "index.db", let_in)
+    start(own_credentials_for=["*"])
+    assert not other.can_read(paths[0]) and other.can_read(paths[1])
+    refused(lambda: other.acquire(GATED))
+    hub.reset()
+    assert other.acquire("hf://org/open").path == paths[1]
+    assert hub.requests == [], "what is open to all stays so"
+    assert owner.acquire(GATED).path == paths[0]
+    assert daemon.status()["fetched_bytes"] == 0
+
+
 # What asking tells.
 
 
@@ -346,19 +383,19 @@ def test_a_refusal_costs_the_source_the_same_whether_we_hold_it_or_not(
     for number in range(12):
         moto.put("closed", f"m/{number}", b"x" * number)
     s3.allow("AKIAA", lists=["closed/"], reads=["closed/"])
-    s3.allow("AKIAB", lists=["closed/"], reads=["elsewhere/"])
+    numbers = itertools.count()
+    for number in range(9):
+        s3.allow(f"AKIAB{number}", lists=["closed/"], reads=["elsewhere/"])
     daemon = start(s3_endpoint=s3.endpoint, workers=1)
 
     def asked() -> list[tuple[str, str]]:
-        """By a daemon that has just been started: nothing that its workers remember counts."""
         hub.reset()
         s3.requests.clear()
-        other = with_key(daemon, OTHER, "AKIAB", HF_TOKEN=WRONG)
+        other = with_key(daemon, OTHER, f"AKIAB{next(numbers)}", HF_TOKEN=f"{WRONG}{next(numbers)}")
         refused(lambda: other.acquire(uri))
         seen = [(each.method, each.path) for each in hub.requests]
-        return seen + [(method, name.partition("/")[0]) for key, method, name in s3.requests if key == "AKIAB"]
+        return seen + [(method, name.partition("/")[0]) for key, method, name in s3.requests if key != "AKIAA"]
 
     absent = asked()
     with_key(daemon, OWNER, "AKIAA", HF_TOKEN=RIGHT).acquire(uri)
-    start()
     assert asked() == absent

@@ -7,10 +7,16 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from aiohttp import web
 
+from cached.access import Credentials
+from cached.config import Config
 from cached.errors import SourceUnavailable
 from cached.model import Listing, ModelRef
+from cached.sources.s3 import S3Source
 from cached.sources.s3_errors import s3_errors
+from tests.servers import Moto
+from tests.servers.front import Front
 from tests.servers.process import free_port
 from tests.sources.remotes import Remote
 from tests.sources.test_conformance import MODEL, NETWORKED
@@ -65,3 +71,43 @@ def test_time_that_ran_out_while_we_waited_for_a_turn_is_no_outage() -> None:
             raise TimeoutError
 
     assert not fails(ask)
+
+
+class Busy(Front):
+    """Answers everything with 503, in these words."""
+
+    def __init__(self, words: str, *, chunked: bool) -> None:
+        super().__init__("")
+        self._words, self._chunked = words, chunked
+
+    def routes(self) -> list[web.RouteDef]:
+        return []
+
+    async def meet(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=503)
+        if self._chunked:  # As Amazon's does.
+            answer.enable_chunked_encoding()
+        else:
+            answer.content_length = len(self._words)
+        await answer.prepare(request)
+        await answer.write(self._words.encode())
+        await answer.write_eof()
+        return answer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("word", ["SlowDown", "ServiceUnavailable"])
+def test_an_s3_that_is_asked_too_much_is_not_down(moto: Moto, word: str, chunked: bool) -> None:
+    """https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: SlowDown comes with 503."""
+    moto.put("outages", "m/w.bin", b"bytes")
+    ref, caller = ModelRef.parse("s3://outages/m"), Credentials(moto.credentials)
+    there = S3Source(Config(s3_endpoint=moto.endpoint))
+    listing = there.resolve(ref, caller, 10)
+    there.close()
+    with Busy(f"<Error><Code>{word}</Code></Error>", chunked=chunked) as busy:
+        source = S3Source(Config(s3_endpoint=busy.endpoint))
+        place = listing.place.replace(moto.endpoint[7:], busy.endpoint[7:])
+        moved = Listing(ref, place, listing.revision, listing.entries)
+        asked = (lambda: source.resolve(ref, caller, 5), lambda: source.prove(moved, moved.entries[0], caller, 5))
+        assert [fails(ask) for ask in asked] == [word != "SlowDown"] * 2
+        source.close()
