@@ -189,3 +189,27 @@ def test_a_public_hub_may_not_redirect_into_a_private_network(hub: HubStub, monk
 def test_what_is_no_network_is_a_wrong_setting(odd: str) -> None:
     with pytest.raises(ConfigError, match="private_networks"):
         Config(private_networks=(odd,))
+
+
+def test_a_proxy_is_no_way_into_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy may be in a private network, and know names that this node does not; addresses are checked here."""
+    real = socket.getaddrinfo
+
+    def resolve(host: object, *arguments: object, **options: object) -> object:
+        if host == "known-to-the-proxy.test":
+            raise socket.gaierror
+        return real(host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with Files({"http://known-to-the-proxy.test/f.bin": b"public"}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.endpoint)
+        web = Web(1)
+        source = HttpSource(Config(), web)
+        assert source.resolve(ModelRef.parse("http://known-to-the-proxy.test/f.bin"), NOBODY, 5).size == 6
+        proxy.requests.clear()
+        for host in ("10.0.0.1", "169.254.169.254", "0xa9fea9fe", "0251.0376.0251.0376", "[::ffff:a00:1]", "localhost"):
+            with pytest.raises(InvalidRequest):
+                source.resolve(ModelRef.parse(f"http://{host}/f.bin"), NOBODY, 5)
+        assert proxy.requests == []
+        source.close()
+        web.close()
