@@ -49,7 +49,12 @@ def canonical(scheme: str, place: str) -> tuple[str, str]:
         return _web(scheme, place)
     place = place.strip("/")
     user, at, _ = place.partition("/")[0].rpartition("@")
-    if at and not _is_no_secret(scheme, user):
+    if at and scheme in AZURE_SCHEMES and not _CONTAINER.match(user):
+        raise InvalidRequest(
+            f"Before the @ of {scheme}://container@account.dfs.core.windows.net/prefix stands a container: set "
+            "AZURE_STORAGE_ACCOUNT_KEY or another variable of Azure for a key."
+        )
+    if at and scheme not in AZURE_SCHEMES and (user != "anonymous" or scheme not in ("s3", "gs")):
         raise InvalidRequest(
             "Keys and passwords do not belong into a URI: set the variables of its source, such as AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY, instead."
@@ -81,9 +86,3 @@ def _web(scheme: str, place: str) -> tuple[str, str]:
     if not query or _HASHED.match(query):
         return f"{scheme}://{bare}" + (f"?{query}" if query else ""), ""
     return f"{scheme}://{bare}?{_MARK}{hashlib.sha256(query.encode()).hexdigest()}", query
-
-
-def _is_no_secret(scheme: str, user: str) -> bool:
-    if scheme in AZURE_SCHEMES:
-        return _CONTAINER.match(user) is not None
-    return scheme in ("s3", "gs") and user == "anonymous"

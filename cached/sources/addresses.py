@@ -91,22 +91,22 @@ class Addresses:
 
     def __init__(self, private_networks: Iterable[str] = ()) -> None:
         self._named: tuple[Network, ...] = tuple(map(ipaddress.ip_network, private_networks))
-        self._near: dict[str, bool] = {}
+        self._private: dict[str, bool] = {}
 
-    def check(self, address: str, near: bool = False) -> None:
-        """InvalidRequest if a numeric address must not be talked to. `near`: private ones may be."""
+    def check(self, address: str, endpoint: str = "") -> None:
+        """InvalidRequest if a numeric address must not be talked to. `endpoint`: the operator's, which led there."""
         found = self.kind(address)
         if found is Kind.NEVER:
             raise InvalidRequest(
                 "The address of a source is link-local or a metadata service; models are not read from there."
             )
-        if found is Kind.PRIVATE and not near:
+        if found is Kind.PRIVATE and not (endpoint and self._is_private(endpoint)):
             raise InvalidRequest(
                 "The address of a source is in a private network, from which models are not read unless the operator "
                 "names it in the setting 'private_networks'."
             )
 
-    def check_url(self, url: str, near: bool = False) -> None:
+    def check_url(self, url: str, endpoint: str = "") -> None:
         """InvalidRequest unless `url` is http(s) to a host that may be asked; names are looked up.
 
         A name that does not resolve here passes: the connection fails by itself, or a proxy knows the name.
@@ -120,17 +120,17 @@ class Addresses:
         if ":" not in host and not _HOST.match(host):  # Proxies have ideas of their own of what it may mean.
             raise InvalidRequest("The host of a source is malformed; check the URL.")
         for address in _resolved(host):
-            self.check(address, near)
+            self.check(address, endpoint)
 
-    def near(self, endpoint: str) -> bool:
-        """Whether an endpoint that the operator has chosen is in a private network itself."""
+    def _is_private(self, endpoint: str) -> bool:
+        """Whether all its addresses are."""
         host = urlsplit(endpoint).hostname or ""
-        if host not in self._near:
+        if host not in self._private:
             kinds = {_kind(address) for address in _resolved(host)}
             if not kinds:
                 return False  # Another time it may resolve.
-            self._near[host] = kinds == {Kind.PRIVATE}
-        return self._near[host]
+            self._private[host] = kinds == {Kind.PRIVATE}
+        return self._private[host]
 
     def kind(self, address: str) -> Kind:
         """Of a numeric address, with `private_networks` counted as public."""

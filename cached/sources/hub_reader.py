@@ -116,9 +116,8 @@ class HubReader:
     def _check_away(self, link: str) -> Callable[[str], None]:
         """InvalidRequest where a link that leaves the Hub leads where it must not; the check of what it reaches."""
         addresses = self._transport.web.addresses
-        near = addresses.near(self._url)
-        addresses.check_url(link, near)
-        return functools.partial(addresses.check, near=near)
+        addresses.check_url(link, self._url)
+        return functools.partial(addresses.check, endpoint=self._url)
 
     def _find_link(self) -> str:
         """Where the Hub sends those who may read the file; on the Hub itself where it sends nobody elsewhere.
@@ -149,7 +148,6 @@ class HubReader:
             raise _LinkFound(target)
 
     def _get(self, span: Span, url: str, judge: Judge) -> bytes:
-        home = self._is_home(url)
         web = self._transport.web
         data, _ = web.read(
             self._ref,
@@ -157,9 +155,8 @@ class HubReader:
             url,
             timeout=self._timeout,
             judge=judge,
-            private=self._private if home else None,
-            trusted=home,
-            near=not home and web.addresses.near(self._url),
+            private=self._private,
+            endpoint=self._url,
             hop=self._judge_hop,
         )
         return data

@@ -67,17 +67,19 @@ class Web:
         headers: Mapping[str, str] | None = None,
         private: Mapping[str, str] | None = None,
         trusted: bool = True,
-        near: bool = False,
+        endpoint: str = "",
         hop: Judge | None = None,
     ) -> Iterator[httpx2.Response]:
         """The final answer, its body not yet read. `hop` sees each redirect before it is followed.
 
-        `trusted` says that the operator, not a caller, chose the first URL's host; `near`, that it may be in a private
-        network all the same. InvalidRequest when the way leads to an address that may not be asked.
+        `trusted` says that the operator, not a caller, chose the host of `endpoint`: the first URL itself if it is not
+        given. `private` goes there only. InvalidRequest when the way leads to an address that may not be asked.
         """
         url = wire_url(url)  # What is checked is what is sent: two parsers may see two hosts in one URL.
         with self.clients.of(owner_of(private or {})) as client:
-            yield from self._walk(client, method, url, timeout, headers or {}, dict(private or {}), trusted, near, hop)
+            yield from self._walk(
+                client, method, url, timeout, headers or {}, private or {}, trusted, endpoint or url, hop
+            )
 
     def _walk(
         self,
@@ -88,21 +90,20 @@ class Web:
         headers: Mapping[str, str],
         secrets: Mapping[str, str],
         trusted: bool,
-        near: bool,
+        endpoint: str,
         hop: Judge | None,
     ) -> Iterator[httpx2.Response]:
-        home, target = origin(url), url
+        home, target = origin(endpoint), url
         for _ in range(MAX_REDIRECTS):
             checked = not trusted or origin(target) != home
             if checked:
-                near = near or (trusted and self.addresses.near(url))
-                self.addresses.check_url(target, near)
+                self.addresses.check_url(target, endpoint if trusted else "")
             if origin(target) != home:
                 secrets = {}  # For good: not even a redirect back gets them again.
             response = _send(client, method, target, {**headers, **secrets}, timeout)
             try:
                 if checked and _is_direct(client, target):
-                    self.addresses.check(_peer(response), near)
+                    self.addresses.check(_peer(response), endpoint if trusted else "")
                 if not response.has_redirect_location:
                     yield response
                     return
@@ -142,7 +143,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
         private: Mapping[str, str] | None = None,
         trusted: bool = True,
-        near: bool = False,
+        endpoint: str = "",
         hop: Judge | None = None,
         stored_encoding: bool = False,
     ) -> tuple[bytes, str]:
@@ -156,7 +157,7 @@ class Web:
             "headers": sent,
             "private": private,
             "trusted": trusted,
-            "near": near,
+            "endpoint": endpoint,
             "hop": hop,
         }
         with web_errors(ref), self.request("GET", url, timeout=timeout, **arguments) as response:

@@ -87,16 +87,18 @@ WIDE = ("１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1")
 @pytest.mark.parametrize("address", NEVER)
 def test_metadata_and_link_local_are_refused_whatever_is_allowed(address: str) -> None:
     for addresses in (Addresses(), Addresses(["0.0.0.0/0", "::/0", "169.254.0.0/16"])):
-        for near in (False, True):
+        for endpoint in ("", "http://127.0.0.1/"):
             with pytest.raises(InvalidRequest, match="metadata"):
-                addresses.check(address, near)
+                addresses.check(address, endpoint)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_are_for_whom_the_operator_says(address: str) -> None:
     with pytest.raises(InvalidRequest, match="private_networks"):
         Addresses().check(address)
-    Addresses().check(address, near=True)
+    with pytest.raises(InvalidRequest, match="private_networks"):
+        Addresses().check(address, "http://8.8.8.8/")
+    Addresses().check(address, "http://127.0.0.1/")  # What leads there is in such a network itself.
     Addresses(["0.0.0.0/0", "::/0"]).check(address)
 
 
@@ -177,7 +179,9 @@ def test_a_public_hub_may_not_redirect_into_a_private_network(hub: HubStub, monk
     web = Web(1)
     source = HubSource(Config(hub_endpoint=hub.endpoint), web)
     listing = source.resolve(ModelRef.parse("org/llama"), NOBODY, 5)
-    monkeypatch.setattr(Addresses, "near", lambda *_: False)  # As of a Hub with a public address.
+    check = Addresses.check
+    # As of a Hub with a public address.
+    monkeypatch.setattr(Addresses, "check", lambda self, address, endpoint: check(self, address, "http://8.8.8.8/"))
     reader = source.open(listing, listing.entries[0], NOBODY)
     for read in (lambda: reader.read(0, 10), lambda: reader.stream(0, 10, lambda _: None)):
         with pytest.raises(InvalidRequest, match="private_networks"):
@@ -189,3 +193,27 @@ def test_a_public_hub_may_not_redirect_into_a_private_network(hub: HubStub, monk
 def test_what_is_no_network_is_a_wrong_setting(odd: str) -> None:
     with pytest.raises(ConfigError, match="private_networks"):
         Config(private_networks=(odd,))
+
+
+def test_a_proxy_is_no_way_into_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy may be in a private network, and know names that this node does not; addresses are checked here."""
+    real = socket.getaddrinfo
+
+    def resolve(host: object, *arguments: object, **options: object) -> object:
+        if host == "known-to-the-proxy.test":
+            raise socket.gaierror
+        return real(host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with Files({"http://known-to-the-proxy.test/f.bin": b"public"}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.endpoint)
+        web = Web(1)
+        source = HttpSource(Config(), web)
+        assert source.resolve(ModelRef.parse("http://known-to-the-proxy.test/f.bin"), NOBODY, 5).size == 6
+        proxy.requests.clear()
+        for host in ("10.0.0.1", "169.254.169.254", "0xa9fea9fe", "0251.0376.0251.0376", "[::ffff:a00:1]", "localhost"):
+            with pytest.raises(InvalidRequest):
+                source.resolve(ModelRef.parse(f"http://{host}/f.bin"), NOBODY, 5)
+        assert proxy.requests == []
+        source.close()
+        web.close()

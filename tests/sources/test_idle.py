@@ -177,3 +177,18 @@ def test_there_is_a_bound_on_clients(server: LenientS3) -> None:
             answer.read()
     assert len(web.clients) == CLIENTS
     web.close()
+
+
+def test_a_link_that_leads_away_is_asked_apart_for_each_caller() -> None:
+    """The token is not shown there, and whose it is counts all the same."""
+    with LenientS3({"/pub/a": b"ok"}) as away:
+        web = Web(4)
+        for token in ("alice", "bob", "alice"):
+            private = {"Authorization": f"Bearer {token}"}
+            asked = web.request(
+                "GET", f"{away.endpoint}/pub/a", timeout=5, private=private, endpoint="http://127.0.0.1:1/hub"
+            )
+            with asked as answer:
+                assert answer.read() == b"ok" and "Authorization" not in answer.request.headers
+        assert [seen.connection for seen in away.seen] == [1, 2, 1]
+        web.close()
