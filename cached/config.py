@@ -70,6 +70,7 @@ class Config:
     proof_ttl: Duration = Duration(600)  # How long a proof of access is good for without asking the source.
     proof_grace: Duration = Duration(86400)  # And how long when the source cannot be asked.
     own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: whom the daemon's own serve.
+    max_leases_per_user: int = 64  # How many snapshots of a root one user's leases keep from eviction; 0 is no bound.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
     check_timeout: Duration = Duration(
         5
@@ -222,6 +223,8 @@ def _problem(config: Config) -> str | None:
         return "No root may lie within another; correct the setting 'roots'."
     if len(set(config.all_roots)) < len(config.all_roots):
         return "The setting 'roots' names a place twice."
+    if config.max_leases_per_user < 0:
+        return "The setting 'max_leases_per_user' must be at least 1, or 0 for no bound."
     if config.scrub_rate < 1_000_000:
         return "The setting 'scrub_rate' must be at least 1MB; to switch scrubbing off set 'scrub_interval' to 0."
     if odd := next((prefix for prefix in config.budgets if "://" not in prefix), None):

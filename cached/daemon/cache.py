@@ -93,7 +93,7 @@ class Cache:
             Held(disk, known)
             for key in ask.keys
             for disk, known in self.disks.known(key)
-            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(known.snapshot))
+            if known.snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.manifest(known.snapshot))
         ]
         if len(found) < 2:
             return found[0] if found else None

@@ -65,15 +65,14 @@ def shut(path: Path) -> None:
     path.chmod(mode(path) & (0o500 if _raw(path) is None else 0o550))  # The group's bits are an ACL's mask.
 
 
-def inherit(path: Path, old: Path) -> None:
-    """Let those read the file who may read the one that it is to replace; its owner alone when there is none."""
-    if not stat.S_ISREG(os.lstat(old).st_mode if os.path.lexists(old) else 0):
-        return
-    raw = _raw(old)
-    if raw is None:
-        path.chmod(mode(path) | mode(old) & 0o444)
-    else:
-        os.setxattr(path, ACL, raw)
+def close(path: Path, right: int) -> None:
+    """Leave the file to its owner, with this mode; whom an ACL names is shut out at no time later than the others."""
+    try:
+        os.removexattr(path, ACL)  # What it gave stays, as the group's right.
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+    path.chmod(right)
 
 
 def mode(path: Path) -> int:

@@ -179,6 +179,13 @@ def fourth(db: Database) -> None:
     db.execute(f"UPDATE resolution SET seal = seal({seals.SEALED['resolution']})")
 
 
+@migrations()
+def fingerprints_anew(db: Database) -> None:
+    """Everybody on the node could read the key that stands between credentials and their fingerprints."""
+    db.execute("UPDATE fingerprint SET key = randomblob(32)")
+    db.execute("DELETE FROM proof")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -190,4 +197,4 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second", "third", "fourth"}
+_KNOWN = {"first", "second", "third", "fourth", "fingerprints_anew"}

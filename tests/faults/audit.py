@@ -135,7 +135,7 @@ class Audit:
                 yield Finding("I5", f"the row of {row['digest'][:12]} says {row['size']} bytes, its file has {there}")
         for row in snapshots:
             digest = Digest(row["digest"])
-            if not self._layout.snapshot(digest).is_dir() or not self._layout.lock(digest).is_file():
+            if not self._layout.snapshot(digest).is_dir() or not self._layout.manifest(digest).is_file():
                 yield Finding("I2", f"there is a row of the ready snapshot {digest.hex[:12]}, and no directory")
 
     def _ready(self, store: Store) -> Iterator[Finding]:
@@ -190,7 +190,8 @@ class Audit:
         strange = [name for name in os.listdir(layout.root) if not _TOP.fullmatch(name)]
         strange += [f"trash/{name}" for name in os.listdir(layout.trash)]
         strange += [f"ingest/{n}" for n in os.listdir(layout.ingest) if n.partition(".")[0] not in reserved]
-        strange += [f"snapshots/{n}" for n in os.listdir(layout.snapshots) if n.removesuffix(".json") not in snapshots]
+        names = [(name, name.removesuffix(".json").removesuffix(".locks")) for name in os.listdir(layout.snapshots)]
+        strange += [f"snapshots/{name}" for name, digest in names if digest not in snapshots]
         strange += [f"blobs/{p.name}" for p in self._listed if p.name.removesuffix(".pieces") not in rows]
         aside = os.listdir(layout.quarantine)
         strange += [f"quarantine/{name}" for name in aside if not name.startswith(self._scenario.aside)]
@@ -199,10 +200,18 @@ class Audit:
             yield Finding("I5", f"the reservation {key[:12]} is for nothing")
 
 
+def lock_of(root: Path) -> Path:
+    """What a replica of this user locks while it uses the model that is not part of the scenario."""
+    layout = Layout(root)
+    if layout.format.read_text() == "1\n":
+        return layout.manifest(HELD.digest)
+    return layout.locks(HELD.digest) / str(os.geteuid())
+
+
 def inodes(root: Path) -> Inodes:
     """The files of the leased snapshot, its lock file among them."""
     layout = Layout(root)
-    paths = [layout.lock(HELD.digest), *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
+    paths = [lock_of(root), *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
     return {path.name: path.stat().st_ino for path in paths if path.exists()}
 
 

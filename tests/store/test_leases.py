@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from cached.daemon.space.evict import Evictor, Wish
-from cached.store.leases import held
 from cached.store.store import Store
 
-from .stored import add, files, key
+from .stored import add, files, key, lock_file
 
 Open = Callable[[], Store]
 
@@ -24,7 +23,7 @@ def refuse_to_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     real = os.open
 
     def open_(path: Any, *arguments: Any, **options: Any) -> int:
-        if os.fspath(path).endswith(".json"):
+        if os.fspath(path).endswith(f"/{os.geteuid()}"):
             raise OSError(number, os.strerror(number))
         return real(path, *arguments, **options)
 
@@ -52,9 +51,10 @@ def test_a_lease_that_cannot_be_read_counts_as_held(
 ) -> None:
     store = open_store()
     manifest = add(store, "m", {"config.json": b"{}", "w": b"weights"})
+    lock_file(store, manifest)
     before = files(store)
     refuse(monkeypatch, number)
-    assert held(store.snapshots.lock(manifest.digest))
+    assert store.leases.of(manifest.digest)
     assert not store.evict(manifest.digest, "test")
     freed = Evictor(store, 0, {}).free(1 << 40, Wish("for a test"))
     assert (freed.victims, freed.freed) == ((), 0)
@@ -70,10 +70,13 @@ def test_a_removal_that_a_crash_interrupted_is_not_finished_while_its_lease_cann
 ) -> None:
     store = open_store()
     manifest = add(store, "m", {"w": b"weights"})
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)  # Else a start would remove it, as nobody holds it.
+    fcntl.flock(fd, fcntl.LOCK_SH)
     assert store.index.evicting(manifest.digest)
     refuse_to_open(monkeypatch, errno.EIO)
     store = open_store()
     assert (store.snapshots.path(manifest.digest) / "w").read_bytes() == b"weights"
     monkeypatch.undo()
+    os.close(fd)
     assert store.evict(manifest.digest, "test")
     assert files(store) == []
