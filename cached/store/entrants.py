@@ -9,10 +9,11 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator
 
 from cached.access import Access
-from cached.errors import CachedError, StoreDegraded
+from cached.errors import CachedError, StoreDegraded, TooManyUsers
 from cached.model import Digest
 from cached.store.acl import allow, allowed, mode, shut
 from cached.store.index import Index
@@ -22,6 +23,7 @@ from cached.store.leases import Leases, holders
 log = logging.getLogger("cached.store")
 
 _READ_ENTER = 5
+_AS_IT_IS: list[int] = []  # Told by its identity: nothing is to be changed.
 
 
 class Entrants:
@@ -51,7 +53,8 @@ class Entrants:
                         "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
                         (snapshot.hex, uid, until, snapshot.hex),
                     )
-                    self._apply(snapshot)  # Before others see the row, and take the user for one who can enter.
+                    # Before others see the row, and take the user for one who can enter.
+                    self._apply(snapshot, newcomer=uid)
             except BaseException:
                 with contextlib.suppress(CachedError):
                     self._apply(snapshot)  # The disk may have taken half of it.
@@ -124,29 +127,59 @@ class Entrants:
         with self._lock:
             self._apply(snapshot)
 
-    def _apply(self, snapshot: Digest) -> None:
-        uids = None
+    def _apply(self, snapshot: Digest, newcomer: int | None = None) -> None:
+        while (wanted := self._wanted(snapshot)) is not _AS_IT_IS:
+            self._left_open.discard(snapshot)
+            try:
+                with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
+                    self._allow(snapshot, wanted)
+                return
+            except TooManyUsers:
+                if not self._make_room(snapshot, newcomer):
+                    raise
+
+    def _wanted(self, snapshot: Digest) -> list[int] | None:
+        """Who may enter; None is everybody. _AS_IT_IS when the snapshot is gone, or has to be left open."""
         with self._index.transaction() as db:
             rows = db.execute("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchall()
             if not rows:
                 self._left_open.discard(snapshot)
-                return
-            if not self.everybody(Access.parse(rows[0]["access"])):
-                if not self._keep_inside(db, snapshot):
-                    self._leave_open(snapshot)
-                    return
-                entrants = db.execute("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,)).fetchall()
-                uids = sorted(row["uid"] for row in entrants)
-        self._left_open.discard(snapshot)
-        with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
-            self._allow(snapshot, uids)
+                return _AS_IT_IS
+            if self.everybody(Access.parse(rows[0]["access"])):
+                return None
+            if not self._keep_inside(db, snapshot):
+                self._leave_open(snapshot)
+                return _AS_IT_IS
+            entrants = db.execute("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,)).fetchall()
+            return sorted(row["uid"] for row in entrants)
+
+    def _make_room(self, snapshot: Digest, newcomer: int | None) -> bool:
+        """Let go of users who neither lease the snapshot nor were told of it just now: they are let in again when they
+        ask. Those whose time is over, else an eighth of all, by whose time is over first. False when there are none."""
+        now = time.time()
+        leasing = self._leases.users(snapshot, holders())
+        if leasing is None:
+            return False
+        with self._telling:
+            told = {uid for (which, uid), until in self._told.items() if which == snapshot and until >= now}
+        with self._index.transaction() as db:
+            query = "SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY until, uid"
+            rows = db.execute(query, (snapshot.hex,)).fetchall()
+            idle = [row for row in rows if row["uid"] not in leasing | told | {newcomer}]
+            going = [row["uid"] for row in idle if row["until"] < now] or [row["uid"] for row in idle[: len(rows) // 8]]
+            db.executemany("DELETE FROM entrant WHERE snapshot = ? AND uid = ?", [(snapshot.hex, uid) for uid in going])
+        for uid in going:
+            self._leases.drop(snapshot, uid)
+        if going:
+            log.info("access.made_room", extra={"snapshot": snapshot.hex, "users": len(going)})
+        return bool(going)
 
     def _allow(self, snapshot: Digest, uids: list[int] | None) -> None:
         path = self._layout.snapshot(snapshot)
         with contextlib.suppress(FileNotFoundError):  # It is damaged, or going.
             try:
                 allow(path, _READ_ENTER, uids)
-            except (OSError, StoreDegraded):
+            except (OSError, StoreDegraded, TooManyUsers):
                 if uids is not None:
                     shut(path)  # Rather than open: who is named already stays inside.
                 raise

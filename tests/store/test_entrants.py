@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cached.access import Access
-from cached.errors import NoSpace, StoreDegraded
+from cached.errors import NoSpace, StoreDegraded, TooManyUsers
 from cached.model import Digest
 from cached.store.acl import ACL, allow, allowed
 from cached.store.leases import SHARED
@@ -449,3 +449,79 @@ def test_proofs_are_of_these_credentials_in_this_index_alone(open_store: OpenSto
     store.close()
     store.layout.index.unlink()
     assert open_store().proofs.who({"HF_TOKEN": "secret"}) != who
+
+
+FULL = 100  # Users that fit; ext4 takes 503, tmpfs 8,000.
+
+
+def limit_acls(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As a file system whose ACLs have an end: ext4 says ENOSPC (fs/ext4/xattr.c), XFS E2BIG (fs/xfs/xfs_acl.c)."""
+    set_ = os.setxattr
+
+    def limited(path: Path, name: str, value: bytes, *rest: int) -> None:
+        if (len(value) - 4) // 8 - 4 > FULL:
+            raise OSError(number, os.strerror(number))
+        set_(path, name, value, *rest)
+
+    monkeypatch.setattr(os, "setxattr", limited)
+
+
+def full(store: Store, until: float) -> Digest:
+    snapshot = closed_to(store)
+    with store.index.transaction() as db:
+        db.executemany("INSERT INTO entrant VALUES (?, ?, ?)", [(snapshot.hex, 1000 + i, until) for i in range(FULL)])
+    store.entrants.apply(snapshot)
+    assert len(inside(store, snapshot)) == FULL
+    return snapshot
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.E2BIG], ids=errno.errorcode.get)
+@pytest.mark.parametrize("until", [1.0, 4e9], ids=["expired", "not expired"])
+def test_where_an_acl_is_full_the_next_user_takes_the_place_of_one_who_uses_nothing(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, number: int, until: float
+) -> None:
+    limit_acls(monkeypatch, number)
+    store = open_store()
+    snapshot = full(store, until)
+    store.entrants.told(snapshot, 1000, 4e9)
+    file = Path(lock_file(store, snapshot, 1001))
+    with file.open() as lease:
+        fcntl.flock(lease, fcntl.LOCK_SH)
+        idle = Path(lock_file(store, snapshot, 1002))
+        store.entrants.enter(snapshot, 7, 4e9)
+        assert {7, 1000, 1001} <= inside(store, snapshot)
+    assert store.entrants.until(snapshot, 7) == 4e9 and store.entrants.until(snapshot, 1002) == 0.0
+    assert file.exists() and not idle.exists()
+    store.entrants.enter(snapshot, 1002, 4e9)
+    assert 1002 in inside(store, snapshot)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.E2BIG], ids=errno.errorcode.get)
+def test_where_all_of_a_full_acl_are_using_the_model_another_is_told_so_and_the_root_is_well(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    limit_acls(monkeypatch, number)
+    store = open_store()
+    snapshot = full(store, 4e9)
+    for i in range(FULL):
+        store.entrants.told(snapshot, 1000 + i, 4e9)
+    before = inside(store, snapshot)
+    with pytest.raises(TooManyUsers, match=f"^{FULL} users may enter .*; try again when some have ended.$") as caught:
+        store.entrants.enter(snapshot, 7, 4e9)
+    assert caught.value.retryable and not getattr(caught.value, "lasting", False)
+    assert inside(store, snapshot) == before and store.entrants.until(snapshot, 7) == 0.0
+    store.entrants.sweep(4.5e9)
+    store.entrants.enter(snapshot, 7, 5e9)
+    assert inside(store, snapshot) == {7}
+
+
+def test_as_many_users_as_this_file_system_can_name_and_more_are_let_in_one_after_the_other(
+    open_store: OpenStore,
+) -> None:
+    store = open_store()
+    snapshot = closed_to(store)
+    with store.index.transaction() as db:
+        rows = [(snapshot.hex, 100_000 + i, 4e9) for i in range(9000)]
+        db.executemany("INSERT INTO entrant VALUES (?, ?, ?)", rows)
+    store.entrants.enter(snapshot, 7, 4e9)
+    assert 7 in inside(store, snapshot) and 100 < len(inside(store, snapshot)) < 9000
