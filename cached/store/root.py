@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cached.errors import StoreDegraded
 from cached.store import fitness, private
+from cached.store.landing import write_all
 from cached.store.layout import Layout, fsync_directory
 from cached.store.upgrade import from_layout_1
 
@@ -138,7 +139,7 @@ def _put_in_place(layout: Layout, fd: int, there: os.stat_result | None) -> bool
                 if there is not None and not fitness.is_current(layout):
                     from_layout_1(layout)  # A start that is killed in it is begun again, be it of a daemon of layout 1.
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{fitness.FORMAT}\n".encode(), 0)
+                write_all(fd, memoryview(f"{fitness.FORMAT}\n".encode()), 0)
                 os.fsync(fd)
                 os.rename(layout.next_format, layout.format)
                 fsync_directory(layout.root)

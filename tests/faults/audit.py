@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cached.model import Digest
 from cached.store.layout import Layout
+from cached.store.leases import held_files
 from cached.store.store import Store
 from tests.faults.models import HELD, KNOWN, LIMIT, Model, sha256
 from tests.faults.points import RULE, Finding
@@ -68,7 +69,7 @@ class Audit:
     def started(self, store: Store) -> list[Finding]:
         self._look()
         found = [*self._blobs(), *self._names(), *self._ready(store), *self._promised(store)]
-        return [*found, *self._space(store), *self._strays(store)]
+        return [*found, *self._exposed(), *self._space(store), *self._strays(store)]
 
     def acquired(self, store: Store, digest: Digest) -> list[Finding]:
         """A caller was given this, now."""
@@ -172,6 +173,16 @@ class Audit:
             if model.digest.hex not in pins:
                 yield Finding(RULE, f"the operator's pin of {model.name} is lost")
 
+    # What others can open and lock.
+
+    def _exposed(self) -> Iterator[Finding]:
+        layout = self._layout
+        alone = [layout.format, *layout.root.glob("index.db*"), *layout.snapshots.glob("*.json")]
+        alone += [layout.blobs, layout.ingest, layout.trash, layout.quarantine]
+        for path in alone:
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                yield Finding("I10", f"others can open {path.name[:12]}")
+
     # Space and strays.
 
     def _space(self, store: Store) -> Iterator[Finding]:
@@ -211,7 +222,8 @@ def lock_of(root: Path) -> Path:
 def inodes(root: Path) -> Inodes:
     """The files of the leased snapshot, its lock file among them."""
     layout = Layout(root)
-    paths = [lock_of(root), *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
+    lock = layout.locks(HELD.digest) / str(os.geteuid())
+    paths = [lock, *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
     return {path.name: path.stat().st_ino for path in paths if path.exists()}
 
 
@@ -223,6 +235,9 @@ def leased(root: Path, before: Mapping[str, int], lock: int) -> list[Finding]:
     ]
     if not os.fstat(lock).st_nlink:
         found.append(Finding("I4", "the lock file of a leased snapshot was removed"))
+    layout = Layout(root)
+    if layout.format.read_text() != "1\n" and not held_files(str(layout.locks(HELD.digest))):
+        found.append(Finding("I4", "the lease of a replica is not seen"))
     return found
 
 
