@@ -18,7 +18,8 @@ from cached.model import Digest
 from cached.store.acl import allow, allowed, mode, shut
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import Leases, holders
+from cached.store.leases import Leases
+from cached.store.locks import holders
 
 log = logging.getLogger("cached.store")
 

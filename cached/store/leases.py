@@ -16,15 +16,14 @@ import re
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from cached.errors import StoreDegraded
 from cached.model import Digest
 from cached.store.acl import allow
 from cached.store.layout import Layout, disk_errors
+from cached.store.locks import Held, held_files, look, names_in, pids, trying, uid_of, user_of
 from cached.store.private import create, open_safely
 
 log = logging.getLogger("cached.store")
@@ -34,21 +33,6 @@ BEFORE = "before"  # The manifest of layout 1, which was the lock file: whoever 
 _NAME = re.compile(rf"[0-9]{{1,10}}|{SHARED}|{BEFORE}")
 _READ = 4
 
-# One at a time in this process: a look whether a snapshot is leased must not look like a lease to another.
-_trying = threading.RLock()
-
-
-class Held(NamedTuple):
-    """A lock file that somebody holds. `uid` is whose it is; None when its name does not say. `file` is its device and
-    inode, zeros when it could not be looked at, and `at` when it was last handed out."""
-
-    uid: int | None
-    file: tuple[int, int]
-    at: float = 0.0
-
-
-UNTOLD = Held(None, (0, 0))  # Somebody may.
-
 
 class Leases:
     """Of one root. `bound`: of how many snapshots one user can keep from being evicted; 0 is all. Safe to use from
@@ -57,7 +41,7 @@ class Leases:
     def __init__(self, layout: Layout, bound: int) -> None:
         self._layout, self._bound = layout, bound
         self._changing = threading.RLock()  # While a snapshot's locks are excluded, it gets no new one.
-        self._unnamed: set[int | None] = set()  # Users whom no ACL can name; None: there are no ACLs.
+        self._unnamed: set[int | None] = _beyond_this_namespace()  # Whom no ACL can name; None: there are no ACLs.
 
     # Handing out.
 
@@ -144,7 +128,7 @@ class Leases:
         held = []
         with disk_errors("looking at the leases"), os.scandir(self._layout.snapshots) as entries:
             for entry in entries:
-                if entry.name.endswith(".locks") and (one := _look(f"{entry.path}/{uid}", uid)):
+                if entry.name.endswith(".locks") and (one := look(f"{entry.path}/{uid}", uid)):
                     held.append((one.at, Digest(entry.name.removesuffix(".locks"))))
         return snapshot not in self._beyond(uid, held)
 
@@ -152,7 +136,7 @@ class Leases:
         """Who leases it; None when it cannot be told of one. `locks` are the `holders` of this moment."""
         found: set[int] = set()
         for held in self.of(snapshot):
-            for uid in {held.uid} if held.uid is not None else {_user(pid) for pid in pids(held, locks)}:
+            for uid in {held.uid} if held.uid is not None else {user_of(pid) for pid in pids(held, locks)}:
                 if uid is None:
                     return None
                 found.add(uid)
@@ -166,18 +150,18 @@ class Leases:
         cannot be told. What is not there cannot be leased either: True."""
         with self._changing, contextlib.ExitStack() as opened:
             folder = str(self._layout.locks(snapshot))
-            names = _names(folder)
+            names = names_in(folder)
             free = names is not None and all(self._exclude(snapshot, f"{folder}/{name}", opened) for name in names)
             yield free
 
     def _exclude(self, snapshot: Digest, file: str, opened: contextlib.ExitStack) -> bool:
-        uid = _uid(file)
+        uid = uid_of(file)
         try:
             fd = open_safely(file, os.O_RDONLY)
             opened.callback(_close, fd)
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return True
-            with _trying:
+            with trying:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return True
@@ -194,19 +178,22 @@ class Leases:
         """The user's lock file goes, unless it is held."""
         self._drop(f"{self._layout.locks(snapshot)}/{uid}")
 
-    def tidy(self, snapshot: Digest, booted: float) -> None:
-        """At a start: remove what nobody holds. Of the lock of before, what was so since before the boot."""
+    def tidy(self, snapshot: Digest, booted: float) -> list[str]:
+        """At a start: remove what nobody holds; paths of what is no lock file. That of before goes with the boot (in
+        seconds since the epoch) after which nobody can have opened it."""
         folder = self._layout.locks(snapshot)
         folder.chmod(0o711)
-        for name in _names(str(folder)) or []:
+        foreign = []
+        for name in names_in(str(folder)) or []:
             file = folder / name
-            if _NAME.fullmatch(name) and (name != BEFORE or file.lstat().st_ctime < booted):
+            if not _NAME.fullmatch(name) or not stat.S_ISREG((status := file.lstat()).st_mode):
+                foreign.append(str(file))
+            elif name != BEFORE or status.st_ctime < booted:
                 self._drop(str(file))
-        with contextlib.suppress(OSError):  # Not while something is in it.
-            folder.rmdir()
+        return foreign
 
     def _drop(self, file: str) -> None:
-        with self._changing, _trying, contextlib.suppress(OSError):
+        with self._changing, trying, contextlib.suppress(OSError):
             fd = open_safely(file, os.O_RDONLY)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,67 +202,16 @@ class Leases:
                 os.close(fd)
 
 
-def held_files(folder: str) -> list[Held]:
-    """Those in a folder of lock files. Plain calls, because a listing asks of thousands."""
-    names, found = _names(folder), []
-    if names is None:
-        return [UNTOLD]
-    for name in names:
-        file = f"{folder}/{name}"
-        if held := _look(file, _uid(file)):
-            found.append(held)
-    return found
-
-
-def _look(file: str, uid: int | None) -> Held | None:
-    """None when nobody holds it."""
-    fd, status = -1, None
-    try:
-        with _trying:
-            try:
-                fd = open_safely(file, os.O_RDONLY)
-                status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode):
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            finally:
-                if fd >= 0:
-                    os.close(fd)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if status is None or not isinstance(error, BlockingIOError):
-            log.warning("lease.unreadable", extra={"lock": file, "why": error.strerror})
-            return UNTOLD
-        return Held(uid, (status.st_dev, status.st_ino), status.st_mtime)
-    return None
-
-
-def _names(folder: str) -> list[str] | None:
-    """Of what lies in the folder; None where it cannot be read."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        log.warning("lease.unreadable", extra={"lock": folder, "why": error.strerror})
-        return None
-
-
-def _uid(file: str) -> int | None:
-    name = file.rpartition("/")[2]
-    return int(name) if name.isdecimal() else None
-
-
-def _user(pid: int) -> int | None:
-    """None for a process that cannot be seen; of one that has ended, a fork may go on holding the lock."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid if pid > 0 else None
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
 def _ours(uid: int) -> bool:
     return uid == os.geteuid()
+
+
+def _beyond_this_namespace() -> set[int | None]:
+    """The user that stands for all whom our user namespace does not know: in an ACL it would be none of them."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
+            return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
+    return set()
 
 
 def make_folder(folder: Path) -> None:
@@ -289,32 +225,3 @@ def make_folder(folder: Path) -> None:
 def _close(fd: int) -> None:
     with contextlib.suppress(OSError):  # Nothing was written; the lock is gone all the same.
         os.close(fd)
-
-
-def booted() -> float:
-    """When this node was started, in seconds since the epoch; the clock may have been set by a little since."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 1.0
-
-
-def holders() -> dict[tuple[int, int], set[int]]:
-    """Pids that hold an flock, by (device, inode). From /proc/locks; empty where it cannot be read.
-
-    /proc/locks names the device of the superblock, which on btrfs and overlays differs from st_dev: so each inode is
-    there under device 0 as well. A pid is the one that took the lock, as seen from this pid namespace; 0 or -1 stands
-    for one outside it.
-    """
-    found: dict[tuple[int, int], set[int]] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.replace("->", "").split()
-            if len(words) >= 6 and words[1] == "FLOCK":
-                major, minor, inode = words[5].split(":")
-                device = os.makedev(int(major, 16), int(minor, 16))
-                for key in ((device, int(inode)), (0, int(inode))):
-                    found.setdefault(key, set()).add(int(words[4]))
-    return found
-
-
-def pids(held: Held, locks: dict[tuple[int, int], set[int]]) -> set[int]:
-    """Who holds it, of `holders`; {0} when that does not say."""
-    return locks.get(held.file) or locks.get((0, held.file[1])) or {0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -18,7 +19,8 @@ from cached.store.following import Following, Found
 from cached.store.glance import Glance, glance
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import Leases, booted
+from cached.store.leases import Leases
+from cached.store.locks import booted
 from cached.store.making_whole import MakingWhole
 from cached.store.private import exposed
 from cached.store.recheck import Recheck
@@ -179,7 +181,10 @@ class _Start:
         since = booted()
         for name in locks:
             if name in snapshots:
-                self.leases.tidy(Digest(name), since)
+                for foreign in self.leases.tidy(Digest(name), since):
+                    self.strays.remove(foreign)
+                with contextlib.suppress(OSError):  # Not while something is in it.
+                    self.layout.locks(Digest(name)).rmdir()
             else:
                 self.snapshots.remove_locks(Digest(name))
 

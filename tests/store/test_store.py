@@ -13,7 +13,7 @@ from cached.daemon.space.evict import Evictor, Wish
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.checkup import check
-from cached.store.leases import holders
+from cached.store.locks import holders
 from cached.store.store import Store
 from tests.waiting import until
 

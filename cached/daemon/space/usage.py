@@ -13,7 +13,7 @@ from typing import Any
 
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.leases import holders, pids
+from cached.store.locks import holders, pids
 from cached.store.steady import steady_time
 from cached.store.store import Store
 
