@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenied
-from cached.lease import Lease, take
+from cached.lease import Lease, in_the_way, pauses, take
 from cached.model import Progress
 from cached.request import DEFAULTS, acquire_body
 from cached.uris import display_name
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
+LEASE_SECONDS = 5.0  # How long it is tried to hold what has been found, where the caller sets no time.
 _ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 ProgressCallback = Callable[[Progress], None]
@@ -146,18 +147,17 @@ class Client:
     def _lease(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
     ) -> Lease:
-        while True:
+        ready, waiting = self._ready(body, progress, deadline, call), None
+        while (fd := _take(ready)) is None:
+            if not ready.hit:
+                waiting = None  # It was fetched meanwhile, which may take its time.
+            waiting = waiting or pauses(LEASE_SECONDS if deadline is None else deadline - time.monotonic())
+            if call.cancelled or next(waiting, ()) == ():
+                who = in_the_way(ready.lock)
+                why = f"{who} holds its lock" if who else "it was removed again each time"
+                raise NotCached(f"{body['uri']} could not be held: {why}; try again.")
             ready = self._ready(body, progress, deadline, call)
-            try:
-                fd = take(ready.lock)
-            except PermissionError:
-                raise SourceDenied(
-                    f"You may not enter {ready.path}: see `cached doctor`, or the uid that the daemon sees you as."
-                ) from None
-            if fd is not None:
-                return Lease(ready, fd)
-            if deadline is not None and time.monotonic() > deadline:
-                raise NotCached(f"{body['uri']} was removed again before it could be held; try again.")
+        return Lease(ready, fd)
 
     def _ready(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
@@ -251,6 +251,15 @@ class Client:
         else:
             what = f"The cached daemon at {self.socket} went away: {error}."
         return DaemonUnavailable(what)
+
+
+def _take(ready: Ready) -> int | None:
+    try:
+        return take(ready.lock)
+    except PermissionError:
+        raise SourceDenied(
+            f"You may not enter {ready.path}: see `cached doctor`, or the uid that the daemon sees you as."
+        ) from None
 
 
 def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:

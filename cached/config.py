@@ -71,6 +71,7 @@ class Config:
     proof_ttl: Duration = Duration(600)  # How long a proof of access is good for without asking the source.
     proof_grace: Duration = Duration(86400)  # And how long while the source is seen to be down.
     own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: whom the daemon's own serve.
+    max_leases_per_user: int = 64  # How many snapshots of a root one user's leases keep from eviction; 0 is no bound.
     max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
     check_timeout: Duration = Duration(
         5
@@ -226,6 +227,8 @@ def _problem(config: Config) -> str | None:
         return "The setting 'roots' names a place twice."
     if (odd := next((text for text in config.private_networks if not _is_network(text)), None)) is not None:
         return f"The setting 'private_networks' must list networks such as '10.0.0.0/8' or 'fd12::/16', not {odd!r}."
+    if config.max_leases_per_user < 0:
+        return "The setting 'max_leases_per_user' must be at least 1, or 0 for no bound."
     if config.scrub_rate < 1_000_000:
         return "The setting 'scrub_rate' must be at least 1MB; to switch scrubbing off set 'scrub_interval' to 0."
     if odd := next((prefix for prefix in config.budgets if "://" not in prefix), None):

@@ -128,6 +128,12 @@ class InUse(CachedError):
     code, status, retryable = "in_use", 409, True
 
 
+class TooManyUsers(CachedError):
+    """More users want to use one model at once than the file system can name in an ACL."""
+
+    code, status, retryable = "too_many_users", 503, True
+
+
 class StoreDegraded(CachedError):
     """A failed fsync, a root that cannot be written or locked, an index beyond repair.
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from cached.wire import Ready
@@ -71,10 +72,44 @@ def take(lock: str) -> int | None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
             return fd
-    except BlockingIOError:
-        time.sleep(0.001)  # An eviction holds it, for as long as a rename takes.
+    except (
+        BlockingIOError
+    ):  # An eviction holds it, for as long as a rename takes; or somebody else, for as long as he likes.
+        pass
     except BaseException:
         os.close(fd)
         raise
     os.close(fd)
     return None
+
+
+def pauses(seconds: float) -> Iterator[None]:
+    """Wait between tries, at first a millisecond, each time about twice as long and at most 0.1 s, all in all so long.
+
+    By chance a little more or less: several that wait for the same do not come back together.
+    """
+    end, pause = time.monotonic() + seconds, 0.001
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, pause * (0.5 + os.urandom(1)[0] / 255)))
+        pause = min(0.1, pause * 2)
+        yield
+
+
+def in_the_way(lock: str) -> str:
+    """Who keeps others from leasing, as far as this process can see it; empty when nobody does."""
+    try:
+        inode = os.stat(lock).st_ino
+        with open("/proc/locks") as lines:
+            found = [words for line in lines if len(words := line.split()) > 5 and words[1] == "FLOCK"]
+    except OSError:
+        return ""
+    pids = [int(words[4]) for words in found if words[3] == "WRITE" and words[5].endswith(f":{inode}")]
+    return ", ".join(map(_named, pids))
+
+
+def _named(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as comm:
+            return f"{comm.read().strip()} (pid {pid}) of user {os.stat(f'/proc/{pid}').st_uid}"
+    except OSError:
+        return "a process that cannot be seen from here"

@@ -13,13 +13,14 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cached import CachedError, Lease
-from cached.lease import take
+from cached.lease import pauses, take
 from serve_integration.acquiring import Held, acquire, log, make_torch_kernels
 from serve_integration.reference import Reference
 from serve_integration.reporting import report
 from serve_integration.settings import Settings
 
 START_SECONDS = 60.0  # What a worker process may take to start, on top of the user's timeout.
+HOLD_SECONDS = 5.0  # How long it is tried to lock again what a process of ours held.
 PAUSE_SECONDS = 0.1  # Between two looks whether Ray has started it again.
 _ERROR = re.compile(r"\w+(Error|Exception): ")
 
@@ -69,11 +70,15 @@ async def _take_again(wanted: Reference, settings: Settings, held: Held) -> Leas
 
 
 def _take_while_there(lock_file: str) -> int | None:
-    """None once it is gone: until then whoever excludes us only looks, or is about to remove it."""
-    while os.path.exists(lock_file):
+    """None once it is gone, or not this process's to lock: the daemon has to be asked. Until then whoever excludes us
+    only looks, or is about to remove it."""
+    tries = pauses(HOLD_SECONDS)
+    while os.access(lock_file, os.R_OK, effective_ids=True):
         descriptor = take(lock_file)
         if descriptor is not None:
             return descriptor
+        if next(tries, ()) == ():
+            break
     return None
 
 

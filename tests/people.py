@@ -50,10 +50,24 @@ class Person:
         with self._child(acquire) as lease:
             yield lease
 
+    @contextlib.contextmanager
+    def keeping(self, call: Callable[[], object]) -> Iterator[None]:
+        """What `call` gives (open files, say) is kept during the block, by a process of this user."""
+        with self._child(lambda: (None, call())):
+            yield
+
     def can_read(self, path: str) -> bool:
         """Whether the kernel lets this user read every file there."""
         try:
             self.do(lambda: read(path))
+        except PermissionError:
+            return False
+        return True
+
+    def can_open(self, path: str) -> bool:
+        """Whether the kernel lets this user open it to read."""
+        try:
+            self.do(lambda: os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK)))
         except PermissionError:
             return False
         return True

@@ -13,6 +13,7 @@ import typer
 from cached import __version__
 from cached.cli import options
 from cached.cli.last_start import check_last_start
+from cached.cli.modes import check_modes
 from cached.cli.node import (
     Check,
     check_acls,
@@ -57,9 +58,8 @@ def examine(file: Path | None, socket: Path | None) -> list[Check]:
     for root, told in _roots(settings, status):
         checks.append(check_root(root))
         if root.is_dir():
-            checks += [check_flock(root), check_space(root, told)]
-            if settings is None or settings.access == "caller":
-                checks.append(check_acls(root))
+            checks += [check_flock(root), check_modes(root), check_space(root, told)]
+            checks.append(check_acls(root, settings is None or settings.access == "caller"))
     return [*checks, check_credentials(), check_sqlite()]
 
 

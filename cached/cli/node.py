@@ -123,14 +123,18 @@ def check_flock(root: Path) -> Check:
     return Check("flock", "fail", f"Two exclusive locks were given at once on {root}.", "Put root on ext4 or XFS.")
 
 
-def check_acls(root: Path) -> Check:
-    """Whether the root's file system has POSIX ACLs. Without them nobody is let into what is not open to everybody."""
+def check_acls(root: Path, enforced: bool = True) -> Check:
+    """Whether the root's file system has POSIX ACLs. Without them nobody is let into what is not open to everybody
+    (where that is `enforced`), and all users share the lock file of a model."""
     try:
         os.getxattr(root, "system.posix_acl_access")
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
+            lacks = f"The file system of {root} has no POSIX ACLs: any user can lock a model against the others"
+            if not enforced:
+                return Check("acls", "warn", f"{lacks}, and keep it from eviction.", "Mount it with ACLs.")
             mend = 'Mount it with ACLs, or set access = "node" if all who can reach the socket may read all models.'
-            return Check("acls", "fail", f"The file system of {root} has no POSIX ACLs.", mend)
+            return Check("acls", "fail", f"{lacks}, and nobody gets one that is not open to everybody.", mend)
         if error.errno != errno.ENODATA:
             return Check("acls", "warn", f"It could not be tried on {root}: {error.strerror}.", "Run it as root.")
     return Check("acls", "ok", f"The file system of {root} has POSIX ACLs.")

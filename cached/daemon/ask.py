@@ -52,5 +52,5 @@ def names_of(listing: Listing) -> dict[str, tuple[str, str]]:
 
 def ready(disk: Disk, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False) -> Ready:
     """The answer to whoever asked for the ref: this snapshot, on this disk."""
-    path, lock = disk.store.snapshots.path(digest), disk.store.snapshots.lock(digest)
-    return Ready(str(path), str(lock), str(digest), revision, str(ref), size, hit, stale)
+    path = str(disk.store.snapshots.path(digest))  # What to lock is each caller's own: see Gate.lock_file.
+    return Ready(path, path, str(digest), revision, str(ref), size, hit, stale)

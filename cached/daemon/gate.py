@@ -150,6 +150,23 @@ class Gate:
             disk.require_writable()
             await disk.do(store.entrants.enter, snapshot, uid, until)
 
+    async def lock_file(self, disk: Disk, snapshot: Digest, caller: Caller) -> str:
+        """What the caller is to lock, for as long as it uses the snapshot: the file of its uid.
+
+        Where nothing can be written nothing is removed either, and no file made: any will do that it can open.
+        """
+        uid = os.geteuid() if caller.uid is None else caller.uid
+        file = disk.store.leases.file(snapshot, uid)
+        if os.path.exists(file):
+            return file
+        try:
+            disk.require_writable()
+            return await disk.do(disk.store.leases.make, snapshot, uid)
+        except StoreDegraded:
+            if disk.degraded is None:
+                raise
+            return str(disk.store.snapshots.path(snapshot))
+
     def visible(self, disk: Disk, uid: int | None) -> frozenset[str] | None:
         """The snapshots (hex) that this user may hear of; None for all. In the disk's thread."""
         if uid is None or self._config.access == "node":

@@ -206,8 +206,11 @@ def _unix_socket(config: Config) -> socket.socket:
 
 def _refuse_if_answered(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
         try:
             probe.connect(str(path))
+        except (BlockingIOError, TimeoutError):
+            pass  # Somebody listens, and does not come round to accepting.
         except OSError:
             return
     raise StoreDegraded(f"Another daemon answers on {path}; stop it, or change `socket`.")

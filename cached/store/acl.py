@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from cached.errors import StoreDegraded
+from cached.errors import StoreDegraded, TooManyUsers
 
 ACL = "system.posix_acl_access"
 _HEADER, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
@@ -22,6 +22,7 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
     """Give `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody with None.
 
     On an error nothing has changed, but that it is the owner's alone where there are no ACLs: StoreDegraded.
+    TooManyUsers when the file system takes no ACL of that length, though it has room.
     """
     if uids is None:
         try:
@@ -45,6 +46,11 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
     try:
         os.setxattr(path, ACL, _HEADER.pack(_VERSION) + b"".join(entries))
     except OSError as error:
+        if _is_too_long(path, error, len(users)):
+            raise TooManyUsers(
+                f"{len(users) - 1} users may enter the snapshot {path.name[:12]} and use it at this moment, and its "
+                "file system can name no more; try again when some have ended."
+            ) from None
         if error.errno != errno.EOPNOTSUPP:
             raise
         shut(path)
@@ -52,6 +58,17 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
             f"The file system of {path.parent} has no POSIX ACLs, so nobody can be let into models that are not open "
             "to everybody: mount it with them, or set access = 'node'."
         ) from None
+
+
+_NEVER_TOO_MANY = 16
+
+
+def _is_too_long(path: Path, error: OSError, users: int) -> bool:
+    """ext4 keeps an ACL in one block, and says of one that is longer (503 users) what it says of a full disk."""
+    if error.errno == errno.ENOSPC and users > _NEVER_TOO_MANY:
+        system = os.statvfs(path)
+        return system.f_bavail > 0 and (system.f_favail > 0 or not system.f_files)
+    return error.errno == errno.E2BIG
 
 
 def allowed(path: Path) -> set[int]:
@@ -65,15 +82,14 @@ def shut(path: Path) -> None:
     path.chmod(mode(path) & (0o500 if _raw(path) is None else 0o550))  # The group's bits are an ACL's mask.
 
 
-def inherit(path: Path, old: Path) -> None:
-    """Let those read the file who may read the one that it is to replace; its owner alone when there is none."""
-    if not stat.S_ISREG(os.lstat(old).st_mode if os.path.lexists(old) else 0):
-        return
-    raw = _raw(old)
-    if raw is None:
-        path.chmod(mode(path) | mode(old) & 0o444)
-    else:
-        os.setxattr(path, ACL, raw)
+def close(path: Path, right: int) -> None:
+    """Leave the file to its owner, with this mode; whom an ACL names is shut out at no time later than the others."""
+    try:
+        os.removexattr(path, ACL)  # What it gave stays, as the group's right.
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+    path.chmod(right)
 
 
 def mode(path: Path) -> int:

@@ -1,38 +1,38 @@
 """Who may enter the directories of snapshots: everybody, or the uids that proved that they may read the model.
 
-The kernel enforces it: a POSIX ACL on the directory and on its manifest, which is the lock file. Blobs themselves are
-behind a directory that is the daemon's alone.
+The kernel enforces it: a POSIX ACL on the directory. Blobs themselves are behind one that is the daemon's alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from cached.access import Access
-from cached.errors import CachedError, StoreDegraded
+from cached.errors import CachedError, StoreDegraded, TooManyUsers
 from cached.model import Digest
 from cached.store.acl import allow, allowed, mode, shut
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import holders, look
+from cached.store.leases import Leases
+from cached.store.locks import holders
 
 log = logging.getLogger("cached.store")
 
-_READ, _READ_ENTER = 4, 5
+_READ_ENTER = 5
+_AS_IT_IS: list[int] = []  # Told by its identity: nothing is to be changed.
 
 
 class Entrants:
     """`enforced`: whether anything but an open model is shut at all. `own_open`: so is what the daemon's credentials
     opened. Safe to use from several threads."""
 
-    def __init__(self, layout: Layout, index: Index, enforced: bool, own_open: bool) -> None:
-        self._layout, self._index = layout, index
+    def __init__(self, layout: Layout, index: Index, leases: Leases, enforced: bool, own_open: bool) -> None:
+        self._layout, self._index, self._leases = layout, index, leases
         self._open_kinds = {"open", "own"} if own_open else {"open"}
         self._enforced = enforced
         self._lock = threading.Lock()
@@ -54,7 +54,8 @@ class Entrants:
                         "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
                         (snapshot.hex, uid, until, snapshot.hex),
                     )
-                    self._apply(snapshot)  # Before others see the row, and take the user for one who can enter.
+                    # Before others see the row, and take the user for one who can enter.
+                    self._apply(snapshot, newcomer=uid)
             except BaseException:
                 with contextlib.suppress(CachedError):
                     self._apply(snapshot)  # The disk may have taken half of it.
@@ -90,7 +91,7 @@ class Entrants:
         locks = holders() if rows else {}
         for name in sorted({row["snapshot"] for row in rows}):
             over = {row["uid"] for row in rows if row["snapshot"] == name}
-            staying = self._leasing(name, locks)
+            staying = self._leases.users(Digest(name), locks)
             try:
                 if staying is not None and (leaving := over - staying):
                     gone += self._leave(Digest(name), leaving, now)
@@ -105,26 +106,15 @@ class Entrants:
             for uid in uids:  # Unless one has come back meanwhile.
                 db.execute("DELETE FROM entrant WHERE snapshot = ? AND uid = ? AND until < ?", (snapshot.hex, uid, now))
             self._apply(snapshot)  # On an error the rows stay, for the next sweep.
+            for uid in uids:
+                self._leases.drop(snapshot, uid)
         log.info("access.ended", extra={"snapshot": snapshot.hex, "uids": sorted(uids)})
         return len(uids)
-
-    def _leasing(self, snapshot: str, locks: dict[tuple[int, int], set[int]]) -> set[int] | None:
-        """The users of processes that lease it; None when one cannot be told."""
-        seen = look(self._layout.lock(Digest(snapshot)))
-        if not seen.held:
-            return set()
-        uids = set()
-        for pid in locks.get(seen.file) or locks.get((0, seen.file[1])) or {0}:
-            try:
-                uids.add(os.stat(f"/proc/{pid}").st_uid if pid > 0 else -1)
-            except (FileNotFoundError, ProcessLookupError):
-                uids.add(-1)  # It has ended, and a fork of it may go on holding the lock.
-        return None if -1 in uids else uids
 
     def stands_open(self, snapshot: Digest) -> bool:
         """Whether the disk lets everybody in. When the index has only just come to say so, it may not yet."""
         with disk_errors(f"looking at who may enter the snapshot {snapshot.hex[:12]}"):
-            return all(mode(path) & right == right for path, right in self._paths(snapshot))
+            return mode(self._layout.snapshot(snapshot)) & _READ_ENTER == _READ_ENTER
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
@@ -133,45 +123,74 @@ class Entrants:
             yield
 
     def apply(self, snapshot: Digest) -> None:
-        """Make directory and manifest what the index says. When that shuts what was open to everybody, who leases it
+        """Make the directory what the index says. When that shuts what was open to everybody, who leases it
         stays inside; while it cannot be told who does, it is left open, and a later sweep shuts it."""
         with self._lock:
             self._apply(snapshot)
 
-    def _apply(self, snapshot: Digest) -> None:
-        uids = None
+    def _apply(self, snapshot: Digest, newcomer: int | None = None) -> None:
+        while (wanted := self._wanted(snapshot)) is not _AS_IT_IS:
+            self._left_open.discard(snapshot)
+            try:
+                with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
+                    self._allow(snapshot, wanted)
+                return
+            except TooManyUsers:
+                if not self._make_room(snapshot, newcomer):
+                    raise
+
+    def _wanted(self, snapshot: Digest) -> list[int] | None:
+        """Who may enter; None is everybody. _AS_IT_IS when the snapshot is gone, or has to be left open."""
         with self._index.transaction() as db:
             rows = db.execute("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchall()
             if not rows:
                 self._left_open.discard(snapshot)
-                return
-            if not self.everybody(Access.parse(rows[0]["access"])):
-                if not self._keep_inside(db, snapshot):
-                    self._leave_open(snapshot)
-                    return
-                entrants = db.execute("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,)).fetchall()
-                uids = sorted(row["uid"] for row in entrants)
-        self._left_open.discard(snapshot)
-        with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
-            self._allow(snapshot, uids)
+                return _AS_IT_IS
+            if self.everybody(Access.parse(rows[0]["access"])):
+                return None
+            if not self._keep_inside(db, snapshot):
+                self._leave_open(snapshot)
+                return _AS_IT_IS
+            entrants = db.execute("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,)).fetchall()
+            return sorted(row["uid"] for row in entrants)
+
+    def _make_room(self, snapshot: Digest, newcomer: int | None) -> bool:
+        """Let go of users who neither lease the snapshot nor were told of it just now: they are let in again when they
+        ask. Those whose time is over, else an eighth of all, by whose time is over first. False when there are none."""
+        now = time.time()
+        leasing = self._leases.users(snapshot, holders())
+        if leasing is None:
+            return False
+        with self._telling:
+            told = {uid for (which, uid), until in self._told.items() if which == snapshot and until >= now}
+        with self._index.transaction() as db:
+            query = "SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY until, uid"
+            rows = db.execute(query, (snapshot.hex,)).fetchall()
+            idle = [row for row in rows if row["uid"] not in leasing | told | {newcomer}]
+            going = [row["uid"] for row in idle if row["until"] < now] or [row["uid"] for row in idle[: len(rows) // 8]]
+            db.executemany("DELETE FROM entrant WHERE snapshot = ? AND uid = ?", [(snapshot.hex, uid) for uid in going])
+        for uid in going:
+            self._leases.drop(snapshot, uid)
+        if going:
+            log.info("access.made_room", extra={"snapshot": snapshot.hex, "users": len(going)})
+        return bool(going)
 
     def _allow(self, snapshot: Digest, uids: list[int] | None) -> None:
-        try:
-            for path, right in self._paths(snapshot):
-                with contextlib.suppress(FileNotFoundError):  # It is damaged, or going.
-                    allow(path, right, uids)
-        except (OSError, StoreDegraded):
-            for path, _ in self._paths(snapshot) if uids is not None else ():
-                with contextlib.suppress(FileNotFoundError):
+        path = self._layout.snapshot(snapshot)
+        with contextlib.suppress(FileNotFoundError):  # It is damaged, or going.
+            try:
+                allow(path, _READ_ENTER, uids)
+            except (OSError, StoreDegraded, TooManyUsers):
+                if uids is not None:
                     shut(path)  # Rather than open: who is named already stays inside.
-            raise
+                raise
 
     def _keep_inside(self, db: sqlite3.Connection, snapshot: Digest) -> bool:
         """If it was open to everybody: who leases it, or was told of it just now, may enter until a sweep finds
         otherwise. False when it cannot be told who leases it."""
         if not mode(self._layout.snapshot(snapshot)) & 0o001:
             return True
-        leasing = self._leasing(snapshot.hex, holders())
+        leasing = self._leases.users(snapshot, holders())
         if leasing is None:
             return False
         with self._telling:
@@ -186,10 +205,6 @@ class Entrants:
         if snapshot not in self._left_open:
             self._left_open.add(snapshot)
             log.info("access.left_open", extra={"snapshot": snapshot.hex})
-
-    def _paths(self, snapshot: Digest) -> tuple[tuple[Path, int], tuple[Path, int]]:
-        """The lock file last: who may open it may enter."""
-        return (self._layout.snapshot(snapshot), _READ_ENTER), (self._layout.lock(snapshot), _READ)
 
     def settle(self) -> int:
         """At a start: make every snapshot's directory right. How many had to be changed.
@@ -210,7 +225,7 @@ class Entrants:
     def _settle(self, snapshot: Digest, access: Access) -> bool:
         """Whether it had to be changed."""
         if self.everybody(access):
-            right = all(mode(path) in (right * 0o111, -1) for path, right in self._paths(snapshot))
+            right = mode(self._layout.snapshot(snapshot)) in (_READ_ENTER * 0o111, -1)
         else:
             self._keep_allowed(snapshot)
             right = self._is_shut_right(snapshot)
@@ -226,8 +241,6 @@ class Entrants:
 
     def _is_shut_right(self, snapshot: Digest) -> bool:
         rows = self._index.query("SELECT uid FROM entrant WHERE snapshot = ?", (snapshot.hex,))
-        uids = {row["uid"] for row in rows}
-        return all(
-            (now := mode(path)) == -1 or (now == right * 0o110 and allowed(path) == uids)
-            for path, right in self._paths(snapshot)
-        )
+        path = self._layout.snapshot(snapshot)
+        now = mode(path)
+        return now == -1 or (now == _READ_ENTER * 0o110 and allowed(path) == {row["uid"] for row in rows})

@@ -12,8 +12,10 @@ import stat
 
 from cached.errors import StoreDegraded
 from cached.store.layout import Layout
+from cached.store.private import open_safely
 
-FORMAT = 1
+FORMAT = 2
+_BEFORE = 1  # Manifests were the lock files, and everybody could open index and FORMAT: a start brings it up to date.
 
 # What a start of ours can leave before FORMAT is there, and what mkfs leaves on a new disk.
 _BEFORE_FORMAT = re.compile(
@@ -65,9 +67,8 @@ def check_format(layout: Layout) -> None:
         return
     if not stat.S_ISREG(mode):
         raise StoreDegraded(f"{layout.format} is not a regular file; if {layout.root} is cached's, {_write_format()}.")
-    with layout.format.open("rb") as file:
-        text = file.read(100).decode(errors="replace").strip()
-    if text == str(FORMAT):
+    text = _text(layout)
+    if text in (str(FORMAT), str(_BEFORE)):
         return
     if not text.isascii() or not text.isdecimal():
         raise StoreDegraded(
@@ -78,6 +79,16 @@ def check_format(layout: Layout) -> None:
         f"The root {layout.root} has layout version {text[:20]}, and this cached knows {FORMAT}; "
         "use the version of cached that wrote it, or another root."
     )
+
+
+def is_current(layout: Layout) -> bool:
+    """Whether FORMAT names the layout that we write."""
+    return _text(layout) == str(FORMAT)
+
+
+def _text(layout: Layout) -> str:
+    with open(open_safely(layout.format, os.O_RDONLY), "rb") as file:
+        return file.read(100).decode(errors="replace").strip()
 
 
 def _write_format() -> str:

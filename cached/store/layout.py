@@ -55,6 +55,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.format = root / "FORMAT"
+        self.next_format = root / "FORMAT.next"  # Until it takes the place of the other.
         self.index = root / "index.db"
         self.blobs = root / "blobs"
         self.snapshots = root / "snapshots"
@@ -68,6 +69,9 @@ class Layout:
     def snapshot(self, digest: Digest) -> Path:
         return self.snapshots / digest.hex
 
-    def lock(self, digest: Digest) -> Path:
-        """The snapshot's manifest, which is its lock file too."""
+    def manifest(self, digest: Digest) -> Path:
         return self.snapshots / f"{digest.hex}.json"
+
+    def locks(self, digest: Digest) -> Path:
+        """The folder of the snapshot's lock files: one for each user of it."""
+        return self.snapshots / f"{digest.hex}.locks"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.errors import StoreDegraded
+from cached.store import private
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
 
@@ -46,6 +47,8 @@ def open_index(layout: Layout) -> Opened:
 
     StoreDegraded when a newer cached wrote it, or the disk fails.
     """
+    with disk_errors("closing the index to others"):
+        private.close_index(layout)
     state = _state(layout)
     if state in ("new", "rebuilt: lost"):
         _put_aside(layout)  # A write-ahead log, for want of the file that it belongs to.
@@ -108,6 +111,9 @@ def _put_aside(layout: Layout) -> Path:
 
 
 def _open(layout: Layout) -> Index:
+    """A new one, that is."""
+    with disk_errors("making the index"):
+        os.close(private.create(layout.index))
     try:
         return Index(layout.index)
     except sqlite3.DatabaseError as error:

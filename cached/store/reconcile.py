@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -11,14 +12,17 @@ from pathlib import Path
 
 from cached.model import PIECE_BYTES, Digest
 from cached.store import clock, legacy, seals
+from cached.store.acl import close
 from cached.store.blobs import Blobs
 from cached.store.census import Census
 from cached.store.following import Following, Found
 from cached.store.glance import Glance, glance
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import exclusive
+from cached.store.leases import Leases
+from cached.store.locks import booted
 from cached.store.making_whole import MakingWhole
+from cached.store.private import exposed
 from cached.store.queries import hide_in_origin
 from cached.store.recheck import Recheck
 from cached.store.recovered import Recovered
@@ -30,13 +34,19 @@ log = logging.getLogger("cached.store")
 PARKED_SECONDS = 24 * 3600.0  # Partial downloads that nobody has asked for again since are given up.
 
 _OURS = re.compile(r"FORMAT|index\.db(-wal|-shm|-journal)?|blobs|snapshots|ingest|trash|quarantine|lost\+found")
-_DEBRIS = re.compile(r"FORMAT\.[0-9]+")  # Of a first start that was killed.
+_DEBRIS = re.compile(r"FORMAT\.([0-9]+|next)")  # Of a first start that was killed.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest")  # What a crash may leave in ingest/.
+_UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest", ".lock")  # What a crash may leave in ingest/.
 
 
 def reconcile(
-    layout: Layout, index: Index, blobs: Blobs, snapshots: Snapshots, state: str = "kept", damaged: Path | None = None
+    layout: Layout,
+    index: Index,
+    blobs: Blobs,
+    snapshots: Snapshots,
+    leases: Leases,
+    state: str = "kept",
+    damaged: Path | None = None,
 ) -> Recovered:
     """Converge without the network, and without reading contents that nothing has written to.
 
@@ -51,7 +61,7 @@ def reconcile(
         correct(index, done)
         census = Census(layout, strays)
         Recheck(index, blobs, census, done).run()
-        _Start(layout, index, blobs, snapshots, census, strays, done).run()
+        _Start(layout, index, blobs, snapshots, leases, census, strays, done).run()
         if damaged is not None:
             done.pins_inherited = legacy.inherit(index, damaged)
     done.seconds = round(time.monotonic() - began, 3)
@@ -84,11 +94,7 @@ def _forget_runs(index: Index) -> None:
         db.execute("DELETE FROM fill")
         pids = [row["pid"] for row in db.execute("SELECT DISTINCT pid FROM lease")]
         db.executemany("DELETE FROM lease WHERE pid = ?", [(p,) for p in pids if not os.path.exists(f"/proc/{p}")])
-        db.execute("DELETE FROM lease WHERE since < ?", (_booted(),))
-
-
-def _booted() -> float:
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 1.0  # The clock may have been set by a little.
+        db.execute("DELETE FROM lease WHERE since < ?", (booted(),))
 
 
 @dataclass(slots=True)
@@ -97,17 +103,18 @@ class _Start:
     index: Index
     blobs: Blobs
     snapshots: Snapshots
+    leases: Leases
     census: Census
     strays: Strays
     done: Recovered
 
     def run(self) -> None:
-        self._finish_removals()
+        folders, manifests = self._names()
+        gone = self._finish_removals()
         following = Following(self.index, self.census, self.blobs, self._written, self.done)
         whole = MakingWhole(self.snapshots, self.blobs, self.census, self.done)
         troubled: list[Digest] = []
-        folders, manifests = self._names()
-        for name in sorted(folders | manifests):
+        for name in sorted((folders | manifests) - gone):
             digest = Digest(name)
             manifest = self._read(digest, whole, following)
             if manifest is None:
@@ -142,37 +149,57 @@ class _Start:
         self.snapshots.rewrite(read[0], origin)
         return Glance.of(read[0], origin)
 
-    def _finish_removals(self) -> None:
-        """EVICTING rows: a crash came between the choice and the removal."""
+    def _finish_removals(self) -> set[str]:
+        """EVICTING rows: a crash came between the choice and the removal. Those that are gone now."""
+        gone = set()
         for row in self.index.query("SELECT digest FROM snapshot WHERE state = 'evicting'"):
             digest = Digest(row["digest"])
-            with exclusive(self.snapshots.lock(digest)) as free:
+            with self.leases.exclusive(digest) as free:
                 if not free:  # Its holder came before the crash did; it is whole, so it stays.
                     with self.index.transaction() as db:
                         db.execute("UPDATE snapshot SET state = 'ready' WHERE digest = ?", (digest.hex,))
                     continue
                 self.index.forget(digest, "evicted", "a removal that a crash interrupted was finished")
                 self._take_away(digest)
+                gone.add(digest.hex)
+        return gone
 
     def _names(self) -> tuple[set[str], set[str]]:
-        """Digests that have a directory, and those that have a manifest."""
+        """Digests that have a directory, and those that have a manifest, which is now the daemon's alone."""
         folders: set[str] = set()
         manifests: set[str] = set()
+        locks: set[str] = set()
         for entry in list(os.scandir(self.layout.snapshots)):
-            name = entry.name.removesuffix(".json")
+            name = entry.name.removesuffix(".json").removesuffix(".locks")
             if not _DIGEST.fullmatch(name):
                 self.strays.remove(entry.path)
             elif name == entry.name and entry.is_dir(follow_symlinks=False):
                 folders.add(name)
-            elif name != entry.name and entry.is_file(follow_symlinks=False):
+            elif entry.name == f"{name}.locks" and entry.is_dir(follow_symlinks=False):
+                locks.add(name)
+            elif entry.name == f"{name}.json" and entry.is_file(follow_symlinks=False):
                 manifests.add(name)
+                if exposed(entry.stat(follow_symlinks=False)):
+                    close(Path(entry.path), 0o400)
             else:
                 self.strays.remove(entry.path)
+        self._tidy_locks(locks, folders | manifests)
         return folders, manifests
+
+    def _tidy_locks(self, locks: set[str], snapshots: set[str]) -> None:
+        since = booted()
+        for name in locks:
+            if name in snapshots:
+                for foreign in self.leases.tidy(Digest(name), since):
+                    self.strays.remove(foreign)
+                with contextlib.suppress(OSError):  # Not while something is in it.
+                    self.layout.locks(Digest(name)).rmdir()
+            else:
+                self.snapshots.remove_locks(Digest(name))
 
     def _remove(self, digest: Digest, following: Following) -> None:
         """Unless somebody holds it."""
-        with exclusive(self.snapshots.lock(digest)) as free:
+        with self.leases.exclusive(digest) as free:
             if free:
                 self._take_away(digest)
             else:

@@ -238,6 +238,13 @@ def queries_hashed(db: Database) -> None:
     queries.hide_in_index(db.conn)
 
 
+@migrations()
+def fingerprints_anew(db: Database) -> None:
+    """Everybody on the node could read the key that stands between credentials and their fingerprints."""
+    db.execute("UPDATE fingerprint SET key = randomblob(32)")
+    db.execute("DELETE FROM proof")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -249,4 +256,12 @@ def migrate(db: Database) -> None:
     migrations.apply(db)
 
 
-_KNOWN = {"first", "second", "third", "fourth", "resolutions_by_credentials", "queries_hashed"}
+_KNOWN = {
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "resolutions_by_credentials",
+    "queries_hashed",
+    "fingerprints_anew",
+}

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -16,9 +15,7 @@ from typing import TextIO
 from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
 from cached.model import Digest, Manifest, ManifestFile
-from cached.store.acl import inherit
 from cached.store.layout import Layout, disk_errors, fsync_directory
-from cached.store.leases import exclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +35,8 @@ class Snapshots:
     def path(self, digest: Digest) -> Path:
         return self._layout.snapshot(digest)
 
-    def lock(self, digest: Digest) -> Path:
-        return self._layout.lock(digest)
+    def manifest(self, digest: Digest) -> Path:
+        return self._layout.manifest(digest)
 
     def build(self, manifest: Manifest, origin: Origin) -> Origin:
         """Make the snapshot's directory, durably; every blob must be published. A new one is the daemon's alone.
@@ -58,7 +55,7 @@ class Snapshots:
     def read(self, digest: Digest) -> tuple[Manifest, Origin] | None:
         """The manifest on disk; None when it is absent, unreadable, or does not have the digest it is named by."""
         try:
-            raw = json.loads(self.lock(digest).read_bytes())
+            raw = json.loads(self.manifest(digest).read_bytes())
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
             manifest = Manifest(files)
             access = Access.parse(str(raw.get("access", "")))
@@ -78,19 +75,11 @@ class Snapshots:
             return False
 
     def rewrite(self, manifest: Manifest, origin: Origin) -> None:
-        """Write the manifest, for those who may read what is there. Where somebody leases that, into the same file: it
-        is the lock."""
-        lock = self.lock(manifest.digest)
-        with exclusive(lock) as free:
-            if free:
-                if lock.is_dir() and not lock.is_symlink():
-                    self._discard(lock)
-                self._write_manifest(manifest, origin)
-            else:
-                _writable(lock)
-                with lock.open("r+") as file:
-                    file.truncate()
-                    _dump(manifest, origin, file)
+        """Write the manifest, which is the daemon's alone."""
+        path = self.manifest(manifest.digest)
+        if path.is_dir() and not path.is_symlink():
+            self._discard(path)
+        self._write_manifest(manifest, origin)
         fsync_directory(self._layout.snapshots)
 
     def remove(self, digest: Digest) -> Path | None:
@@ -99,13 +88,14 @@ class Snapshots:
         with disk_errors(f"removing the snapshot {digest.hex[:12]}"):
             moved = self._into_trash(path, target)
             with contextlib.suppress(FileNotFoundError):
-                self.lock(digest).unlink()  # Clients that hold the file open see st_nlink == 0 and ask again.
+                self.manifest(digest).unlink()
+            self.remove_locks(digest)
             fsync_directory(self._layout.snapshots)
         return target if moved else None
 
-    def names(self) -> Iterator[str]:
-        """Every name under snapshots/, `.json` and directory alike."""
-        yield from sorted(os.listdir(self._layout.snapshots))
+    def remove_locks(self, digest: Digest) -> None:
+        """Clients that have opened one, and lock it when the exclusion is over, see st_nlink == 0 and ask again."""
+        self._discard(self._layout.locks(digest))
 
     def _into_trash(self, path: Path, target: Path) -> bool:
         try:
@@ -183,16 +173,14 @@ class Snapshots:
             delete_tree(target)
 
     def _write_manifest(self, manifest: Manifest, origin: Origin) -> None:
-        lock = self.lock(manifest.digest)
         temporary = self._layout.ingest / f"{manifest.digest.hex}.{secrets.token_hex(4)}.manifest"
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            inherit(temporary, lock)  # Before it is there: no caller that was just told of it finds it shut.
             _dump(manifest, origin, file)
-        os.rename(temporary, lock)
+        os.rename(temporary, self.manifest(manifest.digest))
 
 
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
-    """Read-only, by the daemon alone unless it was there for others already, and durable when this returns."""
+    """Read-only, and durable when this returns."""
     named = {
         "ref": origin.ref,
         "source": origin.source,

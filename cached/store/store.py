@@ -23,7 +23,7 @@ from cached.store.frozen import FrozenIndex, read_only, take_out_broken
 from cached.store.index import Index
 from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import exclusive
+from cached.store.leases import Leases
 from cached.store.opening import open_index
 from cached.store.proofs import Proofs
 from cached.store.quarantine import Quarantine
@@ -77,9 +77,10 @@ class Store:
             self.blobs = Blobs(self.layout)
             self.snapshots = Snapshots(self.layout)
             self.quarantine = Quarantine(self.layout)
+            self.leases = Leases(self.layout, config.max_leases_per_user)
             self.index, self.recovered = self._frozen() if self.frozen else self._reconciled()
             own_open = "*" in config.own_credentials_for
-            self.entrants = Entrants(self.layout, self.index, config.access == "caller", own_open)
+            self.entrants = Entrants(self.layout, self.index, self.leases, config.access == "caller", own_open)
             self.proofs = Proofs(self.index)
             if not self.frozen:
                 self.entrants.settle()
@@ -92,7 +93,7 @@ class Store:
     def _reconciled(self) -> tuple[Index, Recovered]:
         opened = open_index(self.layout)
         index, state = opened.index, opened.state
-        return index, reconcile(self.layout, index, self.blobs, self.snapshots, state, opened.damaged)
+        return index, reconcile(self.layout, index, self.blobs, self.snapshots, self.leases, state, opened.damaged)
 
     def _frozen(self) -> tuple[Index, Recovered]:
         index, done = FrozenIndex(self.layout), Recovered(index="kept")
@@ -210,7 +211,7 @@ class Store:
 
     def evict(self, digest: Digest, why: str, even_pinned: bool = False) -> bool:
         """Remove a snapshot and the blobs that only it had. False when it is leased, pinned or gone."""
-        with exclusive(self.snapshots.lock(digest)) as free:
+        with self.leases.exclusive(digest) as free:
             if not free:
                 return False
             with self._publishing:  # From the choice on: else one that is committed, or pinned, meanwhile would go.

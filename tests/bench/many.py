@@ -59,6 +59,6 @@ def _snapshot(layout: Layout, of: ModelRef, manifest: Manifest) -> None:
     os.chmod(path, 0o555)
     files = [{"path": file.path, "size": file.size, "digest": str(file.digest)} for file in manifest.files]
     value = {"ref": of.key, "source": str(of), "revision": of.revision, "access": "open", "files": files}
-    lock = layout.lock(manifest.digest)
-    lock.write_text(json.dumps(value, indent=1))
-    lock.chmod(0o444)
+    written = layout.manifest(manifest.digest)
+    written.write_text(json.dumps(value, indent=1))
+    written.chmod(0o400)

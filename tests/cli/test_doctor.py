@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 
 from cached.cli import node
 from cached.cli.last_start import check_last_start
+from cached.cli.modes import check_modes
 from cached.cli.node import (
     check_acls,
     check_credentials,
@@ -21,6 +23,9 @@ from cached.cli.node import (
     check_space,
     filesystem,
 )
+from cached.config import Config, Size
+from cached.store.store import Store
+from tests.store.stored import add
 
 from .answers import status
 from .command import Command
@@ -33,13 +38,14 @@ def found(answer: str) -> dict[str, dict[str, str]]:
 
 def test_a_sound_node_passes_every_check(server: WireServer, cached: Command, tmp_path: Path) -> None:
     server.socket.chmod(0o660)
-    server.answers["GET /v1/status"] = status(root=str(tmp_path), limit=11 << 30)
+    (tmp_path / "root").mkdir()
+    server.answers["GET /v1/status"] = status(root=str(tmp_path / "root"), limit=11 << 30)
     answer = cached("doctor", "--json")
     checks = found(answer.stdout)
     assert answer.returncode == 0 and answer.stderr == ""
     assert set(checks) == {
         *("config", "socket", "daemon", "version", "last start"),
-        *("root", "flock", "space", "acls", "hub token", "sqlite"),
+        *("root", "flock", "modes", "space", "acls", "hub token", "sqlite"),
     }
     assert all(set(check) == {"name", "status", "detail", "mend"} for check in checks.values())
     assert {checks[name]["status"] for name in ("config", "socket", "daemon", "version", "flock", "sqlite")} == {"ok"}
@@ -157,11 +163,55 @@ def test_the_innermost_and_last_mount_names_the_file_system(tmp_path: Path) -> N
 def test_locks_that_exclude_nobody_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_flock(tmp_path).status == check_acls(tmp_path).status == "ok"
     assert check_acls(Path("/proc/self")).status == "fail"
+    without = check_acls(Path("/proc/self"), enforced=False)
+    assert without.status == "warn" and "any user can lock a model against the others" in without.detail
     assert check_flock(tmp_path / "none").status == "warn"
     open_before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
     assert check_flock(tmp_path).status == "fail"
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("index.db", 0o644),
+        ("index.db-shm", 0o604),
+        ("FORMAT", 0o640),
+        ("quarantine", 0o755),
+        ("snapshots", 0o755),
+        (".", 0o775),
+        ("snapshots/MODEL.json", 0o444),
+        ("snapshots/MODEL.locks/4001", 0o444),
+        ("snapshots/MODEL", 0o755 | 0o020),
+    ],
+)
+def test_what_others_could_open_or_write_to_is_named_and_a_restart_mends_it(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    with contextlib.closing(open_store(tmp_path / "root")) as store:
+        model = add(store, "m", {"config.json": b"{}"})
+        store.leases.make(model.digest, 4001)
+        assert check_modes(store.layout.root).status == "ok", check_modes(store.layout.root)
+        path = store.layout.root / name.replace("MODEL", model.digest.hex)
+        path.chmod(mode)
+        check = check_modes(store.layout.root)
+        assert check.status == "fail" and f"has mode {mode:04o}" in check.detail and "Restart the daemon" in check.mend
+    with contextlib.closing(open_store(tmp_path / "root")) as store:
+        assert check_modes(store.layout.root).status == "ok", check_modes(store.layout.root)
+
+
+def test_what_belongs_to_another_user_is_named(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give files away")
+    with contextlib.closing(open_store(tmp_path / "root")) as store:
+        os.chown(store.layout.index, 4001, -1)
+        check = check_modes(store.layout.root)
+    assert check.status == "fail" and "index.db belongs to user 4001" in check.detail and "chown -R 0" in check.mend
+
+
+def open_store(root: Path) -> Store:
+    return Store(Config(root=root, keep_free=Size(0)))
 
 
 def test_a_limit_that_the_disk_cannot_hold_is_a_warning(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_two_thousand_leases_at_once_are_listed_kept_and_all_gone_with_their_hol
 
 def locks_on(path: str) -> int:
     """The kernel lists them in several pages, and may leave one out when others come or go meanwhile."""
-    inode = os.stat(f"{path}.json").st_ino
+    inode = os.stat(f"{path}.locks/{os.geteuid()}").st_ino
     lines = Path("/proc/locks").read_text().splitlines()
     return sum(line.split()[1] == "FLOCK" and line.split()[5].endswith(f":{inode}") for line in lines)
 

@@ -20,7 +20,7 @@ from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.checkup import Checkup
 from cached.store.store import Store
-from tests.store.stored import add
+from tests.store.stored import add, lock_file
 
 Make = Callable[..., Room]
 KB = 4096  # So that what a file occupies is what it has.
@@ -74,7 +74,7 @@ async def test_what_would_not_be_enough_is_not_taken_away(make: Make) -> None:
     room = make(100)
     leased = add(store_of(room), "a", {"w": data("a", 50)})
     add(store_of(room), "b", {"w": data("b", 30)})
-    fd = take(str(store_of(room).snapshots.lock(leased.digest)))
+    fd = take(lock_file(store_of(room), leased))
     assert fd is not None
     with pytest.raises(AllHeld):
         await room.reserve(model("c", w=60))
@@ -139,7 +139,7 @@ async def test_a_damaged_file_that_a_snapshot_still_has_goes_on_counting(make: M
     store = store_of(room)
     manifest = add(store, "m", {"w": data("m", 60)})
     blob = Digest.of(data("m", 60))
-    fd = take(str(store.snapshots.lock(manifest.digest)))
+    fd = take(lock_file(store, manifest))
     assert fd is not None
     seen = store.blobs.status(blob)
     assert seen is not None

@@ -158,6 +158,19 @@ def test_publishing_wakes_nobody_but_for_each_new_snapshot(
     assert suspects.told == []
 
 
+def test_lock_files_that_come_and_go_wake_nobody(
+    store: Store, suspects: Suspects, watching: Callable[[], Watch]
+) -> None:
+    manifest = add(store, "m", MODEL)
+    store.leases.make(manifest.digest, 4001)
+    watch = watching()
+    store.leases.make(manifest.digest, 4002)
+    store.leases.drop(manifest.digest, 4001)
+    write(opened(store, manifest))
+    assert suspects.after() == {manifest.digest}
+    assert not [path for path, _ in watch._watched.values() if ".locks" in path]
+
+
 def test_mending_a_name_is_no_change_and_an_eviction_is_told_once_and_forgotten(
     store: Store, suspects: Suspects, watching: Callable[[], Watch]
 ) -> None:

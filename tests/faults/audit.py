@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cached.model import Digest
 from cached.store.layout import Layout
+from cached.store.locks import held_files
 from cached.store.store import Store
 from tests.faults.models import HELD, KNOWN, LIMIT, Model, sha256
 from tests.faults.points import RULE, Finding
@@ -68,7 +69,7 @@ class Audit:
     def started(self, store: Store) -> list[Finding]:
         self._look()
         found = [*self._blobs(), *self._names(), *self._ready(store), *self._promised(store)]
-        return [*found, *self._space(store), *self._strays(store)]
+        return [*found, *self._exposed(), *self._space(store), *self._strays(store)]
 
     def acquired(self, store: Store, digest: Digest) -> list[Finding]:
         """A caller was given this, now."""
@@ -135,7 +136,7 @@ class Audit:
                 yield Finding("I5", f"the row of {row['digest'][:12]} says {row['size']} bytes, its file has {there}")
         for row in snapshots:
             digest = Digest(row["digest"])
-            if not self._layout.snapshot(digest).is_dir() or not self._layout.lock(digest).is_file():
+            if not self._layout.snapshot(digest).is_dir() or not self._layout.manifest(digest).is_file():
                 yield Finding("I2", f"there is a row of the ready snapshot {digest.hex[:12]}, and no directory")
 
     def _ready(self, store: Store) -> Iterator[Finding]:
@@ -172,6 +173,16 @@ class Audit:
             if model.digest.hex not in pins:
                 yield Finding(RULE, f"the operator's pin of {model.name} is lost")
 
+    # What others can open and lock.
+
+    def _exposed(self) -> Iterator[Finding]:
+        layout = self._layout
+        alone = [layout.format, *layout.root.glob("index.db*"), *layout.snapshots.glob("*.json")]
+        alone += [layout.blobs, layout.ingest, layout.trash, layout.quarantine]
+        for path in alone:
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                yield Finding("I10", f"others can open {path.name[:12]}")
+
     # Space and strays.
 
     def _space(self, store: Store) -> Iterator[Finding]:
@@ -190,7 +201,8 @@ class Audit:
         strange = [name for name in os.listdir(layout.root) if not _TOP.fullmatch(name)]
         strange += [f"trash/{name}" for name in os.listdir(layout.trash)]
         strange += [f"ingest/{n}" for n in os.listdir(layout.ingest) if n.partition(".")[0] not in reserved]
-        strange += [f"snapshots/{n}" for n in os.listdir(layout.snapshots) if n.removesuffix(".json") not in snapshots]
+        names = [(name, name.removesuffix(".json").removesuffix(".locks")) for name in os.listdir(layout.snapshots)]
+        strange += [f"snapshots/{name}" for name, digest in names if digest not in snapshots]
         strange += [f"blobs/{p.name}" for p in self._listed if p.name.removesuffix(".pieces") not in rows]
         aside = os.listdir(layout.quarantine)
         strange += [f"quarantine/{name}" for name in aside if not name.startswith(self._scenario.aside)]
@@ -199,10 +211,19 @@ class Audit:
             yield Finding("I5", f"the reservation {key[:12]} is for nothing")
 
 
+def lock_of(root: Path) -> Path:
+    """What a replica of this user locks while it uses the model that is not part of the scenario."""
+    layout = Layout(root)
+    if layout.format.read_text() == "1\n":
+        return layout.manifest(HELD.digest)
+    return layout.locks(HELD.digest) / str(os.geteuid())
+
+
 def inodes(root: Path) -> Inodes:
     """The files of the leased snapshot, its lock file among them."""
     layout = Layout(root)
-    paths = [layout.lock(HELD.digest), *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
+    lock = layout.locks(HELD.digest) / str(os.geteuid())
+    paths = [lock, *(layout.snapshot(HELD.digest) / file.path for file in HELD.manifest.files)]
     return {path.name: path.stat().st_ino for path in paths if path.exists()}
 
 
@@ -214,6 +235,9 @@ def leased(root: Path, before: Mapping[str, int], lock: int) -> list[Finding]:
     ]
     if not os.fstat(lock).st_nlink:
         found.append(Finding("I4", "the lock file of a leased snapshot was removed"))
+    layout = Layout(root)
+    if layout.format.read_text() != "1\n" and not held_files(str(layout.locks(HELD.digest))):
+        found.append(Finding("I4", "the lease of a replica is not seen"))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import sys
@@ -14,9 +15,12 @@ from typing import Any
 import cached.lease
 import cached.store.checksums
 from cached.model import Digest
+from cached.store import private
+from cached.store.acl import allowed
 from cached.store.blobs import Blobs
 from cached.store.index import Index
 from cached.store.ingest import Ingest
+from cached.store.leases import Leases
 from cached.store.pieces import recorded
 from cached.store.store import Store
 from tests.faults.errors import KILL
@@ -47,11 +51,26 @@ def _raced(store: Store, say: Say) -> None:
         real.flock(fd, operation)
 
     cached.lease.fcntl = SimpleNamespace(flock=flock, LOCK_SH=real.LOCK_SH, LOCK_NB=real.LOCK_NB)  # type: ignore
-    lock = store.snapshots.lock(NEW.digest)
-    if cached.lease.take(str(lock)) is not None and not lock.exists():
+    lock = store.leases.make(NEW.digest, os.geteuid())
+    if cached.lease.take(lock) is not None and not os.path.exists(lock):
         say("finding", "I4", "a lease was given on a snapshot that was being removed")
 
 
+def _locked_by_a_stranger(store: Store, say: Say) -> None:
+    """All that one user can open is locked by it, exclusively; another wants a lease."""
+    caller, stranger = 4001, 4002
+    for uid in (caller, stranger):
+        store.leases.make(NEW.digest, uid)
+    paths = [path for path in store.layout.snapshots.glob(f"{NEW.digest.hex}*/*") if "locks" in path.parent.name]
+    paths.append(store.snapshots.manifest(NEW.digest))
+    held = [path.open() for path in paths if path.stat().st_mode & 0o004 or stranger in allowed(path)]
+    for file in held:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    if not held or cached.lease.take(store.leases.make(NEW.digest, caller)) is None:
+        say("finding", "I4", "a stranger keeps others from leasing")
+
+
+LOCKED = Scenario("locked", held_and_new, _locked_by_a_stranger)
 WRONG_BYTES = Scenario("wrong bytes", held, _lied_to)
 RACE = Scenario("race", held_and_new, _raced)
 
@@ -108,10 +127,10 @@ def piece_state_is_believed(say: Say) -> None:
 
 def no_exclusive_lock(say: Say) -> None:
     @contextlib.contextmanager
-    def free(lock: object) -> Iterator[bool]:
+    def free(self: Leases, snapshot: Digest) -> Iterator[bool]:
         yield True
 
-    _replace("exclusive", free)
+    Leases.exclusive = free  # type: ignore[method-assign]
 
 
 def no_link_count(say: Say) -> None:
@@ -121,6 +140,14 @@ def no_link_count(say: Say) -> None:
         return fd
 
     cached.lease.take = take
+
+
+def one_lock_file_for_all(say: Say) -> None:
+    Leases._shares = lambda self, uid: True  # type: ignore[method-assign]
+
+
+def index_left_open(say: Say) -> None:
+    private.close_index = lambda layout: None
 
 
 def _replace(name: str, value: Callable[..., Any]) -> None:
@@ -172,6 +199,8 @@ CONTROLS = {
         ),
         Control("no exclusive lock", no_exclusive_lock, functools.partial(undisturbed, SCENARIOS["evict"])),
         Control("no st_nlink check", no_link_count, functools.partial(undisturbed, RACE)),
+        Control("one lock file for all", one_lock_file_for_all, functools.partial(undisturbed, LOCKED)),
+        Control("index left open", index_left_open, functools.partial(undisturbed, SCENARIOS["upgrade"])),
     )
 }
 

@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lease(self, data: st.DataObject) -> None:
         digest = data.draw(st.sampled_from(sorted(self.ready, key=str)))
-        fd = take(str(self.store.snapshots.lock(digest)))
+        fd = take(self.store.leases.make(digest, os.geteuid()))
         assert fd is not None, "what was ready could not be leased"
         self.leases.setdefault(digest, []).append(fd)
 

@@ -135,6 +135,16 @@ def _old_index(root: Path) -> None:
     old.rename(Layout(root).index)
 
 
+def _layout_1(root: Path) -> None:
+    """Index, FORMAT and manifests are everybody's to open, and the manifests are what leases lock."""
+    layout = Layout(root)
+    layout.format.write_text("1\n")
+    for path in [layout.format, *root.glob("index.db*")]:
+        path.chmod(0o644)
+    for path in layout.snapshots.glob("*.json"):
+        path.chmod(0o444)
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -147,5 +157,6 @@ SCENARIOS = {
         Scenario("start", _pinned, None, kept=(HELD, NEW), pinned=(NEW,)),
         Scenario("rebuild", held_and_new, None, _lose_index, kept=(HELD, NEW), aside=("index.db",)),
         Scenario("migrate", _pinned, None, _old_index, kept=(HELD, NEW), pinned=(NEW,)),
+        Scenario("upgrade", _pinned, None, _layout_1, kept=(HELD, NEW), pinned=(NEW,)),
     )
 }

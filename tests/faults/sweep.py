@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cached.errors import CachedError, StoreDegraded
-from cached.store.layout import Layout
 from cached.store.store import Store
 from tests.faults import strace
-from tests.faults.audit import Audit, Promises, inodes, leased, rows_of
+from tests.faults.audit import Audit, Promises, inodes, leased, lock_of, rows_of
 from tests.faults.forks import Channel, Child, in_child
 from tests.faults.models import HELD, acquire, open_store
 from tests.faults.points import RULE, Finding
@@ -83,7 +82,11 @@ def try_fault(
 @contextlib.contextmanager
 def lease(root: Path) -> Iterator[int]:
     """A replica uses the model that is not part of the scenario."""
-    fd = os.open(Layout(root).lock(HELD.digest), os.O_RDONLY | os.O_CLOEXEC)
+    lock = lock_of(root)
+    if not lock.exists():
+        lock.parent.mkdir(mode=0o711, exist_ok=True)
+        lock.touch(0o400)
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
         yield fd

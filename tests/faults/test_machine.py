@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from cached.model import Manifest
+from cached.model import Digest, Manifest
 from cached.store import store as stores
 from cached.store.checkup import Checkup
 from cached.store.index import Index
+from cached.store.leases import Leases
 from cached.store.snapshots import Snapshots
 from tests.faults import machine
 from tests.faults.machine import explore
@@ -22,13 +22,13 @@ def test_whatever_is_done_in_whatever_order_every_invariant_holds() -> None:
 
 
 @contextlib.contextmanager
-def _free(lock: Path) -> Iterator[bool]:
+def _free(self: Leases, snapshot: Digest) -> Iterator[bool]:
     yield True
 
 
 def without_the_exclusive_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stores, "exclusive", _free)
-    patch.setattr("cached.daemon.space.evict.held", lambda lock: False)
+    patch.setattr(Leases, "exclusive", _free)
+    patch.setattr(Leases, "protected", lambda self, snapshots: set())
 
 
 def with_reservations_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:

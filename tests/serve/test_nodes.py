@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cached.store.leases import holders
+from cached.store.locks import holders
 from tests.daemon_process import DaemonProcess
 from tests.servers.hub import HubStub
 from tests.waiting import until
@@ -126,12 +126,17 @@ def test_both_nodes_hold_the_same_model_at_the_same_path_until_the_replica_is_ki
     until(lambda: leases(near) == leases(far) == [])
 
 
+def locks(node: DaemonProcess, path: str) -> Path:
+    """Where the lock files of a snapshot lie on another node."""
+    return node.root / "snapshots" / f"{Path(path).name}.locks"
+
+
 def test_a_holder_that_is_killed_is_started_again_and_needs_no_daemon_to_hold_again(
     replica: Any, far: DaemonProcess, node: FarNode, models: Path
 ) -> None:
     held = get(replica.load.remote(write(models, "again")))
     ((digest, first),) = leases(far)
-    lock = os.stat(far.root / "snapshots" / f"{Path(held.path).name}.json")
+    lock = os.stat(locks(far, held.path) / str(os.geteuid()))
     far.stop()
     os.kill(first, signal.SIGKILL)
     until(lambda: holders().get((0, lock.st_ino), {first}) != {first}, 60)
@@ -149,7 +154,7 @@ def test_a_replica_is_told_when_a_node_cannot_hold_its_model_again(
     held = get(replica.load.remote(uri))
     ((_, holder),) = leases(far)
     far.stop()  # So that nobody holds or fetches it when the next process comes.
-    os.unlink(far.root / "snapshots" / f"{Path(held.path).name}.json")
+    shutil.rmtree(locks(far, held.path))
     os.kill(holder, signal.SIGKILL)
     until(lambda: any(line.startswith("ERROR") for line in get(replica.log.remote())), 60)
     (error,) = [line for line in get(replica.log.remote()) if line.startswith("ERROR")]
@@ -219,6 +224,7 @@ def test_what_is_held_whole_for_the_other_nodes_sake_is_whole_again_when_its_hol
     far.stop()
     shutil.rmtree(far.root / "snapshots" / Path(held.path).name)
     os.unlink(far.root / "snapshots" / f"{Path(held.path).name}.json")
+    shutil.rmtree(locks(far, held.path))
     far.start(node.enter)
     os.kill(holder, signal.SIGKILL)
     until(lambda: leases(far) or any(line.startswith("ERROR") for line in get(replica.log.remote())), 60)

@@ -20,6 +20,14 @@ def in_memory() -> Iterator[Path]:
 
 
 @pytest.fixture
+def place() -> Iterator[Path]:
+    """Where another user can come to as well, which pytest's folders are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
 def open_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
     """Opens the store on one root; opening it again is a restart."""
     opened: list[Store] = []

@@ -175,17 +175,17 @@ def close_blob(store: Store, manifest: Manifest) -> None:
 
 
 def garble_manifest(store: Store, manifest: Manifest) -> None:
-    store.snapshots.lock(manifest.digest).chmod(0o644)
-    store.snapshots.lock(manifest.digest).write_bytes(b'{"files": [')
+    store.snapshots.manifest(manifest.digest).chmod(0o644)
+    store.snapshots.manifest(manifest.digest).write_bytes(b'{"files": [')
 
 
 def lose_manifest(store: Store, manifest: Manifest) -> None:
-    store.snapshots.lock(manifest.digest).unlink()
+    store.snapshots.manifest(manifest.digest).unlink()
 
 
 def make_manifest_a_directory(store: Store, manifest: Manifest) -> None:
     lose_manifest(store, manifest)
-    store.snapshots.lock(manifest.digest).mkdir()
+    store.snapshots.manifest(manifest.digest).mkdir()
 
 
 def touch_blob(store: Store, manifest: Manifest) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path
 
 from cached.access import Access
@@ -48,3 +51,26 @@ def files(store: Store, *folders: str) -> list[Path]:
 
 def key(name: str) -> str:
     return ModelRef.parse(f"s3://bucket/{name}").key
+
+
+def as_layout_1(store: Store) -> None:
+    """Make the root what a daemon of layout 1 has left: index, FORMAT and manifests are everybody's to open, and the
+    manifests are what leases lock."""
+    root = store.layout
+    store.close()
+    with contextlib.suppress(FileNotFoundError):
+        root.format.unlink()
+    root.format.write_text("1\n")
+    for path in [root.format, *root.root.glob("index.db*")]:
+        path.chmod(0o644)
+    for path in root.snapshots.iterdir():
+        if path.suffix == ".locks":
+            shutil.rmtree(path)
+        elif path.suffix == ".json":
+            path.chmod(path.with_suffix("").stat().st_mode & 0o444)
+
+
+def lock_file(store: Store, manifest: Digest | Manifest, uid: int | None = None) -> str:
+    """What a user, this process's if none is named, is handed to lock."""
+    snapshot = manifest.digest if isinstance(manifest, Manifest) else manifest
+    return store.leases.make(snapshot, os.geteuid() if uid is None else uid)

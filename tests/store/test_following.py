@@ -58,7 +58,7 @@ def test_a_ref_means_what_was_fetched_last_when_the_index_is_lost(open_store: Op
     store = open_store()
     found = [add(store, "m", {"config.json": b"%d" % number}) for number in range(6)]
     for number, manifest in enumerate(found):
-        os.utime(store.snapshots.lock(manifest.digest), (1000 + number, 1000 + number))
+        os.utime(store.snapshots.manifest(manifest.digest), (1000 + number, 1000 + number))
     store.close()
     lose_index(store, found[0])
     known = open_store().index.find(key("m"))

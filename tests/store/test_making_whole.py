@@ -54,7 +54,7 @@ from .harm import (
     truncate_blob,
     write_to_blob,
 )
-from .stored import add, key
+from .stored import add, key, lock_file
 
 HARMLESS = [
     lose_blob,
@@ -165,15 +165,15 @@ def test_what_only_the_source_can_give_back_is_kept_as_damaged_until_a_fetch_men
     assert store.snapshots.path(manifest.digest).stat().st_ino == inode, "in place, for holders"
 
 
-def test_a_manifest_is_written_again_into_the_file_that_its_holder_has_locked(open_store: OpenStore) -> None:
+def test_who_leases_a_snapshot_whose_manifest_is_written_again_goes_on_leasing_it(open_store: OpenStore) -> None:
     store = open_store()
     manifest = add(store, "m", MODEL)
-    fd = os.open(store.snapshots.lock(manifest.digest), os.O_RDONLY)
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     garble_manifest(store, manifest)
     store = open_store()
     assert is_whole(store, manifest, MODEL)
-    assert os.fstat(fd).st_ino == store.snapshots.lock(manifest.digest).stat().st_ino
+    assert os.fstat(fd).st_nlink
     assert not store.evict(manifest.digest, "test"), "the lease still holds"
     os.close(fd)
 
@@ -197,9 +197,9 @@ def test_a_manifest_that_names_what_lies_elsewhere_is_none_whatever_its_digest(
     store.snapshots.path(digest).mkdir()
     files = [{"path": path, "size": 7, "digest": str(W)}]
     value = {"ref": key("x"), "source": "s3://bucket/x", "revision": "v", "files": files}
-    store.snapshots.lock(digest).write_text(json.dumps(value))
+    store.snapshots.manifest(digest).write_text(json.dumps(value))
     store = open_store()
-    assert not store.snapshots.lock(digest).exists() and not store.snapshots.path(digest).exists()
+    assert not store.snapshots.manifest(digest).exists() and not store.snapshots.path(digest).exists()
     assert not (store.layout.root / "escaped").exists() and not (store.layout.snapshots / "escaped").exists()
 
 
@@ -207,15 +207,15 @@ def test_a_manifest_that_names_what_lies_elsewhere_is_none_whatever_its_digest(
 def test_a_manifest_that_is_none_is_written_again_whatever_it_says(text: bytes, open_store: OpenStore) -> None:
     store = open_store()
     manifest = add(store, "m", MODEL)
-    store.snapshots.lock(manifest.digest).chmod(0o644)
-    store.snapshots.lock(manifest.digest).write_bytes(text)
+    store.snapshots.manifest(manifest.digest).chmod(0o644)
+    store.snapshots.manifest(manifest.digest).write_bytes(text)
     assert is_whole(open_store(), manifest, MODEL)
 
 
 def test_holders_keep_their_files_while_a_directory_is_mended(open_store: OpenStore) -> None:
     store = open_store()
     manifest = add(store, "m", MODEL)
-    fd = os.open(store.snapshots.lock(manifest.digest), os.O_RDONLY)
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     config = store.snapshots.path(manifest.digest) / "config.json"
     before = config.stat().st_ino, store.snapshots.path(manifest.digest).stat().st_ino

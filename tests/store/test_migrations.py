@@ -39,7 +39,7 @@ def test_names_of_the_former_release_answer_only_where_they_are_open_and_its_pro
 ) -> None:
     store = open_store()
     open_one, closed = add(store, "open", MODEL).digest, add(store, "closed", {**MODEL, "more": b"x"}).digest
-    manifest, index = store.snapshots.lock(closed), store.layout.index
+    manifest, index = store.snapshots.manifest(closed), store.layout.index
     store.close()
     in_the_tables_of("fourth", index, as_it_was)
     say_own(manifest)

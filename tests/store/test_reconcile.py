@@ -31,19 +31,19 @@ from .harm import (
     sql,
     state,
 )
-from .stored import add, files, key
+from .stored import add, files, key, lock_file
 
 
 def test_a_snapshot_without_a_readable_manifest_is_removed_unless_somebody_holds_it(open_store: OpenStore) -> None:
     store = open_store()
     manifest, free = add(store, "m", MODEL), add(store, "free", {"config.json": b"free"})
-    fd = os.open(store.snapshots.lock(manifest.digest), os.O_RDONLY)
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     for each, path in ((manifest, "deep/er/w"), (free, "config.json")):
         garble_manifest(store, each)
         name_in(store, each, path).unlink()  # So that the directory cannot prove the manifest either.
     store = open_store()
-    assert not store.snapshots.path(free.digest).exists() and not store.snapshots.lock(free.digest).exists()
+    assert not store.snapshots.path(free.digest).exists() and not store.snapshots.manifest(free.digest).exists()
     assert state(store, manifest) == "damaged" and store.index.find(key("m")) is None
     assert (store.snapshots.path(manifest.digest) / "config.json").read_bytes() == b"{}"
     os.close(fd)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from cached.store.layout import Layout
 from cached.store.root import RootLock
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Where another user can come to as well, which pytest's folders are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @contextlib.contextmanager
@@ -157,7 +148,7 @@ def put_a_folder_on_another_file_system(path: Path) -> None:
         (open_like_tmp, "`chmod o-w "),
         (fill_with_somebodys_files, "it holds 'alice'); set `root` to an empty directory"),
         (fill_beside_our_names, "it holds '.bashrc')"),
-        (write_a_newer_format, "has layout version 99, and this cached knows 1; use the version"),
+        (write_a_newer_format, "has layout version 99, and this cached knows 2; use the version"),
         (garble_the_format, "which is no layout version; if"),
         (empty_the_format, "says '', which is no layout version"),
         (make_the_format_a_directory, "is not a regular file"),
@@ -225,4 +216,4 @@ def test_a_start_that_was_killed_before_its_format_was_there_is_begun_again(plac
     for name in ("blobs", "snapshots", "index.db"):
         (place / name).mkdir()
     take(place)
-    assert (place / "FORMAT").read_text() == "1\n"
+    assert (place / "FORMAT").read_text() == f"{fitness.FORMAT}\n"

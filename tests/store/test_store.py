@@ -5,7 +5,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +13,12 @@ from cached.daemon.space.evict import Evictor, Wish
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.checkup import check
-from cached.store.leases import held, holders
+from cached.store.locks import holders
 from cached.store.store import Store
 from tests.waiting import until
 
 from .harm import aside
-from .stored import add, files, key
+from .stored import add, files, key, lock_file
 
 
 def test_a_committed_snapshot_is_made_of_hard_links_that_nobody_may_write(open_store: Callable[[], Store]) -> None:
@@ -57,7 +56,7 @@ def test_eviction_frees_only_what_no_other_snapshot_has(open_store: Callable[[],
 def test_a_leased_snapshot_is_not_evicted(open_store: Callable[[], Store]) -> None:
     store = open_store()
     manifest = add(store, "m", {"w": b"weights"})
-    fd = os.open(store.snapshots.lock(manifest.digest), os.O_RDONLY)
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     status = os.fstat(fd)
     assert holders()[status.st_dev, status.st_ino] == {os.getpid()}
@@ -76,14 +75,25 @@ def test_a_pinned_snapshot_is_not_evicted_and_an_expired_pin_holds_nothing(open_
     assert store.evict(manifest.digest, "test")
 
 
+def refused(fd: int) -> bool:
+    """Whether a lease is: somebody excludes them."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
 def test_a_snapshot_that_is_pinned_while_its_removal_waits_stays(open_store: Callable[[], Store]) -> None:
     store = open_store()
     manifest = add(store, "m", {"w": b"weights"})
     gone: list[bool] = []
+    fd = os.open(lock_file(store, manifest), os.O_RDONLY)
     remover = threading.Thread(target=lambda: gone.append(store.evict(manifest.digest, "test")))
     with store._publishing:  # As a commit has it.
         remover.start()
-        until(lambda: held(store.snapshots.lock(manifest.digest)))
+        until(lambda: refused(fd))
         add(store, "m", {"w": b"weights"})
         store.index.pin(manifest.digest, None, 0)
     remover.join()
@@ -159,7 +169,7 @@ def test_what_no_row_accounts_for_is_gone_after_a_start(open_store: Callable[[],
     (place / "snapshots" / "foreign").write_bytes(b"?")
     (place / "snapshots" / stray.hex).mkdir()
     store = open_store()
-    expected = {store.blobs.path(Digest.of(b"weights")), store.snapshots.lock(manifest.digest)}
+    expected = {store.blobs.path(Digest.of(b"weights")), store.snapshots.manifest(manifest.digest)}
     assert set(files(store)) == expected | {store.snapshots.path(manifest.digest) / "w"}
     assert not (place / "snapshots" / stray.hex).exists()
 
@@ -234,11 +244,11 @@ def test_a_damaged_blob_is_put_aside_and_not_handed_out(open_store: Callable[[],
     assert store.condemn(digest, found) is None
 
 
-def test_a_held_lock_is_seen_and_a_missing_one_is_free(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    assert not held(lock)
-    lock.write_text("")
-    with lock.open() as file:
+def test_a_held_lock_is_seen_and_a_missing_one_is_free(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    manifest = add(store, "m", {"w": b"weights"})
+    assert store.leases.of(manifest.digest) == []
+    with open(lock_file(store, manifest)) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        assert held(lock)
-    assert not held(lock)
+        assert [held.uid for held in store.leases.of(manifest.digest)] == [os.geteuid()]
+    assert store.leases.of(manifest.digest) == []

@@ -9,6 +9,7 @@ from cached.daemon.cache import Cache
 from cached.daemon.callers import DAEMON
 from cached.daemon.fill import Fill
 from cached.daemon.space.disk import Disk
+from cached.daemon.space.usage import named
 from cached.errors import CachedError
 from cached.model import Digest, ModelRef
 from cached.wire import Ready
@@ -33,7 +34,7 @@ class Healer:
         except CachedError as error:
             why = error.message
         holders = await disk.do(disk.uses.leases, snapshot)
-        who = [f"{each['command'] or 'a process'} (pid {each['pid']})" for each in holders]
+        who = [named(each) for each in holders]
         extra = {"snapshot": snapshot.hex, "holders": who}
         if why is not None:
             log.error("snapshot.unmended", extra={**extra, "why": why})

@@ -32,6 +32,7 @@ _WHAT = (
     (Kernel.IN_MOVED_TO, "replaced"),
 )
 _NAME = re.compile(r"([0-9a-f]{64})(\.json)?\Z")
+_SNAPSHOT = re.compile(r"[0-9a-f]{64}\Z")  # Beside it lie its manifest and its lock files, which may come and go.
 _OURS = re.compile(r"\.[0-9a-f]{16}\Z")  # A name that Snapshots.mend links before it renames it.
 
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # Whose a watch is, beside the snapshots themselves.
@@ -63,7 +64,7 @@ class Watch:
                 self._add(folder.path, _GOES, _BLOBS)
         self._add(self._snapshots, _GOES | _COMES, _SNAPSHOTS)
         for name in os.listdir(self._snapshots):
-            if not name.endswith(".json"):
+            if _SNAPSHOT.match(name):
                 self._add_tree(f"{self._snapshots}/{name}", name)
         self._kernel.start()
         return not self._short

@@ -10,6 +10,7 @@ from cached.daemon.http.inventory import Inventory
 from cached.daemon.places import Place
 from cached.daemon.space.choice import Freed, Victim, Wish
 from cached.daemon.space.disk import Disk
+from cached.daemon.space.usage import named
 from cached.errors import InUse
 from cached.model import Digest
 from cached.store.store import Store
@@ -49,7 +50,8 @@ class Admin:
     def _remove(self, disk: Disk, digest: Digest, dry_run: bool) -> dict[str, Any]:
         store = disk.store
         details = self._inventory.details(disk, digest)
-        self._refuse_in_use(details)
+        if dry_run:
+            self._refuse_in_use(details)
         before = store.index.committed()
         if not dry_run and not store.evict(digest, "removed by an operator"):
             self._refuse_in_use(self._inventory.details(disk, digest))
@@ -59,7 +61,7 @@ class Admin:
 
     def _refuse_in_use(self, details: dict[str, Any]) -> None:
         if details["leased"]:
-            who = ", ".join(f"{h['command'] or 'a process'} (pid {h['pid']})" for h in details["holders"][:5])
+            who = ", ".join(named(holder) for holder in details["holders"][:5])
             raise InUse(f"{details['source']} is leased by {who or 'a process'}; stop it first.")
         if details["pinned"]:
             raise InUse(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -106,8 +106,9 @@ class Api:
 
     async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
         """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
-        disk, digest = self._disks.at(ready.path), Digest.parse(ready.digest)
-        await self._cache.gate.let_in(disk, wish.ask.ref, digest, self._caller(peer, wish))
+        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), self._caller(peer, wish)
+        await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
+        ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
         disk.uses.touch(digest)
         if peer is not None:
             disk.uses.given(digest, peer)

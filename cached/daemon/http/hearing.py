@@ -69,7 +69,6 @@ class Hearing:
         found = self._disk.uses.leases(only)
         if self.all:
             return found
-        # A process that this pid namespace does not show is nobody's that could be told.
         mine = [lease for lease in found if lease["uid"] == self._uid]
         return [{**lease, "source": self._source(Digest.parse(lease["digest"]))} for lease in mine]
 

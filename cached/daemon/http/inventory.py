@@ -17,7 +17,6 @@ from cached.daemon.space.usage import rfc3339
 from cached.daemon.threads import Threads
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest, ModelRef
-from cached.store.leases import held
 from cached.uris import display_name, spoken
 
 _SNAPSHOTS = (
@@ -108,8 +107,7 @@ class Inventory:
         """Of one disk, the most recently used first; those that the user `only` may hear of, None for all."""
         self._flush(disk)
         rows = disk.store.index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
-        root, folder = str(disk.root), str(disk.store.layout.snapshots)
-        return [_snapshot(root, folder, row, title) for row, title in self._hearing(disk, only).titles(rows)]
+        return [_snapshot(disk, row, title) for row, title in self._hearing(disk, only).titles(rows)]
 
     def leases(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
         """Of one disk: all, or those of the user `only`."""
@@ -123,7 +121,7 @@ class Inventory:
         rows = disk.store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
-        return _snapshot(str(disk.root), str(disk.store.layout.snapshots), rows[0], hearing.title(rows[0]))
+        return _snapshot(disk, rows[0], hearing.title(rows[0]))
 
     def _flush(self, disk: Disk) -> None:
         """Should the disk not take it, what is shown is a little behind."""
@@ -138,7 +136,7 @@ class Inventory:
         return {
             **self._shown(disk, digest, hearing),
             "path": str(store.snapshots.path(digest)),
-            "lock": str(store.snapshots.lock(digest)),
+            "lock": str(store.layout.locks(digest)),
             "manifest": files,
             **_sharing(disk, digest),
             "entrants": [each for each in _entrants(disk, digest) if hearing.all or each["uid"] == only],
@@ -265,8 +263,7 @@ def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
     return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
 
 
-def _snapshot(root: str, folder: str, row: sqlite3.Row, title: Title) -> dict[str, Any]:
-    """`folder` is where the root's snapshots lie. Text, because a listing may have ten thousand."""
+def _snapshot(disk: Disk, row: sqlite3.Row, title: Title) -> dict[str, Any]:
     return {
         "digest": f"sha256:{row['digest']}",
         "state": row["state"],
@@ -276,11 +273,11 @@ def _snapshot(root: str, folder: str, row: sqlite3.Row, title: Title) -> dict[st
         "files": row["files"],
         "created_at": rfc3339(row["created_at"]),
         "used_at": rfc3339(row["used_at"]),
-        "leased": held(f"{folder}/{row['digest']}.json"),
+        "leased": bool(disk.store.leases.of(Digest(row["digest"]))),
         "pinned": bool(row["pinned"]),
         "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
         "access": Access.parse(row["access"]).kind or "unknown",
-        "root": root,
+        "root": str(disk.root),
         "refs": title.refs,
     }
 

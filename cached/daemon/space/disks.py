@@ -75,7 +75,7 @@ class Disks:
 
     def servable(self, disk: Disk, snapshot: Digest) -> bool:
         """Whether nothing is known against handing out a READY snapshot."""
-        return snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.lock(snapshot))
+        return snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.manifest(snapshot))
 
     def at(self, path: str) -> Disk:
         """The disk that a path of ours is on."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
-from cached.store.leases import held
 from cached.store.quarantine import Aside
 from cached.store.store import Store
 
@@ -126,7 +125,9 @@ class Evictor:
             row["snapshot"] for row in index.query("SELECT snapshot FROM pin WHERE until IS NULL OR until > ?", (now,))
         }
         found: list[Candidate] = []
-        for row in index.query("SELECT digest, source, used_at, created_at FROM snapshot"):
+        snapshots = index.query("SELECT digest, source, used_at, created_at FROM snapshot")
+        leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots)
+        for row in snapshots:
             if budget is not None and not self._under(budget, row["source"]):
                 continue
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
@@ -135,7 +136,7 @@ class Evictor:
             kept = (
                 digest.hex in pinned or digest in refused or (wish.spare_young and young) or bool(members & wish.keys)
             )
-            kept = kept or held(self._store.snapshots.lock(digest))
+            kept = kept or digest in leased
             found.append(Candidate(digest, row["source"], row["used_at"], members, kept, young))
         return Rows(tuple(found), self._sizes(), self._held_blobs(None) | wish.blobs)
 

@@ -6,14 +6,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.leases import holders, look
+from cached.store.locks import holders, pids
 from cached.store.steady import steady_time
 from cached.store.store import Store
 
@@ -50,11 +50,13 @@ class Uses:
             given, self._given = self._given, {}
         if not used and not given:
             return
-        pids = self._held({digest.hex for digest, _ in given})
+        for (digest, _), (uid, _) in given.items():
+            self._store.leases.note(digest, uid)
+        held = self._held({digest.hex for digest, _ in given})
         leases = [
             (digest, pid, uid, _command(pid), since)
             for (digest, pid), (uid, since) in given.items()
-            if pid in pids.get(digest.hex, ())
+            if any(pid == holder for holder, _ in held.get(digest.hex, ()))
         ]
         try:
             self._store.index.touch(used, leases)
@@ -76,7 +78,7 @@ class Uses:
             (only and only.hex, only and only.hex),
         )
         sources = {row["digest"]: row["source"] for row in rows}
-        pids_of = self._held(sources)
+        held = self._held(sources)
         since = {(row["snapshot"], row["pid"]): row["since"] for row in index.query("SELECT * FROM lease")}
         # The last time a file was found damaged: whoever held it then has the old file open.
         damaged = {
@@ -84,15 +86,15 @@ class Uses:
             for row in index.query("SELECT snapshot, max(at) AS at FROM event WHERE what = 'damaged' GROUP BY snapshot")
         }
         found = []
-        for digest, pids in pids_of.items():
-            for pid in sorted(pids):
+        for digest, users in held.items():
+            for pid, uid in sorted(users, key=lambda user: (user[0], user[1] or 0)):
                 at = since.get((digest, pid))
                 found.append(
                     {
                         "digest": f"sha256:{digest}",
                         "source": sources[digest],
                         "pid": pid,
-                        "uid": _uid(pid),
+                        "uid": _uid(pid) if uid is None else uid,
                         "command": _command(pid),
                         "since": None if at is None else rfc3339(at),
                         "held": True,
@@ -101,14 +103,14 @@ class Uses:
                 )
         return found
 
-    def _held(self, snapshots: Iterable[str]) -> dict[str, set[int]]:
-        """Those that are leased, by hex, and by whom; pid 0 is a process that this pid namespace does not show."""
-        folder, locks = self._store.layout.snapshots, holders()
-        found: dict[str, set[int]] = {}
+    def _held(self, snapshots: Iterable[str]) -> dict[str, set[tuple[int, int | None]]]:
+        """Those that are leased, by hex, and by whom: pids, each with the user whose lock file it holds, if its name
+        says; pid 0 is a process that this pid namespace does not show."""
+        locks = holders()
+        found: dict[str, set[tuple[int, int | None]]] = {}
         for digest in snapshots:
-            seen = look(f"{folder}/{digest}.json")
-            if seen.held:
-                found[digest] = locks.get(seen.file) or locks.get((0, seen.file[1])) or {0}
+            for held in self._store.leases.of(Digest(digest)):
+                found.setdefault(digest, set()).update((max(0, pid), held.uid) for pid in pids(held, locks))
         return found
 
 
@@ -128,3 +130,9 @@ def _uid(pid: int) -> int | None:
         return os.stat(f"/proc/{pid}").st_uid if pid > 0 else None
     except OSError:
         return None
+
+
+def named(lease: Mapping[str, Any]) -> str:
+    """Who holds it, of `Uses.leases`, in a sentence."""
+    whose = "" if lease["uid"] is None else f" of user {lease['uid']}"
+    return f"{lease['command'] or 'a process'}{whose}" + (f" (pid {lease['pid']})" if lease["pid"] else "")
