@@ -24,6 +24,7 @@ from cached.errors import (
     SourceUnavailable,
     StoreDegraded,
     TooLarge,
+    VersionMismatch,
     WorkerLost,
 )
 from cached.lease import Lease
@@ -57,5 +58,6 @@ __all__ = [
     "SourceUnavailable",
     "StoreDegraded",
     "TooLarge",
+    "VersionMismatch",
     "WorkerLost",
 ]
