@@ -204,8 +204,8 @@ def test_a_root_of_the_release_before_serves_every_model_without_fetching(
     with capsys.disabled():
         change = ", ".join(f"{table} {wrote[table]} → {found[table]}" for table in TABLES)
         print(
-            f"\nupgrade: {sum(KINDS.values())} models, 0 bytes fetched, open after {opened:.2f} s, all asked for again in "
-            f"{served:.1f} s with {requests[0]} requests to the Hub and {requests[1]} to S3; rows: {change}"
+            f"\nupgrade: {sum(KINDS.values())} models, 0 bytes fetched, open after {opened:.2f} s, all asked for "
+            f"again in {served:.1f} s with {requests[0]} requests to the Hub and {requests[1]} to S3; rows: {change}"
         )
         print("\n".join(f"  {line}" for line in lines if not re.search(r"event=(piece|fill|daemon)\.", line)))
     _check_that_the_release_before_takes_it_or_says_why_not(site)
