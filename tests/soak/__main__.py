@@ -1,0 +1,32 @@
+"""`python -m tests.soak [SECONDS] [--seed N]`: the soak, and a report of it. Exits with 1 when a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+
+from tests.soak.soak import run
+
+P99_SECONDS = 0.010
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description="A working user among three hostile ones."
+    )
+    parser.add_argument("seconds", nargs="?", type=float, default=3600.0)
+    parser.add_argument("--seed", type=int, default=secrets.randbits(32))
+    options = parser.parse_args()
+    print(f"soak: {options.seconds:.0f} s, seed {options.seed}", flush=True)
+    outcome = run(options.seconds, options.seed)
+    print(outcome.report())
+    broken = outcome.broken()
+    if outcome.hits["p99"] >= P99_SECONDS:
+        broken.append(f"a hit in a hundred of the working user's takes longer than {P99_SECONDS * 1000:.0f} ms")
+    print("\n".join(broken) or "every promise was kept")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
