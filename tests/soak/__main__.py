@@ -1,4 +1,7 @@
-"""`python -m tests.soak [SECONDS] [--seed N]`: the soak, and a report of it. Exits with 1 when a promise was broken."""
+"""`python -m tests.soak [SECONDS] [--seed N] [--only TRICK]…`: the soak, and a report of it.
+
+Exits with 1 when a promise was broken.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import secrets
 import sys
 
 from tests.soak.soak import run
+from tests.soak.tricks import tricks
 
 P99_SECONDS = 0.010
 
@@ -17,9 +21,11 @@ def main() -> int:
     )
     parser.add_argument("seconds", nargs="?", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
+    names = ["crowd", *(trick.__name__ for trick in tricks())]
+    parser.add_argument("--only", action="append", default=[], choices=names, help="this trick; may be given again")
     options = parser.parse_args()
     print(f"soak: {options.seconds:.0f} s, seed {options.seed}", flush=True)
-    outcome = run(options.seconds, options.seed)
+    outcome = run(options.seconds, options.seed, options.only)
     print(outcome.report())
     broken = outcome.broken()
     if outcome.hits["p99"] >= P99_SECONDS:

@@ -40,8 +40,8 @@ class Hostile:
         self._digests: deque[str] = deque(maxlen=20)
 
     def run(self) -> None:
-        known = list(tricks())
-        while not self.plan.over:
+        known = [trick for trick in tricks() if self.plan.tries(trick.__name__)]
+        while known and not self.plan.over:
             trick = self.random.choice(known)
             self.tried[trick.__name__] += 1
             with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,11 +36,14 @@ class Plan:
     seconds: float
     until: float  # Seconds since the epoch.
     every: float  # Seconds from one new model of the working user to the next.
-    limit: int  # Bytes of the root.
+    only: Sequence[str] = ()  # Names of the tricks that are tried; all when there are none.
 
     @property
     def new_models(self) -> list[str]:
         return [NEW[number % len(NEW)].format(number) for number in range(int(self.seconds / self.every) + 1)]
+
+    def tries(self, trick: str) -> bool:
+        return not self.only or trick in self.only
 
     @property
     def over(self) -> bool:
