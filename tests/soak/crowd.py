@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 
 import cached.connection  # noqa: F401  As in working.py.
 from cached import CachedError, Client
-from tests.soak.plan import CROWD, Plan, become, pauses
+from tests.soak.plan import CROWD, Plan, become, begin, pauses
 
 MODELS = ("hf://org/shared", "hf://org/open")
 EVERY = 0.05
+AT_ONCE = 4
 
 
 def join(plan: Plan, uid: int) -> None:
@@ -23,15 +23,16 @@ def join(plan: Plan, uid: int) -> None:
 
 
 def main() -> None:
-    plan = Plan.read(sys.argv[1])
-    count = 0
+    plan, count, running = begin(), 0, 0
     for number in pauses(plan, EVERY):
         pid = os.fork()
         if pid == 0:
             join(plan, CROWD + number)
             os._exit(0)
-        os.waitpid(pid, 0)
-        count += 1
+        count, running = count + 1, running + 1
+        if running == AT_ONCE:
+            os.wait()
+            running -= 1
     print(json.dumps({"tricks": {"crowd": count}, "leaks": []}), flush=True)
 
 

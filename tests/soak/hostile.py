@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.soak.plan import CANARY, UNSAID, Plan, become
+from tests.soak.plan import CANARY, UNSAID, Plan, become, begin
 from tests.soak.tricks import guess_of_new, tricks
 from tests.soak.wire import ask, last
 
@@ -103,7 +103,7 @@ def _files(folder: str) -> list[Path]:
 
 
 def main() -> None:
-    plan, uid = Plan.read(sys.argv[1]), int(sys.argv[2])
+    plan, uid = begin(), int(sys.argv[2])
     become(uid)
     users = [Hostile(plan, f"{plan.seed} {uid} {number}") for number in range(AT_ONCE)]
     threads = [threading.Thread(target=user.run, daemon=True) for user in users]

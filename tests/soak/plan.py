@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +57,13 @@ class Plan:
     @classmethod
     def read(cls, path: str) -> Plan:
         return cls(**json.loads(Path(path).read_text()))
+
+
+def begin() -> Plan:
+    """The plan of a program of the soak (its first argument), once all of them have started and it has begun."""
+    print("started", flush=True)
+    sys.stdin.readline()
+    return Plan.read(sys.argv[1])
 
 
 def content(uri: str, tenant: str = "work") -> bytes:

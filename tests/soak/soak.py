@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cached import CachedError
-from tests.daemon_process import clean_environment
 from tests.soak.half_core import HalfCore
 from tests.soak.plan import HOSTILE, Plan
+from tests.soak.program import Program
 from tests.soak.site import Site, site
 from tests.soak.watch import KINDS, Sample, Watch, wait_until
 
-_TREE = Path(__file__).parents[2]
 START_SECONDS = 60.0
 END_SECONDS = 90.0  # What the working user may still wait for when it is over, and the looks at what is left.
 # What the daemon may grow to, whatever the users do: beyond what it has at rest, and in all.
@@ -94,23 +87,27 @@ def run(seconds: float, seed: int, only: Sequence[str] = ()) -> Outcome:
     plan = Plan("", "", seed, seconds, 0.0, max(2.0, min(15.0, seconds / 30)), only)
     with site(plan.new_models) as here, HalfCore() as half, contextlib.ExitStack() as stack:
         plan = replace(plan, socket=str(here.daemon.socket), root=str(here.daemon.root))
-        _answers([_start(stack, here, plan, here.work, "working", "base")], START_SECONDS)
+        base = Program(stack, here, here.work, "working", "base")
+        base.begin(plan)
+        assert base.answer(START_SECONDS), "the working user has its models"
         here.daemon.workers()  # All have started, and their memory counts as what is there at rest.
+        working = [Program(stack, here, here.work, "working", role) for role in ("hits", "pulls")]
+        hostile = [Program(stack, here, here.evil, "hostile", str(uid)) for uid in HOSTILE]
+        hostile += [Program(stack, here, here.evil, "crowd")] if plan.tries("crowd") else []
+        for program in hostile:
+            half.add(program.pid)
         plan = replace(plan, until=time.time() + seconds)
         watch = stack.enter_context(Watch(here.daemon))
-        working = [_start(stack, here, plan, here.work, "working", role) for role in ("hits", "pulls")]
-        hostile = [_start(stack, here, plan, here.evil, "hostile", str(uid)) for uid in HOSTILE]
-        if plan.tries("crowd"):
-            hostile.append(_start(stack, here, plan, here.evil, "crowd"))
-        for process in hostile:
-            half.add(process.pid)
+        for program in (*working, *hostile):
+            program.begin(plan)
         wait_until(plan.until, lambda: (here.hub.requests.clear(), here.s3.requests.clear()))
-        evil = [answer for answer in _answers(hostile, END_SECONDS) if answer]
-        hits, pulls = _answers(working, END_SECONDS)
+        deadline = time.monotonic() + END_SECONDS
+        evil = [said for program in hostile if (said := program.answer(deadline - time.monotonic()))]
+        hits, pulls = (program.answer(deadline - time.monotonic()) or _SILENT for program in working)
         tricks = sum((Counter(each["tricks"]) for each in evil), Counter[str]())
         leaks = [leak for each in evil for leak in each["leaks"]]
         bugs = here.daemon.log.read_text(errors="replace").count("Traceback (most recent call last)")
-        return Outcome(plan, half.how, hits or _SILENT, pulls or _SILENT, tricks, leaks, watch, _status(here), bugs)
+        return Outcome(plan, half.how, hits, pulls, tricks, leaks, watch, _status(here), bugs)
 
 
 _SILENT: Mapping[str, Any] = {
@@ -118,43 +115,6 @@ _SILENT: Mapping[str, Any] = {
     "lost": [],
     "troubles": {"the working user never came to an end": 1},
 }
-
-
-def _start(
-    stack: contextlib.ExitStack, here: Site, plan: Plan, environment: Mapping[str, str], program: str, *arguments: str
-) -> subprocess.Popen[str]:
-    """Gone with the stack, with the children that it has by then."""
-    where = here.folder / f"plan-{program}-{'-'.join(arguments)}.json"
-    plan.write(where)
-    command = [sys.executable, "-m", f"tests.soak.{program}", str(where), *arguments]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_environment(**environment),
-        cwd=_TREE,
-        start_new_session=True,
-    )
-    stack.callback(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # A session of its own, so nobody else is in its group.
-    process.communicate()
-
-
-def _answers(processes: list[subprocess.Popen[str]], seconds: float) -> list[dict[str, Any] | None]:
-    """What each says at its end; None of one that fails, or does not end in time."""
-    deadline, found = time.monotonic() + seconds, []
-    for process in processes:
-        try:
-            said, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-            found.append(json.loads(said.splitlines()[-1]))
-        except (subprocess.TimeoutExpired, ValueError, IndexError):
-            found.append(None)
-    return found
 
 
 def _status(here: Site) -> dict[str, Any]:

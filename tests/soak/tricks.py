@@ -75,14 +75,16 @@ def look(user: Hostile) -> None:
 
 
 def lock(user: Hostile) -> None:
-    """Everything that can be opened, in every way, for a moment."""
+    """Everything that can be opened, in every way, for a moment. All of them take the same kind of lock at a time: of
+    many, some shared one would always be held, and no exclusive one be had."""
+    kind = (fcntl.LOCK_EX, fcntl.LOCK_EX, fcntl.LOCK_SH)[int(time.time() / 4) % 3]
     with contextlib.ExitStack() as stack:
         for path in user.openable():
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
                 with contextlib.suppress(OSError):
-                    fcntl.flock(fd, user.random.choice((fcntl.LOCK_EX, fcntl.LOCK_SH)) | fcntl.LOCK_NB)
+                    fcntl.flock(fd, kind | fcntl.LOCK_NB)
                 with contextlib.suppress(OSError):
                     fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 with contextlib.suppress(OSError):

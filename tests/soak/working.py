@@ -19,7 +19,7 @@ from typing import Any
 import cached.connection
 import cached.replies  # noqa: F401  Imported before it is another user, for whom these files may be out of reach.
 from cached import CachedError, Client, Lease, NotCached
-from tests.soak.plan import BASE, WORKING, Plan, become, content, pauses
+from tests.soak.plan import BASE, WORKING, Plan, become, begin, content, pauses
 
 PAUSE = 0.004  # Seconds between two hits: a busy user, not a load generator.
 HELD = 3  # Leases of new models that are kept.
@@ -93,7 +93,7 @@ def missing(client: Client, uris: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def main() -> None:
-    plan, role = Plan.read(sys.argv[1]), sys.argv[2]
+    plan, role = begin(), sys.argv[2]
     become(WORKING)
     print(json.dumps({"base": fetch_base, "hits": hits, "pulls": pulls}[role](plan)), flush=True)
 
