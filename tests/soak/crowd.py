@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+from collections import Counter
 
 import cached.connection  # noqa: F401  As in working.py.
 from cached import CachedError, Client
+from cached.errors import BY_CODE
 from tests.soak.plan import CROWD, Plan, become, begin, pauses
 
 MODELS = ("hf://org/shared", "hf://org/open")
 EVERY = 0.05
 AT_ONCE = 4
+LET_IN, CUT = "let in", "cut"
+OUTCOMES = (LET_IN, CUT, *sorted(BY_CODE))  # By exit code.
+WRONG = (
+    "store_degraded",
+    "no_space",
+    "source_denied",
+    "failed",
+)  # What no one is to hear who may read a model of a sound store.
 
 
-def join(plan: Plan, uid: int) -> None:
-    with contextlib.suppress(CachedError, OSError), Client(plan.socket, timeout=5) as client:
-        become(uid)
-        for uri in MODELS:
-            client.acquire(uri, timeout=5)
+def join(plan: Plan, uid: int) -> int:
+    """How it went, as an exit code."""
+    try:
+        with Client(plan.socket, timeout=5) as client:
+            become(uid)
+            for uri in MODELS:
+                client.acquire(uri, timeout=5)
+    except CachedError as error:
+        return OUTCOMES.index(error.code)
+    except OSError:
+        return OUTCOMES.index(CUT)
+    return OUTCOMES.index(LET_IN)
 
 
 def main() -> None:
-    plan, count, running = begin(), 0, 0
+    plan, running, codes = begin(), 0, Counter[str]()
     for number in pauses(plan, EVERY):
-        pid = os.fork()
-        if pid == 0:
-            join(plan, CROWD + number)
-            os._exit(0)
-        count, running = count + 1, running + 1
+        if os.fork() == 0:
+            os._exit(join(plan, CROWD + number))
+        running += 1
         if running == AT_ONCE:
-            os.wait()
+            codes[OUTCOMES[os.waitstatus_to_exitcode(os.wait()[1])]] += 1
             running -= 1
-    print(json.dumps({"tricks": {"crowd": count}, "leaks": []}), flush=True)
+    troubles = [f"{codes[code]} of the many users of a model were told {code}" for code in WRONG if codes[code]]
+    tried = {f"crowd ({code})": count for code, count in codes.items()}
+    print(json.dumps({"tricks": tried, "leaks": [], "troubles": troubles}), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Outcome:
     pulls: Mapping[str, Any]
     tricks: Counter[str]
     leaks: list[str]
+    troubles: list[str]  # Of those who did no more than be many.
     watch: Watch
     status: Mapping[str, Any]  # The daemon's own, at the end; empty if it did not answer.
     bugs: int  # Tracebacks in its log.
@@ -42,6 +43,7 @@ class Outcome:
         found += [f"evicted: {uri}" for uri in (*self.hits["lost"], *self.pulls["lost"])]
         for what in (self.hits, self.pulls):
             found += [f"{count} times: {trouble}" for trouble, count in what["troubles"].items()]
+        found += self.troubles
         if self.pulls["arrived"] < self.pulls["asked"] or not self.pulls["asked"]:
             found.append(f"only {self.pulls['arrived']} of {self.pulls['asked']} new models arrived")
         if not self.hits["hits"]:
@@ -106,8 +108,9 @@ def run(seconds: float, seed: int, only: Sequence[str] = ()) -> Outcome:
         hits, pulls = (program.answer(deadline - time.monotonic()) or _SILENT for program in working)
         tricks = sum((Counter(each["tricks"]) for each in evil), Counter[str]())
         leaks = [leak for each in evil for leak in each["leaks"]]
+        troubles = [trouble for each in evil for trouble in each.get("troubles", ())]
         bugs = here.daemon.log.read_text(errors="replace").count("Traceback (most recent call last)")
-        return Outcome(plan, half.how, hits, pulls, tricks, leaks, watch, _status(here), bugs)
+        return Outcome(plan, half.how, hits, pulls, tricks, leaks, troubles, watch, _status(here), bugs)
 
 
 _SILENT: Mapping[str, Any] = {
