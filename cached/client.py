@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenied
+from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenied, VersionMismatch
 from cached.lease import Lease, in_the_way, pauses, take
 from cached.model import Progress
 from cached.request import DEFAULTS, acquire_body
 from cached.uris import display_name
-from cached.wire import Ready, encode, parse_error, parse_progress, parse_ready
+from cached.wire import API, Ready, api_of, encode, parse_error, parse_progress, parse_ready
 
 if TYPE_CHECKING:
     from cached.connection import Connection
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
 LEASE_SECONDS = 5.0  # How long it is tried to hold what has been found, where the caller sets no time.
+_LAST = ("ready", "error")  # The events that end an answer.
 _ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 ProgressCallback = Callable[[Progress], None]
@@ -129,20 +130,41 @@ class Client:
         return any(_seconds(event["at"]) >= int(lease.since) for event in events)
 
     def call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One raw verb of the API (`GET`, `/v1/status`), and its answer."""
+        """One raw verb of the API (`GET`, `/v1/status`), and its answer.
+
+        What the answer of another version lacks is there with a default. What must be understood stands in the body
+        under `must`: VersionMismatch by a daemon that does not.
+        """
+        from cached.replies import complete  # Here, because replicas do without.
+
         try:
             connection = self._send(method, verb, body, _Call())
             body_text = connection.rest()
         except OSError as error:
             raise self._unavailable(error) from error
         try:
-            answer: dict[str, Any] = json.loads(body_text)
+            answer = json.loads(body_text)
         except ValueError:
-            raise CachedError(f"The daemon at {self.socket} does not know {verb}; it is of another version.") from None
+            answer = None
+        if not isinstance(answer, dict):
+            raise VersionMismatch(f"The daemon at {self.socket} does not know {verb}: update it, or this client.")
         self._idle.append(connection)
         if answer.get("event") == "error":
-            raise parse_error(answer)
-        return answer
+            raise parse_error({"status": connection.status, **answer})
+        self._check_understood(body, answer)
+        return complete(method, verb, {name: value for name, value in answer.items() if name != "api"})
+
+    def _check_understood(self, body: Mapping[str, Any] | None, answer: Mapping[str, Any]) -> None:
+        """VersionMismatch when something had to be understood and the daemon is one that looks at nothing of the kind.
+
+        What it did is done; but nobody takes what it gave for what was asked for.
+        """
+        if body and body.get("must") and api_of(answer) < 2:
+            names = ", ".join(sorted(body["must"]))
+            raise VersionMismatch(
+                f"The daemon at {self.socket} is older than this client (API {api_of(answer)} against {API}) and does "
+                f"not know {names}: update the daemon, or ask without."
+            )
 
     def _lease(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
@@ -181,28 +203,34 @@ class Client:
     ) -> Ready:
         connection = self._send("POST", "/v1/acquire", body, call, deadline)
         try:
-            last = self._follow(connection, body["uri"], progress, deadline)
+            last = self._follow(connection, body, progress, deadline)
         except BaseException:
             connection.close()
             raise
         self._idle.append(connection)
         if last["event"] == "ready":
             return parse_ready(last)
-        failure = parse_error(last)
+        failure = parse_error({"status": connection.status, **last})
         raise _Cut(failure.message) if isinstance(failure, DaemonUnavailable) else failure
 
     def _follow(
-        self, connection: Connection, uri: str, progress: ProgressCallback | None, deadline: float | None
+        self, connection: Connection, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None
     ) -> dict[str, Any]:
-        """Report progress until the last line; _Cut when that does not come."""
-        lines = connection.lines()
-        while (line := _line(connection, lines))["event"] == "progress":
-            if progress is not None:
+        """Report progress until the last line; _Cut when that does not come. Events of a newer daemon are passed over.
+
+        VersionMismatch at the first line of a daemon that did not look at what it must understand.
+        """
+        lines, uri = connection.lines(), body["uri"]
+        while (line := _line(connection, lines)).get("event") not in _LAST:
+            self._check_understood(body, line)
+            if progress is not None and line.get("event") == "progress":
                 progress(parse_progress(line))
             # A little longer than the caller wants to wait: a daemon that is alive speaks several times a second.
             connection.wait_at_most(self._wait(None if deadline is None else deadline + 1.0))
             if deadline is not None and time.monotonic() > deadline:
                 raise DaemonUnavailable(f"{display_name(uri)} was not ready in time; the fetch goes on, so ask again.")
+        if line["event"] == "ready":
+            self._check_understood(body, line)
         return line
 
     def _wait(self, deadline: float | None) -> float:
@@ -213,7 +241,7 @@ class Client:
         self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call, deadline: float | None = None
     ) -> Connection:
         """DaemonUnavailable when nobody is there; a kept connection that a restart has closed is replaced once."""
-        payload = encode(body) if body is not None else None
+        payload = encode({**body, "api": API}) if body is not None else None
         while True:
             connection, fresh = self._connection()
             try:
@@ -265,8 +293,10 @@ def _take(ready: Ready) -> int | None:
 def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:
     """The next line; the last one only with the end of the answer after it."""
     try:
-        line: dict[str, Any] = json.loads(next(lines, b""))
-        if line["event"] != "progress":
+        line = json.loads(next(lines, b""))
+        if not isinstance(line, dict):
+            raise ValueError("a line that is no object")
+        if line.get("event") in _LAST:
             connection.rest()
     except (OSError, ValueError) as error:
         raise _Cut(str(error)) from error

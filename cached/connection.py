@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from cached.wire import API
+
 
 class Connection:
     """Raises only OSError: whatever http.client says of a daemon that went away is a ConnectionError here."""
@@ -25,11 +27,18 @@ class Connection:
             self._http.sock.settimeout(seconds)
 
     def send(self, method: str, verb: str, payload: bytes | None) -> None:
-        """Send a request, and wait for the head of its answer."""
+        """Send a request, and wait for the head of its answer. One without a payload says its `api` in the query."""
         with _as_os_errors():
             headers = {"Content-Type": "application/json"} if payload else {}
-            self._http.request(method, quote(verb), payload, headers)
+            target = quote(verb) if payload else f"{quote(verb)}?api={API}"
+            self._http.request(method, target, payload, headers)
             self._response = self._http.getresponse()
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        assert self._response is not None  # `send` came first.
+        return self._response.status
 
     def lines(self) -> Iterator[bytes]:
         """The answer's lines as they arrive. Ends with the answer; ConnectionError when it is cut."""

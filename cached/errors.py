@@ -15,7 +15,7 @@ class CachedError(Exception):
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
     status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     @property
     def message(self) -> str:
@@ -32,6 +32,12 @@ class ConfigError(InvalidRequest):
     """A setting that is unknown, of the wrong type or out of range."""
 
     code = "invalid_config"
+
+
+class VersionMismatch(InvalidRequest):
+    """Client and daemon differ in version, and one needs what the other does not know."""
+
+    code = "version_mismatch"
 
 
 class Forbidden(CachedError):
@@ -163,6 +169,20 @@ def _descendants(cls: type[CachedError]) -> list[type[CachedError]]:
 BY_CODE: dict[str, type[CachedError]] = {cls.code: cls for cls in _descendants(CachedError)}
 
 
-def from_code(code: str, message: str) -> CachedError:
-    """The error that a daemon meant; an unknown code (a newer daemon's) becomes the root class."""
-    return BY_CODE.get(code, CachedError)(message)
+# What a code that only a newer daemon knows is taken for. Of 409 and 503 nothing more is certain than `retryable`.
+_BY_STATUS: dict[int, type[CachedError]] = {
+    400: InvalidRequest,
+    403: Forbidden,
+    404: NotFound,
+    502: SourceError,
+    507: NoSpace,
+}
+
+
+def from_code(code: str, message: str, status: int = 500, retryable: bool = False) -> CachedError:
+    """The error that a daemon meant; an unknown code (a newer daemon's) becomes the class of its HTTP status."""
+    if code in BY_CODE:
+        return BY_CODE[code](message)
+    error = _BY_STATUS.get(status, CachedError)(message)
+    error.retryable = retryable
+    return error

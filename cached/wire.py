@@ -2,17 +2,25 @@
 
 An acquire answers with NDJSON: any number of `progress` lines, then one `ready` or one `error`. A hit is one line.
 Every other verb answers with one object; a failure is `{"event": "error", …}` with the error's HTTP status.
+
+Client and daemon differ in version: the one lives in images, the other on nodes. So requests and replies carry `api`
+(absent: 1). What a reply lacks has a default here, what is unknown in it is passed over, and an unknown kind of error
+becomes the class of its HTTP status. What is unknown at the top of a request is passed over too; what must be
+understood stands under `must`, and a daemon that does not know a name there refuses the request. To a request of API 1
+no event is sent but those three: its clients take any other for the last.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from cached.errors import CachedError, from_code
+from cached.errors import CachedError, VersionMismatch, from_code
 from cached.model import Progress
+
+API = 2  # What is spoken here. 1 had neither `api` nor `must`.
 
 # A caller's own variables that an acquire carries. Nothing that chooses content (an endpoint, say) is among them.
 FORWARDED = (
@@ -42,36 +50,73 @@ class Ready:
     path: str
     lock: str
     digest: str
-    revision: str
-    source: str
-    size: int
-    hit: bool
-    stale: bool
+    revision: str = ""
+    source: str = ""
+    size: int = 0
+    hit: bool = False
+    stale: bool = False
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
+def reply(value: Mapping[str, Any]) -> bytes:
+    """One object of an answer, as this version gives it."""
+    return encode({**value, "api": API})
+
+
 def progress_line(progress: Progress) -> bytes:
-    return encode({"event": "progress", **asdict(progress)})
+    return reply({"event": "progress", **asdict(progress)})
 
 
 def ready_line(ready: Ready) -> bytes:
-    return encode({"event": "ready", **asdict(ready)})
+    return reply({"event": "ready", **asdict(ready)})
 
 
 def error_body(error: CachedError) -> dict[str, Any]:
-    return {"event": "error", "code": error.code, "message": error.message, "retryable": error.retryable}
+    """`status` is there for the last line of an answer that began well, and for clients that do not know the code."""
+    said = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    return {"event": "error", **said, "status": error.status}
+
+
+def api_of(answer: Mapping[str, Any]) -> int:
+    """What the other side speaks: 1 where it does not say."""
+    api = answer.get("api")
+    return api if type(api) is int and api > 0 else 1
 
 
 def parse_progress(line: Mapping[str, Any]) -> Progress:
-    return Progress(**{name: line[name] for name in Progress.__slots__ if name in line})
+    return Progress(**{"phase": "", **_known(Progress, line)})
 
 
 def parse_ready(line: Mapping[str, Any]) -> Ready:
-    return Ready(**{name: line[name] for name in Ready.__slots__})
+    """VersionMismatch when it lacks what nothing can stand for: the directory, its lock file, the digest."""
+    known = _known(Ready, line)
+    missing = [field.name for field in fields(Ready) if field.default is MISSING and field.name not in known]
+    if missing:
+        raise VersionMismatch(
+            f"The daemon's answer (API {api_of(line)}) has no {missing[0]!r}, which this client (API {API}) needs: "
+            "install the same version of model-cached on both sides."
+        )
+    return Ready(**known)
 
 
 def parse_error(line: Mapping[str, Any]) -> CachedError:
-    return from_code(str(line.get("code", "")), str(line.get("message", "The daemon gave no reason.")))
+    status, retryable = line.get("status"), line.get("retryable")
+    return from_code(
+        str(line.get("code", "")),
+        str(line.get("message", "The daemon gave no reason.")),
+        status if type(status) is int else 500,
+        retryable is True,
+    )
+
+
+_TYPES: dict[object, type] = {"str": str, "int": int, "bool": bool}
+
+
+def _known(kind: type[Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    """What `line` has of a dataclass's fields, each of its type; the rest is as good as missing."""
+    return {
+        field.name: line[field.name] for field in fields(kind) if type(line.get(field.name)) is _TYPES.get(field.type)
+    }

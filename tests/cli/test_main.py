@@ -164,10 +164,10 @@ def test_messages_cannot_steer_the_terminal(server: WireServer, cached: Command)
 
 
 def test_a_fault_of_our_own_is_one_sentence_and_exit_1(server: WireServer, cached: Command) -> None:
-    server.answers["GET /v1/snapshots"] = {"unexpected": True}
+    server.answers["GET /v1/snapshots"] = {"snapshots": 7}
     answer = cached("ls")
     assert answer.returncode == 1 and answer.stdout == ""
-    assert "fault in cached itself: KeyError" in sentence(answer.stderr)
+    assert "fault in cached itself: TypeError" in sentence(answer.stderr)
 
 
 def test_ctrl_c_exits_130_quietly(server: WireServer, cached: Command) -> None:

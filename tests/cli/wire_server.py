@@ -16,7 +16,7 @@ from aiohttp import web
 
 from cached.errors import CachedError
 from cached.model import Progress
-from cached.wire import Ready, error_body, progress_line, ready_line
+from cached.wire import API, Ready, encode, error_body, progress_line, ready_line
 
 DIGEST = "sha256:" + "3f" * 32
 
@@ -51,7 +51,7 @@ class WireServer:
         }
         return Ready(**{**values, **changes})
 
-    def acquire(self, *lines: Progress | Ready | CachedError | str) -> None:
+    def acquire(self, *lines: Progress | Ready | CachedError | dict[str, Any] | str) -> None:
         self.answers["POST /v1/acquire"] = list(lines)
 
     def __enter__(self) -> Self:
@@ -78,17 +78,19 @@ class WireServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        what = f"{request.method} {request.raw_path}"
-        self.requests.append((what, json.loads(body) if body else {}))
+        what = f"{request.method} {request.raw_path.partition('?')[0]}"
+        fields = json.loads(body) if body else {name: int(value) for name, value in request.query.items()}
+        assert fields.pop("api") == API, "every request says what its client speaks"
+        self.requests.append((what, fields))
         self.asked.set()
         answer = self.answers.get(what)
         if isinstance(answer, list):
             return await self._stream(request, answer)
         if isinstance(answer, CachedError):
-            return web.json_response(error_body(answer), status=answer.status)
+            return web.json_response({**error_body(answer), "api": API}, status=answer.status)
         if answer is None:
             return web.json_response({"code": "not_found", "message": f"No {what} here."}, status=404)
-        return web.json_response(answer)
+        return web.json_response({"api": API, **answer})
 
     async def _stream(self, request: web.Request, lines: list[Any]) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -102,7 +104,9 @@ class WireServer:
         return response
 
 
-def _encode(line: Progress | Ready | CachedError) -> bytes:
+def _encode(line: Progress | Ready | CachedError | dict[str, Any]) -> bytes:
+    if isinstance(line, dict):
+        return encode(line)
     if isinstance(line, Progress):
         return progress_line(line)
     if isinstance(line, Ready):

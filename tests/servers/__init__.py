@@ -5,6 +5,7 @@ with RcloneS3() as s3: …    # s3.access_key, s3.secret_key; auth=False: open t
 with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
 with AzureStub() as azure: azure.put("container", "llama/config.json", b"{}"); azure.credentials, azure.sas
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
+with Tenants() as s3: s3.add("AKIA1", "team"); s3.put("team", "bucket", "llama/config.json", b"{}"); s3.body_bytes
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
 with Moto() as s3, GuardedS3(s3.endpoint) as guarded: guarded.allow("AKIA…", lists=["bucket/"], reads=["bucket/b/"])
 with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
@@ -19,6 +20,7 @@ from tests.servers.moto import Moto
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
 from tests.servers.rights import GuardedGcs, GuardedS3
+from tests.servers.tenants import Tenants
 
 __all__ = [
     "AzureStub",
@@ -32,4 +34,5 @@ __all__ = [
     "HubStub",
     "Moto",
     "RcloneS3",
+    "Tenants",
 ]

@@ -22,11 +22,12 @@ from cached.daemon.http.metrics import exposition
 from cached.daemon.http.peer import administers, peer_of, require_admin
 from cached.daemon.http.plans import held_body, plan_body
 from cached.daemon.http.request import Acquire, flag, number, text
+from cached.daemon.http.versions import check_query, understood
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import Peer
-from cached.errors import CachedError, InvalidRequest, NotCached
+from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
 from cached.model import Digest, Progress
-from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line
+from cached.wire import MAX_REQUEST_BYTES, Ready, error_body, progress_line, ready_line, reply
 
 log = logging.getLogger("cached.api")
 
@@ -73,14 +74,16 @@ class Api:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         for method, path, rule, handler in self.verbs:
             if path in paths:
-                app.router.add_route(method, path, self._guarded(path, rule, handler))
+                app.router.add_route(method, path, self._guarded(method, path, rule, handler))
         return app
 
-    def _guarded(self, path: str, rule: str, handler: Handler) -> Handler:
+    def _guarded(self, method: str, path: str, rule: str, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
                 if rule != "open":
                     require_admin(peer_of(request), self._cache.config.admin_group, path.removeprefix("/v1/"))
+                if method == "GET" and path.startswith("/v1/"):
+                    check_query(path, request.query)
                 return await handler(request)
             except CachedError as error:
                 return _json(error_body(error), error.status)
@@ -142,21 +145,15 @@ class Api:
                 if ready:
                     break
         except CachedError as error:
-            await response.write(encode(error_body(error)))
+            await response.write(reply(error_body(error)))
         except ConnectionError:
             raise
         except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
-            await response.write(encode(_unforeseen("/v1/acquire", error)))
+            await response.write(reply(_unforeseen("/v1/acquire", error)))
         except asyncio.CancelledError:
             if fill.task is None or not fill.task.cancelled():
                 raise
-            body = {
-                "event": "error",
-                "code": "daemon_unavailable",
-                "message": "The fetch was stopped.",
-                "retryable": True,
-            }
-            await response.write(encode(body))
+            await response.write(reply(error_body(DaemonUnavailable("The fetch was stopped."))))
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish, peer = Acquire.parse(await _body(request)), peer_of(request)
@@ -262,8 +259,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
         raise InvalidRequest("The request is not JSON.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The request is not a JSON object.")
-    return body
+    return understood(request.path, body)
 
 
 def _json(body: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=encode(body), status=status, content_type="application/json")
+    return web.Response(body=reply(body), status=status, content_type="application/json")
