@@ -16,8 +16,8 @@ from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate, Standing
+from cached.daemon.loadable import Loadable
 from cached.daemon.places import Places
-from cached.daemon.policy import Loadable, check_loadable, check_weights, leave_out
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
@@ -52,12 +52,12 @@ class Cache:
         self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
-        self.loadable = Loadable()
+        self.loadable = Loadable(workers)
         self.fills: dict[str, Fill] = {}
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
-    def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
+    async def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
         """A hit at once, or the fill to wait for: one per ref and credentials, however many ask.
 
         NotCached when offline, also for what the caller has not proved to be allowed to read.
@@ -67,7 +67,7 @@ class Cache:
             fresh, standing = self._fresh(held, ask), self._standing(held, ask, caller)
             if (fresh and standing.fresh) or (ask.offline and standing.recent):
                 try:
-                    return self._hit(held, ask, stale=not fresh)
+                    return await self._hit(held, ask, stale=not fresh)
                 except ModelIncomplete:
                     if ask.offline or ask.ref.immutable:
                         raise  # Else the rest may have been uploaded since.
@@ -105,12 +105,12 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
+        return await self.workers.resolve(ask.ref, caller.credentials, timeout, ask.require)
 
-    def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
+    async def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
         if ask.require == "llm":
-            self.loadable.check(ask.ref, known.snapshot, snapshots.path(known.snapshot))
+            await self.loadable.check(ask.ref, known.snapshot, snapshots.path(known.snapshot))
         if not ask.mending:
             self.counters.hits += 1
             self.counters.stale += stale
@@ -166,17 +166,16 @@ class Cache:
             try:
                 found = await self._look_again(held, ask, caller)
             except (SourceUnavailable, WorkerLost) as error:
-                return self._stale(held, ask, caller, error)
+                return await self._stale(held, ask, caller, error)
             if found is None:
-                return self._hit(held, ask, stale=False)
+                return await self._hit(held, ask, stale=False)
             listing = found
-        self._check(ask, listing)
         if held is not None:
             if held.known.revision == listing.revision and self._held(ask, caller) is not None:
                 await self._note_current(held, ask, listing, caller)
-                return self._hit(held, ask, stale=False)
+                return await self._hit(held, ask, stale=False)
             if not self.disks.writable:  # What is held is better than nothing.
-                return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
+                return await self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
         return await self._filler.fill(fill, ask, Remote(listing, caller.credentials), caller)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
@@ -191,23 +190,20 @@ class Cache:
                 await self.workers.prove(probe, caller.credentials, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
+        except ModelIncomplete:
+            raise  # It may be read, and is not whole.
         except (SourceDenied, NotFound):
             await self.gate.refused(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
             raise
         await self.gate.proved(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
         return None
 
-    def _check(self, ask: Ask, listing: Listing) -> None:
-        check_weights(listing, self.config.weights)
-        if ask.require == "llm":
-            check_loadable(ask.ref, {entry.path for entry in listing.entries})
-
-    def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
+    async def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
         """What is held, though the source could not be asked; the error for who has not lately proved to be let."""
         if not self._standing(held, ask, caller).recent:
             raise error
         log.warning("serve.stale", extra={"ref": str(ask.ref), "why": error.message})
-        return self._hit(held, ask, stale=True)
+        return await self._hit(held, ask, stale=True)
 
     async def _note_current(self, held: Held, ask: Ask, listing: Listing, caller: Caller) -> None:
         """A disk that cannot be written to will be asked about again; it serves all the same."""
@@ -229,7 +225,6 @@ class Cache:
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         if held is not None and held.known.revision == listing.revision:
             return held
-        self._check(ask, listing)
         return await self.places.plan(listing)
 
     async def flush(self) -> None:

@@ -12,8 +12,8 @@ from cached.daemon.callers import Caller
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.gate import Claim, Gate
+from cached.daemon.loadable import Loadable
 from cached.daemon.places import Place, Places
-from cached.daemon.policy import Loadable
 from cached.daemon.space.room import Needs
 from cached.errors import CachedError
 from cached.model import Digest, Listing, Manifest, ManifestFile

@@ -48,11 +48,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Answered with a Listing, which these credentials may read."""
+    """Answered with a Listing, which these credentials may read. `require` names what it is to be fit for."""
 
     ref: ModelRef
     credentials: Credentials = field(repr=False)
     timeout: float
+    require: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,32 @@ class Check:
     rate: int = 0
 
 
-Question = Resolve | Prove | Open | Read | ReadWhole | Finish | Close | Gather | Check
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Whether an LLM engine could load what is in this directory. Answered with None, or ModelIncomplete."""
+
+    ref: ModelRef
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Which shards the file `index`, that goes by this name, is about. Answered with their names, or
+    ModelIncomplete."""
+
+    ref: ModelRef
+    name: str
+    index: Path
+
+
+Question = Resolve | Prove | Open | Read | ReadWhole | Finish | Close | Gather | Check | Inspect | Shards
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits any more for the answer to the request of this number. Not answered."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

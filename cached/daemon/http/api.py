@@ -96,7 +96,7 @@ class Api:
         peer = peer_of(request)
         if wish.pins:
             require_admin(peer, self._cache.config.admin_group, "pinning")
-        found = self._cache.acquire(wish.ask, self._caller(peer, wish))
+        found = await self._cache.acquire(wish.ask, self._caller(peer, wish))
         if isinstance(found, Fill):
             return await self._stream(request, found, wish, peer)
         return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
@@ -257,8 +257,10 @@ def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.read())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest("The request is not JSON.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise InvalidRequest(f"The request has more than {MAX_REQUEST_BYTES:,} bytes; leave something out.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The request is not a JSON object.")
     return body
