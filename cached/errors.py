@@ -142,6 +142,12 @@ class WorkerLost(CachedError):
     code, status, retryable = "worker_lost", 503, True
 
 
+class Overloaded(CachedError):
+    """The caller asks for more at once than one user may. It says nothing of the source, which was not asked."""
+
+    code, status, retryable = "overloaded", 503, True
+
+
 class DaemonUnavailable(CachedError):
     """Client side: there is no socket, or nobody answers on it."""
 

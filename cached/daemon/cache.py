@@ -23,7 +23,8 @@ from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
-from cached.daemon.transfer.workers import Workers
+from cached.daemon.transfer.resolve_shares import ResolveShares
+from cached.daemon.transfer.workers import Workers, processes
 from cached.errors import (
     CachedError,
     DaemonUnavailable,
@@ -38,7 +39,7 @@ from cached.errors import (
 )
 from cached.model import Listing
 from cached.wire import Ready
-from cached.worker.messages import Remote
+from cached.worker.messages import RESOLVES, Remote
 
 log = logging.getLogger("cached.cache")
 
@@ -49,6 +50,7 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
+        self.shares = ResolveShares(RESOLVES * processes(config))
         self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
@@ -105,7 +107,8 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        return await self.workers.resolve(ask.ref, caller.credentials, timeout, ask.require)
+        async with self.shares.turn(caller.uid):
+            return await self.workers.resolve(ask.ref, caller.credentials, timeout, ask.require)
 
     async def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots

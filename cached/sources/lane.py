@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from cached import budget
 from cached.model import ModelRef
 from cached.sources.addresses import check_address
 from cached.sources.connection_failures import connection_failed
-from cached.sources.http1 import Answer, Connection, MalformedAnswer
+from cached.sources.http1 import Answer, BodyTooLong, Connection, MalformedAnswer
 from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
 __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
@@ -29,7 +30,7 @@ LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a conne
 KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
 KEPT = 64  # Idle connections per origin.
 
-MAX_TEXT = 64 << 20
+MAX_TEXT = 16 << 20  # Bytes of one page of a listing; 1,000 objects take two million at most.
 
 _PORTS = {"http": 80, "https": 443}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -67,6 +68,10 @@ class Throttled(OSError):
         self.retry_after = retry_after
 
 
+class TooLong(OSError):
+    """The body has more than MAX_TEXT bytes. The full client has no bound, and must not ask again."""
+
+
 class TooSlow(TimeoutError):
     """Bytes come, but next to none."""
 
@@ -88,6 +93,8 @@ class lane_errors:
         match error:
             case Throttled():
                 why, after = str(error), error.retry_after or "0"
+            case TooLong():
+                why = "its answer is too long"
             case TooSlow():
                 why = "it sends too slowly"
             case TimeoutError():
@@ -132,9 +139,14 @@ class Lanes:
         return True
 
     def text(self, request: Request, timeout: float) -> tuple[Answer, bytes] | None:
-        """A plain 200 and its whole body, None of anything else. OSError as `stream`, and of every 5xx too."""
+        """A plain 200 and its whole body, None of anything else. OSError as `stream`, of every 5xx too, and TooLong.
+
+        Charged to the budget, as a page.
+        """
         if self._behind_proxy(request):
             return None
+        budget.page()
+        timeout = budget.seconds_left(timeout)
         connection, answer = self._ask(request, timeout)
         kept = False
         try:
@@ -146,12 +158,17 @@ class Lanes:
             if answer.chunked:
                 try:
                     body = connection.chunks(MAX_TEXT, deadline)
+                except BodyTooLong:
+                    raise TooLong from None
                 except MalformedAnswer:  # Nothing has been given out: the full client may ask again.
                     return None
-            elif answer.length is not None and answer.length <= MAX_TEXT:
-                body = _whole(connection, answer.length, deadline)
-            else:
+            elif answer.length is None:
                 return None
+            elif answer.length > MAX_TEXT:
+                raise TooLong
+            else:
+                body = _whole(connection, answer.length, deadline)
+            budget.read(len(body))
             kept = answer.keeps and not connection.overrun
         finally:
             self._give_back(request, connection, kept)
@@ -257,6 +274,7 @@ def _whole(connection: Connection, length: int, deadline: float) -> bytes:
     while got < length:
         if time.monotonic() > deadline:
             raise TooSlow
+        budget.check()
         got += connection.readinto(body[got:])
     return bytes(body)
 

@@ -20,6 +20,7 @@ from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
+RESOLVES = 16  # Questions to sources that one worker takes at a time.
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
 from cached.worker.messages import (
+    RESOLVES,
     Cancel,
     Check,
     Close,
@@ -59,7 +60,6 @@ log = logging.getLogger("cached.worker")
 NICE = 5
 OOM_SCORE = 500
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
-RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
 CHECKS = 2  # As well: checking reads a disk for minutes.
 LOOKS = 2  # And those that look through a snapshot's names.
 SCRUBS = 4  # And those for which nobody waits: each root has one under way.
@@ -125,6 +125,7 @@ class Worker:
         self._telling = threading.Lock()
         self._files: dict[int, LargeFile] = {}
         self._budgets: dict[int, Budget] = {}  # Of the questions to sources, by number.
+        # Threads of their own: a remote that hangs must not keep pieces from being read.
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         # Reads, and the opening and finishing of other files meanwhile.
         self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")

@@ -6,10 +6,12 @@ with GcsEmulator() as gcs: gcs.put("bucket", "llama/config.json", b"{}")
 with AzureStub() as azure: azure.put("container", "llama/config.json", b"{}"); azure.credentials, azure.sas
 with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}"}); hub.bytes_served
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
+with EndlessServer() as endless: endless.endpoint, endless.pages; endless.hold(); endless.release()
 with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
 """
 
 from tests.servers.azure import AzureStub, Azurite
+from tests.servers.endless import EndlessServer
 from tests.servers.fault import FaultOrigin
 from tests.servers.files import Files
 from tests.servers.gcs import GcsEmulator
@@ -22,6 +24,7 @@ __all__ = [
     "AzureStub",
     "Azurite",
     "CountingProxy",
+    "EndlessServer",
     "FaultOrigin",
     "Files",
     "GcsEmulator",

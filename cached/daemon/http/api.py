@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from cached.daemon.http.plans import held_body, plan_body
 from cached.daemon.http.request import Acquire, flag, number, text
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import Peer
-from cached.errors import CachedError, InvalidRequest, NotCached
+from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
 from cached.model import Digest, Progress
 from cached.wire import MAX_REQUEST_BYTES, Ready, encode, error_body, progress_line, ready_line
 
@@ -159,7 +159,7 @@ class Api:
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish, peer = Acquire.parse(await _body(request)), peer_of(request)
-        found = await self._cache.plan(wish.ask, self._caller(peer, wish))
+        found = await _while_connected(request, self._cache.plan(wish.ask, self._caller(peer, wish)))
         if isinstance(found, Held):
             return _json(held_body(found, wish.ask))
         disk, plan = found
@@ -246,6 +246,19 @@ class Api:
         problem = self._disks.problem
         text = "ok\n" if problem is None else f"degraded: {problem}\n"
         return web.Response(text=text, status=200 if self._disks.writable else 503)
+
+
+async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+    """What it gives. Cancelled when the caller has gone."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=PROGRESS_SECONDS)
+            if request.transport is None or request.transport.is_closing():
+                raise DaemonUnavailable("The caller has gone.")
+    finally:
+        task.cancel()
+    return task.result()
 
 
 def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
