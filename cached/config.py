@@ -54,6 +54,7 @@ class Config:
     socket: Path = Path(DEFAULT_SOCKET)  # The unix socket that clients use.
     socket_mode: str = "0660"  # Permissions of the socket, in octal.
     socket_group: str = ""  # Group of the socket; empty leaves the daemon's own.
+    max_connections_per_user: int = 256  # Connections to the socket that each user may have; administrators any number.
     listen: str = ""  # HOST:PORT of /metrics and /healthz over TCP; empty is off.
     admin_group: str = "cached-admin"  # Members may use admin verbs, beside root and the daemon's own user.
     limit: Size = Size(0)  # Bytes that blobs and reservations may take on each root; 0 means 90 % of the file system.
@@ -208,6 +209,8 @@ def _problem(config: Config) -> str | None:
         return "The settings 'connections', 'min_connections' and 'retries' must be at least 1."
     if not 1 <= config.max_files <= 10_000_000:
         return "The setting 'max_files' must be between 1 and 10000000."
+    if config.max_connections_per_user < 1:
+        return "The setting 'max_connections_per_user' must be at least 1."
     if not 0 <= config.workers <= 64:
         return "The setting 'workers' must be between 0 and 64."
     if config.engine not in ("auto", "hf_transfer"):

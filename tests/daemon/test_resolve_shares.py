@@ -99,7 +99,7 @@ async def test_a_user_with_too_many_that_wait_is_told_to_come_back(monkeypatch: 
     asking = Asking(4)
     asking.ask("a1", "a2", "a3")
     await settle()
-    with pytest.raises(Overloaded, match="2 of your requests wait .*; try again later") as raised:
+    with pytest.raises(Overloaded, match=r"2 of your requests wait .*; try again later") as raised:
         async with asking.shares.turn(ord("a")):
             pass
     assert raised.value.retryable

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import ClientError, web
 
 from cached.daemon.ask import Held
 from cached.daemon.cache import Cache
@@ -22,6 +22,7 @@ from cached.daemon.http.metrics import exposition
 from cached.daemon.http.peer import administers, peer_of, require_admin
 from cached.daemon.http.plans import held_body, plan_body
 from cached.daemon.http.request import Acquire, flag, number, text
+from cached.daemon.http.server import BODY_SECONDS
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import Peer
 from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
@@ -269,7 +270,12 @@ def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        body = json.loads(await request.read())
+        async with asyncio.timeout(BODY_SECONDS):
+            body = json.loads(await request.read())
+    except TimeoutError:
+        raise InvalidRequest("The request did not come to its end in time.") from None
+    except (web.RequestPayloadError, ClientError, ConnectionError):
+        raise InvalidRequest("The request broke off, or is malformed.") from None
     except (ValueError, RecursionError):
         raise InvalidRequest("The request is not JSON.") from None
     except web.HTTPRequestEntityTooLarge:
