@@ -31,6 +31,7 @@ from cached.errors import (
     DigestMismatch,
     ModelIncomplete,
     NotFound,
+    Overloaded,
     SourceChanged,
     SourceDenied,
     SourceUnavailable,
@@ -42,6 +43,8 @@ from cached.wire import Ready
 from cached.worker.messages import RESOLVES, Remote
 
 log = logging.getLogger("cached.cache")
+
+MAX_FILLS = 256  # Of one user at a time.
 
 
 class Cache:
@@ -125,12 +128,18 @@ class Cache:
         key = f"{ask.ref.key} {ask.require} {caller.key(ask.ref.scheme)}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
+            self._refuse_too_many(caller)
             started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
             fill.task = asyncio.create_task(self._run(fill, ask, caller, held))
             fill.task.add_done_callback(lambda task: self._ended(key, started, task))
         if caller.uid is not None:
             fill.uids.add(caller.uid)
         return fill
+
+    def _refuse_too_many(self, caller: Caller) -> None:
+        """Those that nobody waits for any more count too."""
+        if caller.uid is not None and sum(caller.uid in fill.uids for fill in self.fills.values()) >= MAX_FILLS:
+            raise Overloaded(f"{MAX_FILLS} fetches that you asked for are under way; ask again when some have ended.")
 
     def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
         if self.fills.get(key) is fill:  # Else another has taken its place, and may have ended before it.

@@ -75,6 +75,7 @@ class Filler:
 
 async def _keep_below(place: Place) -> None:
     try:
+        await place.disk.do(place.disk.store.drop_surplus)
         await place.room.keep_below()
     except CachedError as error:
         log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})

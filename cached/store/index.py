@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.model import Digest, Entry, Manifest
-from cached.store import names, wants
+from cached.store import names, trim, wants
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.snapshots import Origin
@@ -71,6 +71,7 @@ class Index(IndexFile):
                 "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
+            trim.leases(db)
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access) -> None:
         """These refs (key → source, revision) were asked just now, and mean `snapshot`."""
@@ -150,6 +151,7 @@ class Index(IndexFile):
                 "INSERT OR IGNORE INTO identity VALUES (?1, ?2, seal(?1, ?2))",
                 [(identity, each.digest.hex) for each, identity, _, _ in rows],
             )
+            trim.identities(db, [(identity, each.digest.hex) for each, identity, _, _ in rows])
             wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
@@ -184,6 +186,18 @@ class Index(IndexFile):
                 (time.time(), snapshot.hex, what, why, snapshot.hex),
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
+
+    def surplus(self, most: int) -> list[Digest]:
+        """READY snapshots beyond so many: those whose files others have as well, which costs nothing to undo, before
+        others, and each time the least recently used first."""
+        rows = self.query(
+            "SELECT digest FROM snapshot s WHERE state = 'ready' ORDER BY "
+            "EXISTS (SELECT 1 FROM snapshot_blob b WHERE b.snapshot = s.digest AND NOT EXISTS "
+            "(SELECT 1 FROM snapshot_blob o WHERE o.blob = b.blob AND o.snapshot <> s.digest)), used_at "
+            "LIMIT max(0, (SELECT count(*) FROM snapshot WHERE state = 'ready') - ?)",
+            (most,),
+        )
+        return [Digest(row["digest"]) for row in rows]
 
     # Removal.
 

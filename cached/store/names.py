@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from cached.access import UNKNOWN, Access
 from cached.model import Digest
+from cached.store import trim
 from cached.store.seals import seal
 
 _OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
@@ -26,6 +27,7 @@ def resolve(db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapsho
             "INSERT OR REPLACE INTO resolution SELECT ?, ?, ?, ?, ?, ?, ?",
             (*named, now, seal(*named, str(chosen)), str(chosen)),
         )
+    trim.names(db, snapshot)
     _settle(db, snapshot)
 
 
