@@ -18,12 +18,12 @@ from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate, Standing
 from cached.daemon.loadable import Loadable
 from cached.daemon.places import Places
+from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
-from cached.daemon.transfer.resolve_shares import ResolveShares
 from cached.daemon.transfer.workers import Workers, processes
 from cached.errors import (
     CachedError,
@@ -53,7 +53,7 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
-        self.shares = ResolveShares(RESOLVES * processes(config))
+        self.shares = Shares(RESOLVES * processes(config))
         self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()

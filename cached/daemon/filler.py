@@ -15,13 +15,16 @@ from cached.daemon.gate import Claim, Gate
 from cached.daemon.loadable import Loadable
 from cached.daemon.places import Place, Places
 from cached.daemon.space.room import Needs
+from cached.daemon.transfer.fetcher import SMALL
 from cached.errors import CachedError
-from cached.model import Digest, Listing, Manifest, ManifestFile
+from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.store.snapshots import Origin
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.filler")
+
+SORTED = 4096  # Files at most that are put in order.
 
 
 class Filler:
@@ -35,9 +38,8 @@ class Filler:
         fill.phase = "waiting"
         place, reserved = await self._places.reserve(remote.listing)
         disk, needs = place.disk, reserved.needs
-        present = [entry for entry in remote.listing.entries if entry.path in needs.digests]
-        fill.total_files, fill.total_bytes = len(remote.listing.entries), remote.listing.size
-        fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
+        fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
+        fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
         fill.phase = "fetching"
         try:
             found = await self._fetch(place, needs, remote, fill, ask)
@@ -53,8 +55,7 @@ class Filler:
 
     async def _fetch(self, place: Place, needs: Needs, remote: Remote, fill: Fill, ask: Ask) -> dict[str, Digest]:
         found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
-        # Biggest first: the last to end is then a small one.
-        rest = sorted((item for item in needs.wants.items() if item[0] not in found), key=lambda item: -item[1].size)
+        rest = await place.disk.do(_rest, needs, found)
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
     async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int, caller: Caller) -> Ready:
@@ -79,6 +80,23 @@ async def _keep_below(place: Place) -> None:
         await place.room.keep_below()
     except CachedError as error:
         log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})
+
+
+def _sizes(needs: Needs) -> tuple[int, int]:
+    """Bytes of all, and of what is here."""
+    entries = needs.listing.entries
+    return needs.listing.size, sum(entry.size for entry in entries if entry.path in needs.digests)
+
+
+def _rest(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Entry]:
+    """What is still to be fetched, by key. Biggest first: the last to end is then a small one."""
+    rest = [(key, entry) for key, entry in needs.wants.items() if key not in found]
+    if len(rest) <= SORTED:
+        return dict(sorted(rest, key=lambda item: -item[1].size))
+    # Sorting keeps the interpreter to itself. Of so many only those that take long matter.
+    large = [item for item in rest if item[1].size > SMALL][:SORTED]
+    first = dict(sorted(large, key=lambda item: -item[1].size))
+    return first | dict(rest)
 
 
 def _manifest(needs: Needs, found: Mapping[str, Digest]) -> Manifest:

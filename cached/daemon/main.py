@@ -42,6 +42,7 @@ FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are p
 FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
 BACKLOG = 4096  # Callers that may wait to be let in.
 FILES_SHARE = 2  # One in so many descriptors may be a caller's; the others are for files and workers.
+SWITCH_SECONDS = 0.001  # For which a thread that goes through thousands of files may keep the event loop waiting.
 OBSERVERS = 64  # Connections to `listen`.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
@@ -77,6 +78,7 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, stopping.set)
     _allow_many_files()
     prefer_this_thread()
+    sys.setswitchinterval(SWITCH_SECONDS)
     threads = Threads()
     disks = await threads.disk(Disks.open, config)
     try:

@@ -38,7 +38,7 @@ class Place:
             return {}
         key, found = needs.keys[name], {}
         if key in needs.wants:
-            found = await self.fetcher.fetch(remote, [(key, needs.wants[key])], batch)
+            found = await self.fetcher.fetch(remote, {key: needs.wants[key]}, batch)
         digest = found[key] if found else needs.digests[name]
         ref = needs.listing.ref
         shards = await self.workers.shards(ref, name, self.disk.store.blobs.path(digest))

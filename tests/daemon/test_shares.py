@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cached import CachedError
-from cached.daemon.transfer import resolve_shares
-from cached.daemon.transfer.resolve_shares import ResolveShares
+from cached.daemon import shares as shares_module
+from cached.daemon.shares import Shares
 from cached.errors import Overloaded
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
@@ -25,7 +25,7 @@ class Asking:
     """Questions that run until they are told to end. `begun` has their names in the order in which they began."""
 
     def __init__(self, together: int) -> None:
-        self.shares, self.begun, self._ends = ResolveShares(together), [], {}
+        self.shares, self.begun, self._ends = Shares(together), [], {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def ask(self, *names: str) -> None:
@@ -95,11 +95,11 @@ async def test_one_that_is_given_up_while_it_waits_takes_nobodys_place() -> None
 
 
 async def test_a_user_with_too_many_that_wait_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve_shares, "WAITING", 2)
+    monkeypatch.setattr(shares_module, "WAITING", 2)
     asking = Asking(4)
     asking.ask("a1", "a2", "a3")
     await settle()
-    with pytest.raises(Overloaded, match=r"2 of your requests wait .*; try again later") as raised:
+    with pytest.raises(Overloaded, match="2 of your requests wait for their turn already; try again later") as raised:
         async with asking.shares.turn(ord("a")):
             pass
     assert raised.value.retryable

@@ -1,5 +1,4 @@
-"""Whose question to a source is next: workers take a bounded number at a time, and no user may have all of them wait
-for a source that does not answer."""
+"""Whose turn is next at what is done a bounded number of times at once: no user may have all of it."""
 
 from __future__ import annotations
 
@@ -10,24 +9,24 @@ from collections.abc import AsyncIterator
 
 from cached.errors import Overloaded
 
-SHARE = 4  # A user may have one in so many of the questions that the workers take at a time …
-WAITING = 256  # … and have so many more wait for that.
+SHARE = 4  # A user may have one in so many of all turns …
+WAITING = 256  # … and have so many more wait for theirs.
 
 _Turn = asyncio.Future[None]
 
 
-class ResolveShares:
+class Shares:
     """Use from the event loop only. The daemon itself (None) is a user like others."""
 
     def __init__(self, together: int) -> None:
-        """`together`: how many questions the workers take at a time."""
+        """`together`: how many turns there are at a time."""
         self._free, self._most = together, max(1, together // SHARE)
         self._running: dict[int | None, int] = {}
         self._waiting: OrderedDict[int | None, deque[_Turn]] = OrderedDict()  # Whose turn it is comes first.
 
     @contextlib.asynccontextmanager
     async def turn(self, uid: int | None) -> AsyncIterator[None]:
-        """The block may ask. Overloaded when this user has too many that wait already."""
+        """The block has one. Overloaded when this user has too many that wait already."""
         await self._wait(uid)
         try:
             yield
@@ -37,7 +36,7 @@ class ResolveShares:
     async def _wait(self, uid: int | None) -> None:
         queue = self._waiting.setdefault(uid, deque())
         if len(queue) >= WAITING:
-            raise Overloaded(f"More than {WAITING} of your requests wait for their sources already; try again later.")
+            raise Overloaded(f"{WAITING} of your requests wait for their turn already; try again later.")
         turn: _Turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         self._go_on()
