@@ -109,7 +109,7 @@ class NoSpace(CachedError):
 
 
 class TooLarge(NoSpace):
-    """It would not fit an empty store."""
+    """It would not fit an empty store, or has more files than a model may have."""
 
     code = "too_large"
 

@@ -205,7 +205,10 @@ class Api:
 
     async def _status(self, only: int | None) -> dict[str, Any]:
         running = [fill for fill in self._cache.fills.values() if only is None or only in fill.uids]
-        fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
+        fills = []
+        for fill in running:
+            fills.append({"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())})
+            await asyncio.sleep(0)  # Hits come in between.
         roots = await self._of_all(self._inventory.status, lambda disk, why: {"root": str(disk.root), "reason": why})
         return {**self._inventory.summary(roots), "fills": fills}
 
