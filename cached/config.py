@@ -55,6 +55,7 @@ class Config:
     socket: Path = Path(DEFAULT_SOCKET)  # The unix socket that clients use.
     socket_mode: str = "0660"  # Permissions of the socket, in octal.
     socket_group: str = ""  # Group of the socket; empty leaves the daemon's own.
+    max_connections_per_user: int = 256  # Connections to the socket that each user may have; administrators any number.
     listen: str = ""  # HOST:PORT of /metrics and /healthz over TCP; empty is off.
     admin_group: str = "cached-admin"  # Members may use admin verbs, beside root and the daemon's own user.
     limit: Size = Size(0)  # Bytes that blobs and reservations may take on each root; 0 means 90 % of the file system.
@@ -77,6 +78,8 @@ class Config:
         5
     )  # Bound on each network call of that check; after it, the held model is served.
     resolve_timeout: Duration = Duration(30)  # Bound on each network call of a first resolve.
+    max_files: int = 100_000  # Files at most that one model, or the place that it is chosen from, may have.
+    listing_timeout: Duration = Duration(120)  # How long a source may take to list them all.
     read_timeout: Duration = Duration(60)  # How long a connection may give next to nothing.
     connections: int = 16  # The most ranged reads in flight, over all fills …
     min_connections: int = 4  # … and where each origin starts; more as long as that makes it faster.
@@ -207,6 +210,10 @@ def _problem(config: Config) -> str | None:
         return f"The setting 'socket_mode' must be octal permissions such as '0660', not {config.socket_mode!r}."
     if config.connections < 1 or config.min_connections < 1 or config.retries < 1:
         return "The settings 'connections', 'min_connections' and 'retries' must be at least 1."
+    if not 1 <= config.max_files <= 10_000_000:
+        return "The setting 'max_files' must be between 1 and 10000000."
+    if config.max_connections_per_user < 1:
+        return "The setting 'max_connections_per_user' must be at least 1."
     if not 0 <= config.workers <= 64:
         return "The setting 'workers' must be between 0 and 64."
     if config.engine not in ("auto", "hf_transfer"):

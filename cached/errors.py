@@ -117,7 +117,7 @@ class NoSpace(CachedError):
 
 
 class TooLarge(NoSpace):
-    """It would not fit an empty store."""
+    """It would not fit an empty store, or has more files than a model may have."""
 
     code = "too_large"
 
@@ -154,6 +154,12 @@ class WorkerLost(CachedError):
     """The process that fetches ended unexpectedly, or cannot be started. What had landed is kept for the next try."""
 
     code, status, retryable = "worker_lost", 503, True
+
+
+class Overloaded(CachedError):
+    """The caller asks for more at once than one user may. It says nothing of the source, which was not asked."""
+
+    code, status, retryable = "overloaded", 503, True
 
 
 class DaemonUnavailable(CachedError):

@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
+from cached import budget
 from cached.errors import InvalidRequest, ModelNotFound
-from cached.paths import check_paths
+from cached.globs import Globs, escape
+from cached.paths import MAX_PATH_BYTES, check_paths
 from cached.uris import canonical, display_name, spoken, with_query
 
 PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; its XXH3-128 is stored with the blob.
@@ -20,7 +22,8 @@ _json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
-_LEAN = "lean"
+_LEAN, _HASHED = "lean", "hashed"
+_LONG = 512  # Characters of patterns in a key, beyond which their hash stands for them.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
@@ -58,12 +61,12 @@ class Digest(Plain):
         return "sha256:" + self.hex
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelRef:
     """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision and no secret in it.
 
     `lean`: what an LLM engine does not read may be left out. `query` is that of an http(s) URL, of which `uri` has the
-    hash: for the request alone, never to be remembered or shown.
+    hash: for the request alone, never to be remembered or shown. What follows from the fields is worked out once.
     """
 
     uri: str
@@ -104,13 +107,19 @@ class ModelRef:
         return cls(named, revision, *patterns, lean, query)
 
     @classmethod
-    def from_key(cls, key: str) -> ModelRef:
-        """What `key` came from. InvalidRequest when it is none."""
+    def from_key(cls, key: str, files: Iterable[str] = ()) -> ModelRef:
+        """What `key` came from; where that holds a hash of patterns, what selects exactly these files instead, or all.
+
+        InvalidRequest when it is none.
+        """
         try:
-            uri, revision, include, exclude, *lean = json.loads(key)
-            named = str(uri), None if revision is None else str(revision), tuple(include), tuple(exclude)
-            return cls(*named, lean=lean == [_LEAN])
-        except (ValueError, TypeError):
+            uri, revision, include, exclude, *flags = json.loads(key)
+            named = str(uri), None if revision is None else str(revision)
+            patterns = tuple(map(str, include)), tuple(map(str, exclude))
+            if _HASHED in flags:
+                patterns = tuple(sorted(map(escape, files))), ()
+            return cls(*named, *patterns, lean=_LEAN in flags)
+        except (ValueError, TypeError, RecursionError):
             raise InvalidRequest(f"{key[:80]!r} is not what a ref is remembered by.") from None
 
     @property
@@ -127,24 +136,59 @@ class ModelRef:
         """Whether the revision is a full commit, which can never mean anything else."""
         return self.scheme == "hf" and self.revision is not None and _COMMIT.match(self.revision) is not None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Everything that selects content, as one string: what single flight and the index go by."""
-        parts = [self.uri, self.revision, self.include, self.exclude, *([_LEAN] if self.lean else [])]
-        return _json(parts)
+        """Everything that selects content, as one string: what single flight and the index go by. Long patterns are
+        hashed: rows and logs are not to grow with them."""
+        if not self._long:
+            return self._whole_key
+        hashed = hashlib.sha256(_json([self.include, self.exclude]).encode()).hexdigest()
+        return _json([self.uri, self.revision, [f"sha256:{hashed}"], [], *self._flags, _HASHED])
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """What it may be known by, its own key first: for a lean one the whole model will do. Earlier versions wrote
+        long patterns out."""
+        own = (self.key, self._whole_key) if self._long else (self.key,)
+        return own + replace(self, lean=False).keys if self.lean else own
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """What it may be known by, its own key first: for a lean one the whole model will do."""
-        return (self.key, replace(self, lean=False).key) if self.lean else (self.key,)
+    def _long(self) -> bool:
+        return sum(map(len, (*self.include, *self.exclude))) > _LONG
+
+    @property
+    def _whole_key(self) -> str:
+        return _json([self.uri, self.revision, self.include, self.exclude, *self._flags])
+
+    @property
+    def _flags(self) -> list[str]:
+        return [_LEAN] if self.lean else []
 
     def at(self, revision: str) -> ModelRef:
         return replace(self, revision=revision)
 
     def selects(self, path: str) -> bool:
-        """Whether the patterns take this file: some include (or none given), and no exclude."""
-        taken = not self.include or any(_matches(path, pattern) for pattern in self.include)
-        return taken and not any(_matches(path, pattern) for pattern in self.exclude)
+        """Whether the patterns take this file: some include (or none given), and no exclude.
+
+        A path that is too long for any file is taken, whatever they say: its listing is refused for it.
+        """
+        budget.check()
+        if len(path) > MAX_PATH_BYTES:
+            return True
+        include, exclude = self._patterns
+        return (not self.include or include.match(path)) and not exclude.match(path)
+
+    @cached_property
+    def _patterns(self) -> tuple[Globs, Globs]:
+        """As huggingface_hub reads them: `*` crosses `/`, and a trailing `/` means the whole folder."""
+        both = [
+            [f"{each}*" if each.endswith("/") else each for each in given] for given in (self.include, self.exclude)
+        ]
+        return Globs(both[0]), Globs(both[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what is worked out."""
+        return ModelRef, (self.uri, self.revision, self.include, self.exclude, self.lean, self.query)
 
     @property
     def url(self) -> str:
@@ -170,11 +214,6 @@ def _split_hub(uri: str, place: str, revision: str | None) -> tuple[str, str | N
     if "@" in place and not inline:
         raise InvalidRequest(f"{spoken(uri)!r} ends in '@' with no revision after it.")
     return name, inline or revision
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Shell patterns as huggingface_hub reads them: `*` crosses `/`, and a trailing `/` means the whole folder."""
-    return fnmatchcase(path, pattern + "*" if pattern.endswith("/") else pattern)
 
 
 @dataclass(frozen=True, slots=True)

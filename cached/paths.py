@@ -10,6 +10,7 @@ from cached.errors import InvalidRequest
 
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255  # ext4 and XFS.
+MAX_FOLDERS = 100_000  # Each file could bring five hundred.
 
 _WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z")
 
@@ -61,10 +62,12 @@ def check_paths(paths: Iterable[str]) -> None:
                 f"The source lists {files[folded]!r} and {path!r}, which collide; nothing was fetched."
             )
         files[folded] = path
-        parent = folded
-        while "/" in parent:
+        parent = folded.rpartition("/")[0]
+        while parent and parent not in directories:  # Those that it lies in are known by then.
+            directories[parent] = path
             parent = parent.rpartition("/")[0]
-            directories.setdefault(parent, path)
+        if len(directories) > MAX_FOLDERS:
+            raise InvalidRequest(f"The source lists files in more than {MAX_FOLDERS:,} folders; nothing was fetched.")
     for folded in files.keys() & directories.keys():
         raise InvalidRequest(
             f"The source lists {files[folded]!r} both as a file and as a directory ({directories[folded]!r}); "

@@ -40,7 +40,7 @@ FORWARDED = (
     "AZURE_CLIENT_SECRET",
     "GOOGLE_APPLICATION_CREDENTIALS_JSON",  # The text of the file that GOOGLE_APPLICATION_CREDENTIALS names.
 )
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 64 << 10  # Read as JSON between two hits, so in less than a millisecond.
 
 
 @dataclass(frozen=True, slots=True)

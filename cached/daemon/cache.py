@@ -16,22 +16,24 @@ from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate
 from cached.daemon.granting import Granting
+from cached.daemon.loadable import Loadable
 from cached.daemon.places import Places
-from cached.daemon.policy import Loadable, check_loadable, check_weights, leave_out
 from cached.daemon.rights import Rights
+from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
 from cached.daemon.standing import Standing, Way, may_be_stale, way
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
-from cached.daemon.transfer.workers import Workers
+from cached.daemon.transfer.workers import Workers, processes
 from cached.errors import (
     CachedError,
     DaemonUnavailable,
     DigestMismatch,
     ModelIncomplete,
     NotFound,
+    Overloaded,
     SourceChanged,
     SourceDenied,
     SourceUnavailable,
@@ -40,8 +42,11 @@ from cached.errors import (
 )
 from cached.model import Listing
 from cached.wire import Ready
+from cached.worker.messages import RESOLVES
 
 log = logging.getLogger("cached.cache")
+
+MAX_FILLS = 256  # Of one user at a time.
 
 
 class Cache:
@@ -50,16 +55,17 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
+        self.shares = Shares(RESOLVES * processes(config))
         self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
-        self.loadable = Loadable()
+        self.loadable = Loadable(workers)
         self.fills: dict[str, Fill] = {}
         self._granting = Granting(config, disks, workers, self.places, self.gate.whose)
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
-    def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
+    async def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
         """A hit at once, or the fill to wait for: one per ref and credentials, however many ask.
 
         NotCached when offline, also for what the caller has not proved to be allowed to read.
@@ -67,7 +73,7 @@ class Cache:
         held = self._held(ask, caller)
         if held is not None and self._way(held, ask, caller) is Way.HIT:
             try:
-                return self._hit(held, ask, stale=not self._fresh(held, ask))
+                return await self._hit(held, ask, stale=not self._fresh(held, ask))
             except ModelIncomplete:
                 if ask.offline or ask.ref.immutable:
                     raise  # Else the rest may have been uploaded since.
@@ -112,12 +118,13 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        return leave_out(await self.workers.resolve(ask.ref, caller.credentials, timeout))
+        async with self.shares.turn(caller.uid):
+            return await self.workers.resolve(ask.ref, caller.credentials, timeout, ask.require)
 
-    def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
+    async def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
         if ask.require == "llm":
-            self.loadable.check(ask.ref, known.snapshot, snapshots.path(known.snapshot))
+            await self.loadable.check(ask.ref, known.snapshot, snapshots.path(known.snapshot))
         if not ask.mending:
             self.counters.hits += 1
             self.counters.stale += stale
@@ -129,12 +136,18 @@ class Cache:
         key = f"{ask.ref.key} {ask.require} {ask.offline} {self.gate.whose.key(ask.ref, caller)}"
         fill = self.fills.get(key)
         if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
+            self._refuse_too_many(caller)
             started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
             fill.task = asyncio.create_task(self._run(fill, ask, caller, held))
             fill.task.add_done_callback(lambda task: self._ended(key, started, task))
         if caller.uid is not None:
             fill.uids.add(caller.uid)
         return fill
+
+    def _refuse_too_many(self, caller: Caller) -> None:
+        """Those that nobody waits for any more count too."""
+        if caller.uid is not None and sum(caller.uid in fill.uids for fill in self.fills.values()) >= MAX_FILLS:
+            raise Overloaded(f"{MAX_FILLS} fetches that you asked for are under way; ask again when some have ended.")
 
     def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
         if self.fills.get(key) is fill:  # Else another has taken its place, and may have ended before it.
@@ -187,11 +200,10 @@ class Cache:
             try:
                 found = await self._look_again(held, ask, caller)
             except (SourceUnavailable, WorkerLost) as error:
-                return self._stale(held, ask, caller, error)
+                return await self._stale(held, ask, caller, error)
             if found is None:
-                return self._hit(held, ask, stale=not self._fresh(held, ask))
+                return await self._hit(held, ask, stale=not self._fresh(held, ask))
             listing = found
-        self._check(ask, listing)
         return await self._listed(fill, ask, caller, held, listing)
 
     async def _listed(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, listing: Listing) -> Ready:
@@ -203,10 +215,10 @@ class Cache:
         try:
             await self._granting.renew(rights)
         except (SourceUnavailable, WorkerLost) as error:
-            return self._stale(held, ask, caller, error)
+            return await self._stale(held, ask, caller, error)
         if same:
             await self._note_current(held, ask, caller, rights)
-        return self._hit(held, ask, stale=not same)
+        return await self._hit(held, ask, stale=not same)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
         """What the source says now of what is held; None when only the caller's right to it was in question, and is
@@ -222,6 +234,11 @@ class Cache:
                 await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
+        except ModelIncomplete:
+            raise  # It may be read, and is not whole.
+        except (SourceDenied, NotFound):
+            await self.gate.refused(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
+            raise
         await self.gate.proved(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
         return None
 
@@ -230,23 +247,18 @@ class Cache:
         found = await self._granting.complete(rights, await self._granting.show(rights))
         if found is not None:
             await self._note_current(found, ask, caller, rights)
-            return self._hit(found, ask, stale=False)
+            return await self._hit(found, ask, stale=False)
         if not self.disks.writable and held is not None:  # What is held is better than nothing.
-            return self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
+            return await self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
         self.disks.require_writable()
         return await self._filler.fill(fill, ask, rights)
 
-    def _check(self, ask: Ask, listing: Listing) -> None:
-        check_weights(listing, self.config.weights)
-        if ask.require == "llm":
-            check_loadable(ask.ref, {entry.path for entry in listing.entries})
-
-    def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
+    async def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
         """What is held, though the source could not be asked; the error for who may not have it for that."""
         if not may_be_stale(self._standing(held, ask, caller), error):
             raise error
         log.warning("serve.stale", extra={"ref": str(ask.ref), "why": error.message})
-        return self._hit(held, ask, stale=True)
+        return await self._hit(held, ask, stale=True)
 
     async def _note_current(self, held: Held, ask: Ask, caller: Caller, rights: Rights) -> None:
         """A disk that cannot be written to will be asked about again; it serves all the same."""
@@ -263,14 +275,13 @@ class Cache:
         if held is not None and self._way(held, ask, caller) is Way.HIT:
             return held
         if ask.offline:  # Nothing would be fetched: so it is the same to have it now.
-            found = self.acquire(ask, caller)
+            found = await self.acquire(ask, caller)
             if isinstance(found, Fill) and found.task is not None:
                 await asyncio.shield(found.task)
             if held is None:
                 raise not_cached(ask.ref)
             return held
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
-        self._check(ask, listing)
         rights = self._granting.rights(listing, caller)
         return await self._granting.complete(rights, await self._granting.show(rights)) or (
             await self.places.plan(listing)

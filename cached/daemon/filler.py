@@ -11,18 +11,21 @@ from cached.daemon.ask import Ask, names_of, ready
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.gate import Gate
+from cached.daemon.loadable import Loadable
 from cached.daemon.places import Place, Places
-from cached.daemon.policy import Loadable
 from cached.daemon.rights import Copy, Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.room import Needs
+from cached.daemon.transfer.fetcher import SMALL
 from cached.errors import CachedError
-from cached.model import Digest, Manifest, ManifestFile
+from cached.model import Digest, Entry, Manifest, ManifestFile
 from cached.store.snapshots import Origin
 from cached.wire import Ready
 from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.filler")
+
+SORTED = 4096  # Files at most that are put in order.
 
 
 class Filler:
@@ -38,9 +41,8 @@ class Filler:
         fill.phase = "waiting"
         place, reserved = await self._places.reserve(remote.listing)
         disk, needs = place.disk, reserved.needs
-        present = [entry for entry in remote.listing.entries if entry.path in needs.digests]
-        fill.total_files, fill.total_bytes = len(remote.listing.entries), remote.listing.size
-        fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
+        fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
+        fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
         fill.phase = "fetching"
         try:
             found = await self._fetch(place, needs, remote, fill, ask)
@@ -57,8 +59,7 @@ class Filler:
 
     async def _fetch(self, place: Place, needs: Needs, remote: Remote, fill: Fill, ask: Ask) -> dict[str, Digest]:
         found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
-        # Biggest first: the last to end is then a small one.
-        rest = sorted((item for item in needs.wants.items() if item[0] not in found), key=lambda item: -item[1].size)
+        rest = await place.disk.do(_rest, needs, found)
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
     async def _commit(self, place: Place, manifest: Manifest, fill_id: int, rights: Rights) -> Ready:
@@ -81,6 +82,7 @@ class Filler:
 
 async def _keep_below(place: Place) -> None:
     try:
+        await place.disk.do(place.disk.store.drop_surplus)
         await place.room.keep_below()
     except CachedError as error:
         log.warning("evict.failed", extra={"root": str(place.disk.root), "why": error.message})
@@ -97,6 +99,23 @@ def _unread(disk: Disk, needs: Needs, found: Mapping[str, Digest], read: Collect
 def _digests(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Digest]:
     """By path; `found` by key."""
     return {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
+
+
+def _sizes(needs: Needs) -> tuple[int, int]:
+    """Bytes of all, and of what is here."""
+    entries = needs.listing.entries
+    return needs.listing.size, sum(entry.size for entry in entries if entry.path in needs.digests)
+
+
+def _rest(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Entry]:
+    """What is still to be fetched, by key. Biggest first: the last to end is then a small one."""
+    rest = [(key, entry) for key, entry in needs.wants.items() if key not in found]
+    if len(rest) <= SORTED:
+        return dict(sorted(rest, key=lambda item: -item[1].size))
+    # Sorting keeps the interpreter to itself. Of so many only those that take long matter.
+    large = [item for item in rest if item[1].size > SMALL][:SORTED]
+    first = dict(sorted(large, key=lambda item: -item[1].size))
+    return first | dict(rest)
 
 
 def manifest_of(needs: Needs, found: Mapping[str, Digest]) -> Manifest:

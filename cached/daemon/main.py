@@ -17,8 +17,6 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 
-from aiohttp import web
-
 from cached.config import Config
 from cached.daemon.background import Background
 from cached.daemon.cache import Cache
@@ -28,7 +26,9 @@ from cached.daemon.checking.scrub import Scrubber
 from cached.daemon.checking.tamper import Tamper
 from cached.daemon.checking.verify import Verifier
 from cached.daemon.http.api import Api
+from cached.daemon.http.guests import Guests
 from cached.daemon.http.inventory import Inventory
+from cached.daemon.http.server import Door
 from cached.daemon.notify import notify, watchdog
 from cached.daemon.space.disks import Disks
 from cached.daemon.threads import Threads, prefer_this_thread
@@ -43,6 +43,9 @@ log = logging.getLogger("cached.daemon")
 FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
 FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
 BACKLOG = 4096  # Callers that may wait to be let in.
+FILES_SHARE = 2  # One in so many descriptors may be a caller's; the others are for files and workers.
+SWITCH_SECONDS = 0.001  # For which a thread that goes through thousands of files may keep the event loop waiting.
+OBSERVERS = 64  # Connections to `listen`.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
 
@@ -89,6 +92,7 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, stopping.set)
     _allow_many_files()
     prefer_this_thread()
+    sys.setswitchinterval(SWITCH_SECONDS)
     threads = Threads()
     disks = await threads.disk(Disks.open, config)
     try:
@@ -150,28 +154,40 @@ async def _flush(cache: Cache) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
-    runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=1.0)
-    observer = web.AppRunner(api.observer_app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    await observer.setup()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    guests = Guests(files // FILES_SHARE, config.max_connections_per_user)
     listener = _unix_socket(config)
+    doors = [Door(api.app(), listener, guests)]
     try:
         if config.listen:
-            host, _, port = config.listen.rpartition(":")
-            try:
-                await web.TCPSite(observer, host.strip("[]"), int(port)).start()
-            except OSError as error:
-                raise ConfigError(f"Cannot listen on {config.listen}: {error.strerror}; change `listen`.") from error
-        # One at a time: without descriptors asyncio would try as often as `backlog` says before it waits for some, and
-        # write a traceback for each try (python/cpython#151615).
-        await web.SockSite(runner, listener, backlog=1).start()  # Last: who gets an answer here gets one there.
+            observers = Guests(min(OBSERVERS, files // FILES_SHARE // 2), OBSERVERS)
+            doors += [Door(api.observer_app(), each, observers) for each in await _tcp_sockets(config.listen)]
         listener.listen(BACKLOG)
+        for door in reversed(doors):  # The unix socket's last: who gets an answer here gets one there.
+            await door.open()
         yield
     finally:
-        await runner.cleanup()
-        await observer.cleanup()
+        for door in doors:
+            await door.close()
         with contextlib.suppress(FileNotFoundError):
             config.socket.unlink()
+
+
+async def _tcp_sockets(listen: str) -> list[socket.socket]:
+    """Listening, at every address that the host's name has."""
+    host, _, port = listen.rpartition(":")
+    try:
+        # asyncio knows how: it looks the name up and sets what sockets want set. We accept by ourselves.
+        server = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, host.strip("[]"), int(port), start_serving=False
+        )
+        found = [socket.socket(fileno=os.dup(each.fileno())) for each in server.sockets]
+        server.close()
+        for each in found:
+            each.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {listen}: {error.strerror}; change `listen`.") from error
+    return found
 
 
 def _unix_socket(config: Config) -> socket.socket:

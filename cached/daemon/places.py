@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.shards import check_index, index_of
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Needs, Plan, Reserved, Room
@@ -17,6 +16,7 @@ from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Listing
 from cached.worker.messages import Remote
+from cached.worker.shards import index_of, refuse_absent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,23 @@ class Place:
     disk: Disk
     room: Room
     fetcher: Fetcher
+    workers: Workers
 
     async def fetch_index(self, needs: Needs, remote: Remote, batch: Batch) -> dict[str, Digest]:
         """Of an LLM, the list of its shards comes before them, so that half an upload is refused at its first byte.
 
         By key, nothing when the model has no such list or it is here. ModelIncomplete when it names what is not there.
         """
-        paths = set(needs.keys)
-        name = index_of(paths)
+        name = await self.disk.do(index_of, needs.keys)
         if name is None:
             return {}
         key, found = needs.keys[name], {}
         if key in needs.wants:
-            found = await self.fetcher.fetch(remote, [(key, needs.wants[key])], batch)
+            found = await self.fetcher.fetch(remote, {key: needs.wants[key]}, batch)
         digest = found[key] if found else needs.digests[name]
-        await self.disk.do(check_index, needs.listing.ref, self.disk.store.blobs.path(digest), paths)
+        ref = needs.listing.ref
+        shards = await self.workers.shards(ref, name, self.disk.store.blobs.path(digest))
+        await self.disk.do(refuse_absent_of, ref, name, shards, needs.keys)
         return found
 
 
@@ -56,7 +58,7 @@ class Places:
             return self._disks.blob(digest, but=disk)
 
         fetcher = Fetcher(self._config, disk, workers, network, elsewhere, self._disks.doubt)
-        return Place(disk, Room(self._config, disk), fetcher)
+        return Place(disk, Room(self._config, disk), fetcher, workers)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._all)

@@ -20,6 +20,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob.aio import BlobServiceClient
 from fsspec.asyn import sync
 
+from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest
@@ -28,6 +29,7 @@ from cached.sources.azure_errors import azure_errors
 from cached.sources.azure_login import default_login, login, own_variables
 from cached.sources.azure_reader import AzureReader, patience
 from cached.sources.transfer import denied, proving, spoken
+from cached.sources.waiting import run_on
 
 CLIENTS = 8  # Clients kept, one for each account and set of credentials in use.
 ENDPOINT = "https://{account}.blob.core.windows.net"
@@ -49,10 +51,10 @@ class AzureSource:
         container, account, prefix = _split(ref)
         fs = self._client(ref, credentials)
         with azure_errors(ref):
-            found: Iterable[Entry] = sync(fs.loop, fs.entries, container, prefix, timeout, timeout=timeout)
+            found: Iterable[Entry] = run_on(fs.loop, fs.entries(container, prefix, timeout), timeout)
             if not found and prefix:  # The URI may name one blob: then that is the model, in its folder.
                 folder, _, name = prefix.rpartition("/")
-                single = sync(fs.loop, fs.entry, container, prefix, name, timeout, timeout=timeout)
+                single = run_on(fs.loop, fs.entry(container, prefix, name, timeout), timeout)
                 prefix, found = (folder, [single]) if single is not None else (prefix, [])
         entries = tuple(entry for entry in found if ref.selects(entry.path))
         place = f"{self._where(account)}{container}/{prefix}"
@@ -142,10 +144,15 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
         """Every blob below `prefix/`; what stands for a folder is no file."""
         below = f"{prefix}/" if prefix else ""
         async with self.service_client.get_container_client(container) as client:
-            blobs = [
-                blob
-                async for blob in client.list_blobs(name_starts_with=below, include=["metadata"], **patience(timeout))
-            ]
+            blobs: list[Any] = []
+            listed = client.list_blobs(name_starts_with=below, include=["metadata"], **patience(timeout))
+            pages = listed.by_page()
+            while True:
+                budget.page()
+                if (page := await anext(pages, None)) is None:
+                    break
+                blobs += [blob async for blob in page]
+                budget.listed(len(blobs))
         if odd := next((blob.name for blob in blobs if not blob.name.startswith(below)), None):
             raise InvalidRequest(f"The source lists {odd[:120]!r}, which is not below the URI; nothing was fetched.")
         infos = await self._details(blobs)

@@ -5,11 +5,13 @@ fsspec promises no way to pin a version, so a read is checked: what the listing 
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import hashlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,12 +19,14 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.exceptions import FSTimeoutError
 
+from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef, listing_revision
 from cached.sources.base import Reader
 from cached.sources.transfer import changed, denied, proving, spoken, unavailable
+from cached.sources.waiting import result
 
 Result = TypeVar("Result")
 
@@ -83,17 +87,21 @@ class FilesystemSource:
             def run() -> None:
                 try:
                     with turn:
-                        future.set_result(work(self._connection()))
+                        found = work(self._connection())
                 except BaseException as error:
-                    future.set_exception(error)
+                    with contextlib.suppress(InvalidStateError):  # Nobody waits any more.
+                        future.set_exception(error)
+                else:
+                    with contextlib.suppress(InvalidStateError):
+                        future.set_result(found)
 
-            threading.Thread(target=run, name=f"source-{self._protocol}", daemon=True).start()
+            context = contextvars.copy_context()  # With whose budget it is charged to.
+            threading.Thread(target=context.run, args=(run,), name=f"source-{self._protocol}", daemon=True).start()
             try:
-                return future.result(timeout)
-            except FutureTimeout:
-                if not future.done():
+                return result(future, timeout)
+            finally:
+                if not future.done() or future.cancelled():
                     self._abandon(turn)
-                raise
 
     def _check_host(self, ref: ModelRef) -> None:
         """InvalidRequest where the URI names another host than the operator: no caller chooses whom to ask."""
@@ -176,14 +184,24 @@ def _find(fs: Any, uri: str) -> tuple[str, list[Entry]]:
         root, _, name = root.rpartition("/")
         return root, [Entry(name, int(info["size"]), _version(fs, f"{root}/{name}", info))]
     entries = []
-    for path, item in fs.find(root, detail=True).items():
-        if item["type"] == "file" and not (item["size"] == 0 and path.endswith("/")):
-            if not path.startswith(f"{root}/"):
-                raise InvalidRequest(
-                    f"The source lists {path[:120]!r}, which is not below the URI; nothing was fetched."
-                )
-            entries.append(Entry(path[len(root) + 1 :], _size(item), _version(fs, path, item)))
+    for path, item in _files(fs, root).items():
+        if not path.startswith(f"{root}/"):
+            raise InvalidRequest(f"The source lists {path[:120]!r}, which is not below the URI; nothing was fetched.")
+        entries.append(Entry(path[len(root) + 1 :], _size(item), _version(fs, path, item)))
     return root, entries
+
+
+def _files(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
+    """By path. What `find` gives, folder by folder, so that it can be given up."""
+    found: dict[str, Mapping[str, Any]] = {}
+    count = 0
+    for _, folders, files in fs.walk(root, detail=True):
+        count += len(folders) + len(files)
+        budget.listed(count)
+        for item in files.values():
+            if item["type"] == "file" and not (item["size"] == 0 and item["name"].endswith("/")):
+                found[item["name"]] = item
+    return found
 
 
 def _size(info: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import gcsfs
 import google.auth.exceptions
 
+from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
@@ -120,6 +121,7 @@ class GcsSource:
             url = f"{client.base}b/{quote(bucket, safe='')}/o?{urlencode(query)}"
             page, _ = self._web.json(ref, url, timeout=timeout, judge=judge(ref), private=authorization(client, ref))
             try:
+                budget.listed(len(entries) + len(page.get("items") or ()))
                 for item in page.get("items") or ():
                     if not (int(item.get("size", 0)) == 0 and item["name"].endswith("/")):
                         entries.append(_entry(item["name"][len(below) :], item))

@@ -34,6 +34,10 @@ class MalformedAnswer(ConnectionError):
     """What came is not an HTTP answer, or it contradicts itself."""
 
 
+class BodyTooLong(MalformedAnswer):
+    """It has more bytes than were to be taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The head of an answer. Header names in lower case, repeated ones joined with commas."""
@@ -131,7 +135,7 @@ class Connection:
             if not size:
                 break
             if len(body) + size > most:
-                raise MalformedAnswer("the body is too long")
+                raise BodyTooLong("the body is too long")
             start = len(body)
             body.extend(bytes(size))
             view = memoryview(body)

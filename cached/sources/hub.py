@@ -15,6 +15,7 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
+from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.model import Checksum, Digest, Entry, Listing, ModelRef
@@ -108,6 +109,7 @@ class HubSource:
             if not isinstance(page, list):
                 raise unavailable(ref, "it does not answer like a Hub; check the endpoint")
             try:
+                budget.listed(len(entries) + len(page))
                 entries += [_entry(item, commit) for item in page if item["type"] == "file"]
             except (KeyError, TypeError, ValueError):
                 raise unavailable(ref, "its listing is not understood") from None

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from cached import budget
 from cached.model import ModelRef
 from cached.sources.connection_failures import connection_failed
-from cached.sources.http1 import Answer, Connection, MalformedAnswer
+from cached.sources.http1 import Answer, BodyTooLong, Connection, MalformedAnswer
 from cached.sources.idle import Idle
 from cached.sources.transfer import Span, bytes_to_skip, unavailable
 
@@ -28,7 +29,7 @@ __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
 SLICE = 512 * 1024  # Small enough to be hashed and written while it is still in the core's cache.
 LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
 
-MAX_TEXT = 64 << 20
+MAX_TEXT = 16 << 20  # Bytes of one page of a listing; 1,000 objects take two million at most.
 MAX_WORDS = 8 << 10  # Of a refusal.
 
 _PORTS = {"http": 80, "https": 443}
@@ -77,6 +78,10 @@ class Throttled(OSError):
         self.retry_after = retry_after
 
 
+class TooLong(OSError):
+    """The body has more than MAX_TEXT bytes. The full client has no bound, and must not ask again."""
+
+
 class TooSlow(TimeoutError):
     """Bytes come, but next to none."""
 
@@ -98,6 +103,8 @@ class lane_errors:
             case Throttled():
                 after = error.retry_after or "0"
                 raise unavailable(self._ref, str(error), after, seen=error.outage) from None
+            case TooLong():
+                raise unavailable(self._ref, "its answer is too long") from None
             case TooSlow():
                 raise unavailable(self._ref, "it sends too slowly") from None
             case _:  # Silence too: the lane waits for nobody but the remote.
@@ -138,9 +145,14 @@ class Lanes:
         return True
 
     def text(self, request: Request, timeout: float) -> tuple[Answer, bytes] | None:
-        """A plain 200 and its whole body, None of anything else. OSError as `stream`, and of every 5xx too."""
+        """A plain 200 and its whole body, None of anything else. OSError as `stream`, of every 5xx too, and TooLong.
+
+        Charged to the budget, as a page.
+        """
         if self._behind_proxy(request):
             return None
+        budget.page()
+        timeout = budget.seconds_left(timeout)
         connection, answer = self._ask(request, timeout)
         kept = False
         try:
@@ -152,12 +164,17 @@ class Lanes:
             if answer.chunked:
                 try:
                     body = connection.chunks(MAX_TEXT, deadline)
+                except BodyTooLong:
+                    raise TooLong from None
                 except MalformedAnswer:  # Nothing has been given out: the full client may ask again.
                     return None
-            elif answer.length is not None and answer.length <= MAX_TEXT:
-                body = _whole(connection, answer.length, deadline)
-            else:
+            elif answer.length is None:
                 return None
+            elif answer.length > MAX_TEXT:
+                raise TooLong
+            else:
+                body = _whole(connection, answer.length, deadline)
+            budget.read(len(body))
             kept = answer.keeps and not connection.overrun
         finally:
             self._give_back(request, connection, kept)
@@ -258,6 +275,7 @@ def _whole(connection: Connection, length: int, deadline: float) -> bytes:
     while got < length:
         if time.monotonic() > deadline:
             raise TooSlow
+        budget.check()
         got += connection.readinto(body[got:])
     return bytes(body)
 

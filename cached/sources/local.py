@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
+from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound
@@ -126,7 +127,10 @@ def _walk(place: str) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    for folder, _folders, files in os.walk(place, onerror=refuse):
+    count = 0
+    for folder, folders, files in os.walk(place, onerror=refuse):
+        count += len(folders) + len(files)
+        budget.listed(count)
         for name in files:
             yield os.path.relpath(os.path.join(folder, name), place)
 

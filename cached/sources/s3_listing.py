@@ -10,11 +10,13 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from xml.etree import ElementTree
 
+from cached import budget
 from cached.model import Entry, ModelRef
 from cached.sources.lane import Lanes, lane_errors
 from cached.sources.s3_reader import object_entry
 from cached.sources.s3_signer import S3Signer
 from cached.sources.transfer import unavailable
+from cached.sources.waiting import run_on
 
 TRIES = 3
 
@@ -59,10 +61,12 @@ class S3Pages:
         """What the pages list and has a path, once the second is over in which the last of it was written."""
         clock = _ServersClock()
         for left in reversed(range(TRIES)):
-            found, wait = [], 0.0
+            found: list[Entry] = []
+            wait = 0.0
             for asked, page in ask():
                 date = clock.hear(page["Date"])
                 named = [(path, item) for item in page.get("Contents", ()) if (path := path_of(item))]
+                budget.listed(len(found) + len(named))
                 found += [object_entry(path, item["Size"], item) for path, item in named]
                 dated = [item for path, item in named if not _tagged(item) and self._ref.selects(path)]
                 wait = max(wait, _newest(dated, date) + 1 + _LATE - clock.at(asked))
@@ -85,7 +89,9 @@ class S3Pages:
 
     def _slow(self, bucket: str, below: str, token: str | None) -> Page:
         more = {"ContinuationToken": token} if token else {}
-        page: Page = self._client.call_s3("list_objects_v2", timeout=self._timeout, Bucket=bucket, Prefix=below, **more)
+        budget.page()
+        asked = self._client._call_s3("list_objects_v2", Bucket=bucket, Prefix=below, **more)
+        page: Page = run_on(self._client.loop, asked, budget.seconds_left(self._timeout))
         return {"Date": page["ResponseMetadata"]["HTTPHeaders"].get("date", ""), **page}
 
     def _fast(self, bucket: str, below: str, token: str | None) -> Page | None:

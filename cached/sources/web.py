@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
+from cached import budget
 from cached.errors import InvalidRequest, SourceUnavailable
 from cached.model import ModelRef
 from cached.sources.addresses import Addresses
@@ -21,11 +23,13 @@ from cached.sources.patience import head_within
 from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
 
 MAX_REDIRECTS = 10
-MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 32 << 20  # Of one answer: a Hub may give a commit of 100,000 files in one page.
+LARGE_JSON_BYTES = 1 << 20  # Of what is decoded one at a time: decoded, it may take many times its size.
 CONNECT_TIMEOUT = 10.0
 
 Judge = Callable[[httpx2.Response], None]
 _PORTS = {"http": 80, "https": 443}
+_large = threading.Lock()
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -123,13 +127,16 @@ class Web:
         judge: Judge,
         private: Mapping[str, str] | None = None,
     ) -> tuple[Any, httpx2.Response]:
-        """The decoded answer to a GET. `judge` raises on statuses that are failures."""
+        """The decoded answer to a GET, charged to the budget as a page. `judge` raises on failures."""
+        budget.page()
+        timeout = budget.seconds_left(timeout)
         with web_errors(ref), self.request("GET", url, timeout=timeout, private=private) as response:
             raw = _whole(response, ref, time.monotonic() + timeout)
             judge(response)
             try:
-                return json.loads(raw), response
-            except ValueError:
+                with _large if len(raw) > LARGE_JSON_BYTES else nullcontext():
+                    return json.loads(raw), response
+            except (ValueError, RecursionError):
                 raise unavailable(ref, "its answer is not JSON") from None
 
     def read(
@@ -207,6 +214,7 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
     for chunk in response.iter_bytes():
         chunks.append(chunk)
         total += len(chunk)
+        budget.read(len(chunk))
         if total > MAX_JSON_BYTES or time.monotonic() > deadline:
             raise unavailable(ref, "its answer is too long or too slow")
     response._content = b"".join(chunks)  # What `response.read()` does, which has no deadline.

@@ -18,6 +18,8 @@ from cached.store import soundness
 from cached.store.schema import Database, migrate
 from cached.store.seals import teach
 
+LOG_BYTES = 4 << 20  # To which the log is cut when it has been written back; else it stays as long as it ever was.
+
 
 class Reader:
     """A connection that only reads, by one thread at a time."""
@@ -51,6 +53,7 @@ class IndexFile:
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute("PRAGMA synchronous=FULL")
             self._writer.execute("PRAGMA foreign_keys=ON")
+            self._writer.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
             teach(self._writer)
             migrate(Database(self._writer))
             damage = soundness.problem(self._writer)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.model import Digest, Entry, Manifest
-from cached.store import names, wants
+from cached.store import names, trim, wants
 from cached.store.database import IndexFile
 from cached.store.ingest import Verified
 from cached.store.snapshots import Origin
@@ -84,6 +84,7 @@ class Index(IndexFile):
                 "WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)",
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
+            trim.leases(db)
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
         """These refs (key → source, revision) were asked just now, and mean `snapshot` to `who`."""
@@ -125,7 +126,7 @@ class Index(IndexFile):
     def identified(self, found: Mapping[str, Digest]) -> None:
         """The source was seen to have the bytes of these blobs as these remote files (by identity)."""
         with self.transaction() as db:
-            db.executemany(_IDENTITY, [(identity, blob.hex) for identity, blob in found.items()])
+            _identify(db, found)
 
     def seen_at(self, place: str, blobs: Iterable[Digest]) -> set[Digest]:
         """Those of the blobs that were read from there, under whatever path and version."""
@@ -179,9 +180,7 @@ class Index(IndexFile):
                 "hashed_at = excluded.hashed_at",
                 [(each.digest.hex, each.size, each.pieces, now, at, now, now) for each, _, _, at in rows],
             )
-            db.executemany(
-                _IDENTITY, [(identity, each.digest.hex) for each, identity, _, _ in rows if identity is not None]
-            )
+            _identify(db, {identity: each.digest for each, identity, _, _ in rows if identity is not None})
             wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
     def abandon(self, fill: int, parked: Iterable[str]) -> None:
@@ -223,6 +222,18 @@ class Index(IndexFile):
                 (time.time(), snapshot.hex, what, why, snapshot.hex),
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
+
+    def surplus(self, most: int) -> list[Digest]:
+        """READY snapshots beyond so many: those whose files others have as well, which costs nothing to undo, before
+        others, and each time the least recently used first."""
+        rows = self.query(
+            "SELECT digest FROM snapshot s WHERE state = 'ready' ORDER BY "
+            "EXISTS (SELECT 1 FROM snapshot_blob b WHERE b.snapshot = s.digest AND NOT EXISTS "
+            "(SELECT 1 FROM snapshot_blob o WHERE o.blob = b.blob AND o.snapshot <> s.digest)), used_at "
+            "LIMIT max(0, (SELECT count(*) FROM snapshot WHERE state = 'ready') - ?)",
+            (most,),
+        )
+        return [Digest(row["digest"]) for row in rows]
 
     # Removal.
 
@@ -313,3 +324,9 @@ class Index(IndexFile):
     def unpin(self, snapshot: Digest) -> None:
         with self.transaction() as db:
             db.execute("DELETE FROM pin WHERE snapshot = ?", (snapshot.hex,))
+
+
+def _identify(db: sqlite3.Connection, found: Mapping[str, Digest]) -> None:
+    rows = [(identity, blob.hex) for identity, blob in found.items()]
+    db.executemany(_IDENTITY, rows)
+    trim.identities(db, rows)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from cached.access import UNKNOWN, Access, same_for_all
 from cached.model import Digest
+from cached.store import trim
 from cached.store.seals import seal
 
 ALL = ""  # Whom the meaning of an open place is for.
@@ -38,6 +39,7 @@ def resolve(
             "(SELECT who FROM resolution WHERE ref = ?1 ORDER BY checked_at DESC LIMIT ?2)",
             (ref, MOST),
         )
+    trim.names(db, snapshot)
     _settle(db, snapshot)
 
 

@@ -10,12 +10,14 @@ import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
 from cached.model import Digest, Manifest, ManifestFile
 from cached.store.layout import Layout, disk_errors, fsync_directory
+
+_HEAD_END, _END = ', "files": [', "]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Snapshots:
     def read(self, digest: Digest) -> tuple[Manifest, Origin] | None:
         """The manifest on disk; None when it is absent, unreadable, or does not have the digest it is named by."""
         try:
-            raw = json.loads(self.manifest(digest).read_bytes())
+            raw = _parsed(self.manifest(digest).read_text())
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
             manifest = Manifest(files)
             access = Access.parse(str(raw.get("access", "")))
@@ -179,6 +181,18 @@ class Snapshots:
         os.rename(temporary, self.manifest(manifest.digest))
 
 
+def _parsed(text: str) -> Any:
+    """What `_dump` wrote, line by line: decoded in one go, a model of many files would keep every hit waiting. Whatever
+    else it is, all at once."""
+    head, *lines = text.split("\n")
+    if head.endswith(_HEAD_END) and lines[-2:] == [_END, ""]:
+        return {
+            **json.loads(f"{head.removesuffix(_HEAD_END)}}}"),
+            "files": [json.loads(line.rstrip(",")) for line in lines[:-2]],
+        }
+    return json.loads(text)
+
+
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
     """Read-only, and durable when this returns."""
     named = {
@@ -189,7 +203,7 @@ def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
     }
     lines = [json.dumps({"path": f.path, "size": f.size, "digest": str(f.digest)}) for f in manifest.files]
     # One line for each file: json.dump's own layout is written by Python, letter by letter.
-    file.write(f'{json.dumps(named)[:-1]}, "files": [\n' + ",\n".join(lines) + "\n]}\n")
+    file.write(f"{json.dumps(named)[:-1]}{_HEAD_END}\n" + ",\n".join(lines) + f"\n{_END}\n")
     file.flush()
     os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~0o222)
     os.fsync(file.fileno())

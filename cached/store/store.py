@@ -34,10 +34,15 @@ from cached.store.snapshots import Origin, Snapshots, delete_tree
 
 log = logging.getLogger("cached.store")
 
+SNAPSHOTS = 10_000  # At most: by other patterns the same few files make any number.
+SPARE = 64 << 20  # Bytes of the index, and of what snapshots take beside their blobs, that are nobody's concern.
+A_SNAPSHOT, A_FILE = 8 << 10, 256  # What a snapshot takes: its directory and manifest, and in these each file.
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it."""
+    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it, and what
+    the index and the directories of snapshots have beyond what any node needs."""
 
     limit: int
     used: int
@@ -120,10 +125,22 @@ class Store:
             system = os.statvfs(self.layout.root)
             parts = sum(self.blobs.parts().values())
             aside = sum(each.bytes for each in self.quarantine.list())
+            beside = max(0, self._beside() - SPARE)
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
-        limit = min(configured - aside, row["used"] + parts + free - int(self._config.keep_free))
+        limit = min(configured - aside - beside, row["used"] + parts + free - int(self._config.keep_free))
         return Usage(max(0, limit), row["used"], row["reserved"], free, aside)
+
+    def _beside(self) -> int:
+        """Bytes of the root that are no blobs: the index, its log, and the snapshots' directories and manifests."""
+        row = self.index.query("SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files FROM snapshot")[0]
+        index = sum(_size(f"{self.layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
+        return index + int(row["snapshots"]) * A_SNAPSHOT + int(row["files"]) * A_FILE
+
+    def drop_surplus(self) -> None:
+        """Remove snapshots beyond SNAPSHOTS that nobody holds."""
+        for digest in self.index.surplus(SNAPSHOTS):
+            self.evict(digest, f"there were more than {SNAPSHOTS:,}")
 
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""
@@ -298,6 +315,13 @@ class Store:
         """The damaged blob that a download of this key is to replace."""
         rows = self.index.query("SELECT digest FROM blob WHERE digest = ? AND damaged", (key,))
         return Digest(rows[0]["digest"]) if rows else None
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _delete(paths: list[Path | None]) -> None:

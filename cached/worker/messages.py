@@ -20,6 +20,7 @@ from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
+RESOLVES = 16  # Questions to sources that one worker takes at a time.
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,13 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Answered with a Listing. Where one file stands for the whole place, these credentials may read that."""
+    """Answered with a Listing. Where one file stands for the whole place, these credentials may read that. `require`
+    names what it is to be fit for."""
 
     ref: ModelRef
     credentials: Credentials = field(repr=False)
     timeout: float
+    require: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +205,33 @@ class Check:
     rate: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Whether an LLM engine could load what is in this directory. Answered with None, or ModelIncomplete."""
+
+    ref: ModelRef
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Which shards the file `index`, that goes by this name, is about. Answered with their names, or
+    ModelIncomplete."""
+
+    ref: ModelRef
+    name: str
+    index: Path
+
+
 Asking = Resolve | Prove | Compare | Principal  # What writes nothing, and may be asked of another process.
-Question = Asking | Open | Read | ReadWhole | Finish | Close | Gather | Check
+Question = Asking | Open | Read | ReadWhole | Finish | Close | Gather | Check | Inspect | Shards
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits any more for the answer to the request of this number. Not answered."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

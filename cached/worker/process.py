@@ -13,12 +13,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, assert_never
 
 from cached.access import Credentials
+from cached.budget import Budget
 from cached.config import Config
 from cached.errors import CachedError
 from cached.logs import configure
@@ -32,13 +33,16 @@ from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
 from cached.worker.messages import (
+    RESOLVES,
     Asking,
+    Cancel,
     Check,
     Close,
     Compare,
     Finish,
     Gather,
     Hello,
+    Inspect,
     Open,
     Principal,
     Prove,
@@ -48,9 +52,12 @@ from cached.worker.messages import (
     Reply,
     Request,
     Resolve,
+    Shards,
     Started,
 )
+from cached.worker.policy import applied, inspect
 from cached.worker.proving import Askers, compare, prove
+from cached.worker.shards import shards_of
 from cached.worker.small import SmallFiles
 from cached.worker.tally import Bandwidth, Tally
 
@@ -60,10 +67,10 @@ NICE = 5
 OOM_SCORE = 500
 SWEPT_EVERY = 1.0  # Seconds between two looks for connections that nobody uses any more.
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
-RESOLVES = 16  # Threads of their own: a remote that hangs must not keep pieces from being read.
-PROOFS = 16  # And these: who resolves a lot must not keep others from being asked whether they may read, nor itself.
+PROOFS = 16  # Threads of their own: who resolves a lot must not keep others from being asked whether they may read.
 HELPERS = 32  # For those among them that have many files to prove.
 CHECKS = 2  # As well: checking reads a disk for minutes.
+LOOKS = 2  # And those that look through a snapshot's names.
 SCRUBS = 4  # And those for which nobody waits: each root has one under way.
 PR_SET_PDEATHSIG = 1
 
@@ -130,18 +137,21 @@ def sweep(end: threading.Event) -> None:
 
 class Worker:
     def __init__(self, config: Config, registry: Registry, channel: Channel) -> None:
-        self._registry, self._channel = registry, channel
+        self._config, self._registry, self._channel = config, registry, channel
         self._blobs = {root: Blobs(Layout(root)) for root in config.all_roots}
         self._bandwidth = Bandwidth(int(config.bandwidth))
         self._tally = Tally()
         self._telling = threading.Lock()
         self._files: dict[int, LargeFile] = {}
+        self._budgets: dict[int, Budget] = {}  # Of the questions to sources, by number.
+        # Threads of their own: a remote that hangs must not keep pieces from being read.
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         self._proving = ThreadPoolExecutor(PROOFS, "prove")
         self._askers = Askers(HELPERS)
         # Reads, and the opening and finishing of other files meanwhile.
         self._reading = ThreadPoolExecutor(2 * config.connections + 4, "read")
         self._checking = ThreadPoolExecutor(CHECKS, "check")
+        self._looking = ThreadPoolExecutor(LOOKS, "look")
         self._scrubbing = ThreadPoolExecutor(max(SCRUBS, len(config.all_roots)), "scrub")
 
     def run(self) -> None:
@@ -149,8 +159,15 @@ class Worker:
         self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
         threading.Thread(target=sweep, args=(threading.Event(),), daemon=True).start()
-        while (request := self._channel.receive()) is not None:
-            self._pool(request.question).submit(self._serve, request)
+        while (heard := self._channel.receive()) is not None:
+            if isinstance(heard, Cancel):
+                if budget := self._budgets.get(heard.number):
+                    budget.cancel()
+                continue
+            if isinstance(heard.question, Resolve):
+                limits = self._config.max_files, float(self._config.listing_timeout)
+                self._budgets[heard.number] = Budget(*limits)
+            self._pool(heard.question).submit(self._serve, heard)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:
         if isinstance(question, Resolve):
@@ -159,6 +176,8 @@ class Worker:
             return self._proving
         if isinstance(question, Check):
             return self._scrubbing if question.rate else self._checking
+        if isinstance(question, Inspect | Shards):
+            return self._looking
         return self._reading
 
     def _tell(self) -> None:
@@ -172,7 +191,8 @@ class Worker:
     def _serve(self, request: Request) -> None:
         reply = Reply(request.number, None, None)
         try:
-            reply = Reply(request.number, self._answer(request.question), None)
+            with self._charged(request.number):
+                reply = Reply(request.number, self._answer(request.question), None)
         except CachedError as error:
             error.__traceback__ = error.__cause__ = error.__context__ = None
             reply = Reply(request.number, None, error)
@@ -190,18 +210,28 @@ class Worker:
             log.exception("worker.speechless")
             os._exit(1)  # Better another worker than a daemon that waits for an answer for ever.
 
-    def _resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+    @contextlib.contextmanager
+    def _charged(self, number: int) -> Iterator[None]:
+        """What the question of this number costs is charged to its budget, if it has one."""
+        budget = self._budgets.get(number)
+        try:
+            with budget.spent_here() if budget else contextlib.nullcontext():
+                yield
+        finally:
+            self._budgets.pop(number, None)
+
+    def _resolve(self, ref: ModelRef, credentials: Credentials, timeout: float, require: str | None) -> Listing:
         """A listing is often free to see where the files are not, and may be known here already."""
         source = self._registry.source_for(ref)
         listing = source.resolve(ref, credentials, timeout)
         if not listing.open and listing.probe is not None:
             source.prove(listing, listing.probe, credentials, timeout)
-        return listing
+        return applied(listing, self._config.weights, require)  # After the proof: it tells what there is.
 
     def _answer(self, question: Question) -> Any:
         match question:
-            case Resolve(ref, credentials, timeout):
-                return self._resolve(ref, credentials, timeout)
+            case Resolve(ref, credentials, timeout, require):
+                return self._resolve(ref, credentials, timeout, require)
             case Prove():
                 prove(self._registry.source_for(question.listing.ref), self._askers, question)
             case Compare():
@@ -230,6 +260,10 @@ class Worker:
                     return SmallFiles(source, self._blobs[question.root], self._bandwidth, question).gather(count)
             case Check():
                 return run_check(question)
+            case Inspect(ref, folder):
+                inspect(ref, folder)
+            case Shards(ref, name, index):
+                return shards_of(ref, name, index)
             case _:
                 assert_never(question)
         return None

@@ -20,6 +20,7 @@ COLUMNS = {
     "fetched_MB": ("fetched MB", ".0f"),
     "p50_ms": ("p50 ms", ".2f"),
     "p99_ms": ("p99 ms", ".2f"),
+    "most_ms": ("most ms", ".1f"),
     "hits": ("hits", ".0f"),
     "start_s": ("start s", ".2f"),
     "rebuilt_s": ("without index s", ".2f"),

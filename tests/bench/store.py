@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 from tests.bench.case import Case, Options
 from tests.bench.cases import measure, to_stderr
+from tests.bench.hostile_case import HOSTILE_CASE
 from tests.bench.mend_case import MEND_CASE
 from tests.bench.scale_case import SCALE_CASE
 from tests.bench.scrub_case import SCRUB_CASE
 
-CASES: dict[str, Case] = {case.name: case for case in (SCALE_CASE, SCRUB_CASE, MEND_CASE)}
+CASES: dict[str, Case] = {case.name: case for case in (SCALE_CASE, SCRUB_CASE, MEND_CASE, HOSTILE_CASE)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

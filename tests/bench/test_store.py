@@ -9,6 +9,7 @@ import pytest
 
 from tests.bench import store
 from tests.bench.case import Case, Options
+from tests.bench.hostile_case import ATTACKS, attacked
 from tests.bench.report import Found, table
 from tests.bench.scale_case import grown
 
@@ -19,6 +20,12 @@ def test_many_models_are_measured_beside_one(tmp_path: Path) -> None:
     named = {"rebuilt_s", "start_s", "resident_MB", "ls_s", "ls_json_s", "p50_ms", "p99_ms"}
     assert all(set(row) == named and min(row.values()) > 0 for row in found.rows.values())
     assert all(name in table(found) for name in found.rows)
+
+
+def test_hits_are_measured_under_each_attack(tmp_path: Path) -> None:
+    found = attacked(tmp_path, 200, 0.2, Options(rounds=1))
+    assert list(found.rows) == ["idle", *ATTACKS]
+    assert all(row["hits"] > 0 and row["most_ms"] >= row["p99_ms"] for row in found.rows.values())
 
 
 def test_what_fails_is_said_and_leaves_the_others(

@@ -57,7 +57,7 @@ async def test_what_came_between_the_look_and_the_turn_is_not_fetched_again(
     first, second = await room.reserve(listing), await room.reserve(listing)
     publish(disk.store, listing, entry, data)
     await disk.abandon(first.fill)
-    found = await fetcher.fetch(Remote(listing, Credentials()), second.needs.wants.items(), Batch())
+    found = await fetcher.fetch(Remote(listing, Credentials()), second.needs.wants, Batch())
     assert list(found.values()) == [Digest.of(data)]
     assert disk.store.index.forget_orphans() == []
     assert disk.store.usage().reserved == 0
@@ -73,7 +73,7 @@ async def test_what_had_landed_of_a_file_that_came_under_another_name_is_dropped
     disk.store.blobs.ingest(Digest.of(BIG).hex, entry).close()
     other = await room.reserve(unnamed)
     publish(disk.store, unnamed, unnamed.entries[0], BIG)
-    assert await fetcher.fetch(Remote(listing, Credentials()), reserved.needs.wants.items(), Batch())
+    assert await fetcher.fetch(Remote(listing, Credentials()), reserved.needs.wants, Batch())
     assert other.needs.wants
     assert list(disk.store.layout.ingest.iterdir()) == []
 
@@ -110,9 +110,7 @@ async def test_small_files_are_spread_over_the_connections_and_large_numbers_go_
     for count, together in ((10, 1), (10 * BUNDLE, 20), (40 * BUNDLE, BUNDLE)):
         listing, workers = small_files(count), Sending(disk)
         wants = {ingest_key(listing.identity(entry), None): entry for entry in listing.entries}
-        fetching = asyncio.create_task(
-            fetcher_of(disk, workers).fetch(Remote(listing, Credentials()), wants.items(), Batch())
-        )
+        fetching = asyncio.create_task(fetcher_of(disk, workers).fetch(Remote(listing, Credentials()), wants, Batch()))
         async with asyncio.timeout(60):
             while len(workers.asked) < 8:  # Twice what an origin gets at first.
                 await asyncio.sleep(0.001)
@@ -130,7 +128,7 @@ async def test_what_came_before_a_cut_is_kept_and_only_the_rest_is_asked_for_aga
     remote, wants = Remote(listing, Credentials()), reserved.needs.wants
     workers.send.set()
     with pytest.raises(SourceUnavailable):
-        await fetcher_of(disk, workers).fetch(remote, wants.items(), Batch())
+        await fetcher_of(disk, workers).fetch(remote, wants, Batch())
     tries = [paths for paths in workers.asked if "0003" in paths]
     assert tries[0][0] == first.path and [paths[0] for paths in tries[1:]] == ["0003"] * (len(tries) - 1)
     assert disk.store.blob(Digest.of(first.path.encode())) is not None
@@ -138,7 +136,7 @@ async def test_what_came_before_a_cut_is_kept_and_only_the_rest_is_asked_for_aga
     workers.asked.clear()
     needs = await Room(Config(root=disk.root), disk).needs(listing)
     assert first.path in needs.digests
-    assert len(await fetcher_of(disk, workers).fetch(remote, needs.wants.items(), Batch())) == len(needs.wants)
+    assert len(await fetcher_of(disk, workers).fetch(remote, needs.wants, Batch())) == len(needs.wants)
     assert not any(first.path in paths for paths in workers.asked)
 
 
@@ -172,7 +170,7 @@ async def test_who_joined_a_download_that_another_may_not_go_on_with_tries_with_
 
     def fetch(token: str) -> asyncio.Task[dict[str, Digest]]:
         remote = Remote(listing, Credentials({"HF_TOKEN": token}))
-        return asyncio.create_task(fetcher.fetch(remote, wants.items(), Batch()))
+        return asyncio.create_task(fetcher.fetch(remote, wants, Batch()))
 
     first = fetch("wrong")
     while not workers.asked:
@@ -198,7 +196,7 @@ async def test_what_came_before_room_was_reserved_is_held_from_then_on(disk: Dis
     wants = {key: each.size for key, each in needs.wants.items()}
     assert disk.store.index.begin(str(ref), wants, [], 1 << 30) is not None
     assert disk.store.usage().reserved == len(LITTLE)
-    assert await fetcher.fetch(Remote(listing, Credentials()), needs.wants.items(), Batch())
+    assert await fetcher.fetch(Remote(listing, Credentials()), needs.wants, Batch())
     assert disk.store.usage().reserved == 0
     await disk.abandon(first.fill)
     assert disk.store.index.forget_orphans() == []

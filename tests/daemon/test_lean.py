@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cached import InvalidRequest, ModelIncomplete, NotCached
-from cached.daemon.policy import leave_out
 from cached.model import Entry, Listing, ModelRef
+from cached.worker.policy import leave_out
 from tests.daemon_process import DaemonProcess
 from tests.servers import HubStub
 

@@ -8,10 +8,12 @@ with HubStub() as hub: commit = hub.add_commit("org/llama", {"config.json": b"{}
 with Tenants() as s3: s3.add("AKIA1", "team"); s3.put("team", "bucket", "llama/config.json", b"{}"); s3.body_bytes
 with CountingProxy(s3.endpoint) as proxy: proxy.endpoint, proxy.bytes_down; proxy.cut(); proxy.restore()
 with Moto() as s3, GuardedS3(s3.endpoint) as guarded: guarded.allow("AKIA…", lists=["bucket/"], reads=["bucket/b/"])
+with EndlessServer() as endless: endless.endpoint, endless.pages; endless.hold(); endless.release()
 with FaultOrigin() as origin: origin.put("llama", {"config.json": b"{}"}); origin.fail("cut"); origin.uri("s3", …)
 """
 
 from tests.servers.azure import AzureStub, Azurite
+from tests.servers.endless import EndlessServer
 from tests.servers.fault import FaultOrigin
 from tests.servers.files import Files
 from tests.servers.gcs import GcsEmulator
@@ -26,6 +28,7 @@ __all__ = [
     "AzureStub",
     "Azurite",
     "CountingProxy",
+    "EndlessServer",
     "FaultOrigin",
     "Files",
     "GcsEmulator",

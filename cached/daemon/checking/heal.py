@@ -54,13 +54,13 @@ class Healer:
         read = await disk.do(disk.store.snapshots.read, snapshot)
         if read is None:
             return False
-        ref = ModelRef.from_key(read[1].ref)
+        ref = ModelRef.from_key(read[1].ref, (file.path for file in read[0].files))
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
         listing = await self._cache.workers.resolve(asked.ref, DAEMON.credentials, timeout)
         if listing.revision != read[1].revision:  # Nobody asked for what is there now.
             return False
-        found = self._cache.acquire(asked, DAEMON)
+        found = await self._cache.acquire(asked, DAEMON)
         if isinstance(found, Fill):
             async for step in found.watch(60.0, abandon=False):
                 if isinstance(step, Ready):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import ClientError, web
 
 from cached.daemon.ask import Held
 from cached.daemon.cache import Cache
@@ -17,12 +17,15 @@ from cached.daemon.callers import Caller, caller_of
 from cached.daemon.checking.verify import Verifier
 from cached.daemon.fill import Fill
 from cached.daemon.http.admin import Admin
+from cached.daemon.http.answers import answer, long_answer
 from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.metrics import exposition
 from cached.daemon.http.peer import administers, peer_of, require_admin
 from cached.daemon.http.plans import held_body, plan_body
 from cached.daemon.http.request import Acquire, flag, number, text
+from cached.daemon.http.server import BODY_SECONDS
 from cached.daemon.http.versions import check_query, understood
+from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import Peer
 from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
@@ -32,6 +35,8 @@ from cached.wire import MAX_REQUEST_BYTES, Ready, error_body, progress_line, rea
 log = logging.getLogger("cached.api")
 
 PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
+LOOKS = 8  # Requests at a time that look through what is here.
+UNSHARED = ("/v1/acquire", "/v1/plan", "/healthz")  # Which look through nothing, or have their turns elsewhere.
 T = TypeVar("T")
 Steps = AsyncGenerator[Progress | Ready, None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -46,6 +51,7 @@ class Api:
         self._inventory = inventory
         self._admin = Admin(cache, inventory)
         self._verifier = verifier
+        self._shares = Shares(LOOKS)
         self.verbs: tuple[tuple[str, str, str, Handler], ...] = (
             ("POST", "/v1/acquire", "open", self.acquire),
             ("POST", "/v1/plan", "open", self.plan),
@@ -84,13 +90,16 @@ class Api:
                     require_admin(peer_of(request), self._cache.config.admin_group, path.removeprefix("/v1/"))
                 if method == "GET" and path.startswith("/v1/"):
                     check_query(path, request.query)
-                return await handler(request)
+                if path in UNSHARED:
+                    return await handler(request)
+                async with self._shares.turn(_owner(request)):
+                    return await handler(request)
             except CachedError as error:
-                return _json(error_body(error), error.status)
+                return answer(error_body(error), error.status)
             except web.HTTPException:
                 raise
             except Exception as error:
-                return _json(_unforeseen(path, error), 500)
+                return answer(_unforeseen(path, error), 500)
 
         return guarded
 
@@ -99,7 +108,7 @@ class Api:
         peer = peer_of(request)
         if wish.pins:
             require_admin(peer, self._cache.config.admin_group, "pinning")
-        found = self._cache.acquire(wish.ask, self._caller(peer, wish))
+        found = await self._cache.acquire(wish.ask, self._caller(peer, wish))
         if isinstance(found, Fill):
             return await self._stream(request, found, wish, peer)
         return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
@@ -157,11 +166,11 @@ class Api:
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish, peer = Acquire.parse(await _body(request)), peer_of(request)
-        found = await self._cache.plan(wish.ask, self._caller(peer, wish))
+        found = await _while_connected(request, self._cache.plan(wish.ask, self._caller(peer, wish)))
         if isinstance(found, Held):
-            return _json(held_body(found, wish.ask))
+            return answer(held_body(found, wish.ask))
         disk, plan = found
-        return _json(plan_body(disk, plan, named=self._only(peer) is None))
+        return await self._long(plan_body(disk, plan, named=self._only(peer) is None))
 
     def _only(self, peer: Peer | None) -> int | None:
         """The user whose models alone the peer may hear of; None for administrators, who hear of all."""
@@ -174,7 +183,7 @@ class Api:
         parts = await self._of_all(lambda disk: self._inventory.snapshots(disk, only), lambda disk, why: [])
         found = [each for part in parts for each in part]
         found.sort(key=lambda snapshot: str(snapshot["used_at"]), reverse=True)
-        return _json({"snapshots": found})
+        return await self._long({"snapshots": found})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         ref, only = request.match_info["ref"], self._only(peer_of(request))
@@ -183,22 +192,28 @@ class Api:
         except NotCached:
             if only is not None or (gone := await self._inventory.gone(ref)) is None:
                 raise
-            return _json(gone)
-        return _json(await disk.do(self._inventory.details, disk, digest, only))
+            return await self._long(gone)
+        return await self._long(await disk.do(self._inventory.details, disk, digest, only))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._status(self._only(peer_of(request))))
+        return await self._long(await self._status(self._only(peer_of(request))))
+
+    async def _long(self, body: dict[str, Any]) -> web.Response:
+        return await long_answer(body, self._inventory.threads)
 
     async def _status(self, only: int | None) -> dict[str, Any]:
         running = [fill for fill in self._cache.fills.values() if only is None or only in fill.uids]
-        fills = [{"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())} for fill in running]
+        fills = []
+        for fill in running:
+            fills.append({"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())})
+            await asyncio.sleep(0)  # Hits come in between.
         roots = await self._of_all(self._inventory.status, lambda disk, why: {"root": str(disk.root), "reason": why})
         return {**self._inventory.summary(roots), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:
         only = self._only(peer_of(request))
         parts = await self._of_all(lambda disk: self._inventory.leases(disk, only), lambda disk, why: [])
-        return _json({"leases": [each for part in parts for each in part]})
+        return await self._long({"leases": [each for part in parts for each in part]})
 
     async def _of_all(self, ask: Callable[[Disk], T], instead: Callable[[Disk, str], T]) -> list[T]:
         """What each disk answers, all asked at once; of one that cannot, what is said `instead` with its reason."""
@@ -215,26 +230,26 @@ class Api:
     async def pin(self, request: web.Request) -> web.StreamResponse:
         body, peer = await _body(request), peer_of(request)
         keep = number(body, "keep")
-        return _json(await self._admin.pin(text(body, "ref"), keep, peer.uid if peer else 0))
+        return answer(await self._admin.pin(text(body, "ref"), keep, peer.uid if peer else 0))
 
     async def unpin(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._admin.unpin(text(await _body(request), "ref")))
+        return answer(await self._admin.unpin(text(await _body(request), "ref")))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        return _json(await self._admin.remove(text(body, "ref"), flag(body, "dry_run")))
+        return answer(await self._admin.remove(text(body, "ref"), flag(body, "dry_run")))
 
     async def gc(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         free = number(body, "free")
-        return _json(await self._admin.gc(None if free is None else int(free), flag(body, "dry_run")))
+        return await self._long(await self._admin.gc(None if free is None else int(free), flag(body, "dry_run")))
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         only = None
         if body.get("ref") is not None:
             _, only = await self._inventory.find(text(body, "ref"))
-        return _json(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
+        return answer(await self._verifier.verify(only, flag(body, "deep"), flag(body, "repair")))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=exposition(await self._status(None)), content_type="text/plain")
@@ -246,6 +261,24 @@ class Api:
         return web.Response(text=text, status=200 if self._disks.writable else 503)
 
 
+async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+    """What it gives. Cancelled when the caller has gone."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=PROGRESS_SECONDS)
+            if request.transport is None or request.transport.is_closing():
+                raise DaemonUnavailable("The caller has gone.")
+    finally:
+        task.cancel()
+    return task.result()
+
+
+def _owner(request: web.Request) -> int | None:
+    peer = peer_of(request)
+    return peer.uid if peer is not None else -1
+
+
 def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
     """What a caller hears of a bug."""
     log.error("api.bug", exc_info=error, extra={"verb": verb})
@@ -254,13 +287,16 @@ def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        body = json.loads(await request.read())
-    except ValueError:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = json.loads(await request.read())
+    except TimeoutError:
+        raise InvalidRequest("The request did not come to its end in time.") from None
+    except (web.RequestPayloadError, ClientError, ConnectionError):
+        raise InvalidRequest("The request broke off, or is malformed.") from None
+    except (ValueError, RecursionError):
         raise InvalidRequest("The request is not JSON.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise InvalidRequest(f"The request has more than {MAX_REQUEST_BYTES:,} bytes; leave something out.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The request is not a JSON object.")
     return understood(request.path, body)
-
-
-def _json(body: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=reply(body), status=status, content_type="application/json")

@@ -33,7 +33,7 @@ class Inventory:
 
     def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], threads: Threads, version: str) -> None:
         self._cache = cache
-        self._threads = threads
+        self.threads = threads
         self._disks = cache.disks
         self._scrubbers = scrubbers
         self._version = version
@@ -49,7 +49,7 @@ class Inventory:
 
     async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
         """The same with every disk that has it, those first where it may be handed out."""
-        return await self._threads.disk(self._find, text, only)
+        return await self.threads.disk(self._find, text, only)
 
     def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
         prefix = _digits(text)
@@ -149,7 +149,7 @@ class Inventory:
 
         For administrators: nothing says any more who might have heard of it.
         """
-        return await self._threads.disk(self._gone, text)
+        return await self.threads.disk(self._gone, text)
 
     def _gone(self, text: str) -> dict[str, Any] | None:
         prefix = _digits(text)

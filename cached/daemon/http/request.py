@@ -12,7 +12,10 @@ from cached.errors import InvalidRequest
 from cached.model import ModelRef
 from cached.variables import cleaned
 
-MAX_PATTERNS = 1000
+MAX_PATTERNS = 1000  # Of both kinds together, …
+MAX_PATTERN = 1024  # … each with so many characters (names of files have no more bytes), …
+MAX_PATTERN_BYTES = 16 << 10  # … and all with so many bytes.
+MAX_CREDENTIAL_BYTES = 16 << 10  # Of all credentials together.
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +29,13 @@ class Acquire:
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Acquire:
         """InvalidRequest names the field that is wrong."""
-        ref = ModelRef.parse(
-            text(body, "uri"),
-            text(body, "revision") if body.get("revision") is not None else None,
-            _patterns(body, "include"),
-            _patterns(body, "exclude"),
-            flag(body, "lean"),
-        )
+        patterns = _patterns(body, "include"), _patterns(body, "exclude")
+        _bound(*patterns)
+        revision = text(body, "revision") if body.get("revision") is not None else None
+        ref = ModelRef.parse(text(body, "uri"), revision, *patterns, flag(body, "lean"))
         require = text(body, "require") if body.get("require") is not None else None
         if require not in (None, "llm"):
-            raise InvalidRequest(f"`require` must be 'llm', not {require!r}.")
+            raise InvalidRequest(f"`require` must be 'llm', not {require[:40]!r}.")
         keep = number(body, "keep")
         ask = Ask(ref, number(body, "max_age"), flag(body, "offline"), require)
         return cls(ask, _credentials(body), flag(body, "abandon"), flag(body, "pin") or keep is not None, keep)
@@ -45,6 +45,7 @@ def text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value or len(value) > 4096:
         raise InvalidRequest(f"`{name}` must be a text of 1 to 4096 characters.")
+    _bytes(value)
     return value
 
 
@@ -66,13 +67,41 @@ def number(body: Mapping[str, Any], name: str) -> float | None:
 
 def _patterns(body: Mapping[str, Any], name: str) -> list[str]:
     value = body.get(name, [])
-    if not isinstance(value, list) or len(value) > MAX_PATTERNS or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidRequest(f"`{name}` must be a list of patterns.")
     return value
+
+
+def _bound(include: list[str], exclude: list[str]) -> None:
+    """InvalidRequest says which bound is passed, and by what."""
+    count = len(include) + len(exclude)
+    if count > MAX_PATTERNS:
+        raise InvalidRequest(f"There are {count:,} patterns, and at most {MAX_PATTERNS:,} are taken; give fewer.")
+    for pattern in (*include, *exclude):
+        if len(pattern) > MAX_PATTERN:
+            raise InvalidRequest(
+                f"The pattern {pattern[:40]!r}… has {len(pattern):,} characters, of which {MAX_PATTERN:,} are taken; "
+                "give a shorter one."
+            )
+    size = _bytes(*include, *exclude)
+    if size > MAX_PATTERN_BYTES:
+        raise InvalidRequest(
+            f"The patterns have {size:,} bytes together, and at most {MAX_PATTERN_BYTES:,} are taken; give fewer."
+        )
+
+
+def _bytes(*texts: str) -> int:
+    """InvalidRequest for halves of letters, which JSON can hold and no file's name can."""
+    try:
+        return sum([len(each.encode()) for each in texts])
+    except UnicodeEncodeError:
+        raise InvalidRequest("A text of the request is not valid Unicode.") from None
 
 
 def _credentials(body: Mapping[str, Any]) -> Credentials:
     value = body.get("credentials", {})
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise InvalidRequest("`credentials` must be an object of texts.")
+    if _bytes(*value.keys(), *value.values()) > MAX_CREDENTIAL_BYTES:
+        raise InvalidRequest(f"`credentials` has more than {MAX_CREDENTIAL_BYTES:,} bytes, which none need.")
     return Credentials(cleaned(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cached.config import Config
 from cached.daemon.space.choice import Budget, Freed, Victim, Wish, budget_of
@@ -33,25 +33,20 @@ class Needs:
     begun: frozenset[str]
     damaged: frozenset[str]
 
-    @property
-    def missing(self) -> int:
-        """Bytes to fetch, as far as nothing of them has landed."""
-        return sum(entry.size for entry in self.wants.values())
+    missing: int = field(init=False)  # Bytes to fetch, as far as nothing of them has landed.
+    new: int = field(init=False)  # Bytes to reserve.
+    unique: int = field(init=False)  # Bytes of the whole listing, each content once.
+    ties: int = field(init=False)  # Bytes that speak for this disk.
 
-    @property
-    def new(self) -> int:
-        """Bytes to reserve."""
-        return sum(entry.size for key, entry in self.wants.items() if key not in self.begun)
-
-    @property
-    def unique(self) -> int:
-        """Bytes of the whole listing, each content once."""
-        return sum({self.keys[entry.path]: entry.size for entry in self.listing.entries}.values())
-
-    @property
-    def ties(self) -> int:
-        """Bytes that speak for this disk."""
-        return self.unique - self.missing + sum(self.wants[key].size for key in self.begun | self.damaged)
+    def __post_init__(self) -> None:
+        """Where it is made, which is a thread: models have thousands of files."""
+        wants, listing = self.wants, self.listing
+        missing = sum(entry.size for entry in wants.values())
+        unique = sum({self.keys[entry.path]: entry.size for entry in listing.entries}.values())
+        object.__setattr__(self, "missing", missing)
+        object.__setattr__(self, "new", sum(entry.size for key, entry in wants.items() if key not in self.begun))
+        object.__setattr__(self, "unique", unique)
+        object.__setattr__(self, "ties", unique - missing + sum(wants[key].size for key in self.begun | self.damaged))
 
     def wish(self, purpose: str, within: Budget | None = None) -> Wish:
         """To make room for this."""
@@ -106,9 +101,9 @@ class Room:
             self._refuse_too_large(needs, usage)
             if budget := budget_of(ref, self._config.budgets):
                 await self._keep_budget(budget, needs)
-            missing = {key: entry.size for key, entry in needs.wants.items()}
+            missing, holds = await self._disk.do(_claims, needs)
             try:
-                fill = await self._disk.begin(ref, missing, set(needs.digests.values()), usage.limit)
+                fill = await self._disk.begin(ref, missing, holds, usage.limit)
             except LookupError:  # A blob that we counted on was evicted meanwhile: look again.
                 continue
             if fill is not None:
@@ -214,6 +209,11 @@ class Room:
                 wants[key] = entry
         damaged_keys = frozenset(key for key in wants if rows.get(key))
         return Needs(listing, keys, digests, wants, frozenset(index.reserved(wants)), damaged_keys)
+
+
+def _claims(needs: Needs) -> tuple[dict[str, int], set[Digest]]:
+    """Bytes to fetch by key, and blobs to hold."""
+    return {key: entry.size for key, entry in needs.wants.items()}, set(needs.digests.values())
 
 
 def _short(usage: Usage, needs: Needs) -> int:

@@ -17,7 +17,22 @@ from typing import Any
 from cached.config import Config
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
-from cached.worker.messages import HEADER, Asking, Came, Check, Hello, Question, Reply, Request, Started, frame
+from cached.worker.messages import (
+    HEADER,
+    Asking,
+    Came,
+    Cancel,
+    Check,
+    Hello,
+    Inspect,
+    Question,
+    Reply,
+    Request,
+    Resolve,
+    Shards,
+    Started,
+    frame,
+)
 
 log = logging.getLogger("cached.workers")
 
@@ -109,7 +124,9 @@ class Crew:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
-            if not isinstance(question, Asking | Check):
+            if isinstance(question, Resolve) and self.alive:
+                member.writer.write(frame(Cancel(number)))
+            if not isinstance(question, Asking | Check | Inspect | Shards):
                 await asyncio.wait([future])
             raise
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,25 +76,29 @@ class Fetcher:
         self._streams, self._files = network.streams, network.files
         self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
 
-    async def fetch(self, remote: Remote, wants: Iterable[tuple[str, Entry]], batch: Batch) -> dict[str, Digest]:
+    async def fetch(self, remote: Remote, wants: Mapping[str, Entry], batch: Batch) -> dict[str, Digest]:
         """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
         read themselves. On the first error the others are left, and go on only if somebody else waits for them."""
         found: dict[str, Digest] = {}
-        wanted = dict(wants)
-        planned = self._plan(remote, wanted)
-        left = iter(planned)
+        left = self._planned(remote, wants)
 
         async def take() -> None:
             for download in left:
-                found.update(await self._wait(download, remote, batch, wanted))
+                found.update(await self._wait(download, remote, batch, wants))
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(STARTED, len(planned))):
+                for _ in range(min(STARTED, len(wants))):
                     group.create_task(take())
         except ExceptionGroup as errors:
             raise _first(errors) from None
         return found
+
+    def _planned(self, remote: Remote, wants: Mapping[str, Entry]) -> Iterator[Download]:
+        """Some thousands of files at a time, as the ones before them are taken: no hit waits for a plan of them all."""
+        keys = iter(wants)
+        while some := {key: wants[key] for key in itertools.islice(keys, 2 * self._config.connections * BUNDLE)}:
+            yield from self._plan(remote, some)
 
     def _plan(self, remote: Remote, wants: dict[str, Entry]) -> list[Download]:
         """Running downloads to join, and new ones: large files alone, small ones together."""

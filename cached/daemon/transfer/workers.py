@@ -28,6 +28,7 @@ from cached.worker.messages import (
     Finish,
     Gather,
     Gathered,
+    Inspect,
     Into,
     Open,
     Opened,
@@ -37,6 +38,7 @@ from cached.worker.messages import (
     ReadWhole,
     Remote,
     Resolve,
+    Shards,
 )
 
 MANY = 4  # More processes than this did not make a fill faster.
@@ -93,10 +95,22 @@ class Workers:
                 self._crew.end()
                 await asyncio.wait([self._crew.gone], timeout=CLOSE_SECONDS)
 
-    async def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
+    async def resolve(
+        self, ref: ModelRef, credentials: Credentials, timeout: float, require: str | None = None
+    ) -> Listing:
         """Where one file stands for the whole place, these credentials have proved that they may read it; where rights
-        are per file, they have proved nothing. Asked once more when the process dies of it, or beside it."""
-        found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout))
+        are per file, they have proved nothing. Asked once more when the process dies of it, or beside it.
+        ModelIncomplete unless it is fit for what is required."""
+        found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout, require))
+        return found
+
+    async def inspect(self, ref: ModelRef, folder: Path) -> None:
+        """ModelIncomplete unless an LLM engine could load what is in this snapshot's directory."""
+        await self._ask_twice(Inspect(ref, folder))
+
+    async def shards(self, ref: ModelRef, name: str, index: Path) -> tuple[str, ...]:
+        """The shards that an index names and the caller wants. ModelIncomplete when it is none."""
+        found: tuple[str, ...] = await self._ask_twice(Shards(ref, name, index))
         return found
 
     async def prove(self, listing: Listing, entries: Iterable[Entry], credentials: Credentials, timeout: float) -> None:
@@ -124,7 +138,7 @@ class Workers:
         found: Checkup = await self._ask_twice(asked)
         return found
 
-    async def _ask_twice(self, question: Asking | Check) -> Any:
+    async def _ask_twice(self, question: Asking | Check | Inspect | Shards) -> Any:
         try:
             crew, member = await self._idlest()
             return await crew.ask(member, question)

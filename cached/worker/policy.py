@@ -1,27 +1,32 @@
-"""What may be fetched for whom: rules over file names, applied to a listing before the first byte."""
+"""What may be fetched for whom: rules over file names, applied to a listing before the first byte.
+
+In a worker, because sources choose how many files there are, and callers how many patterns.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
-from cached.daemon.shards import absent_numbers, check_index, index_of, refuse_absent
+from cached import budget
 from cached.errors import InvalidRequest, ModelIncomplete
-from cached.model import Digest, Listing, ModelRef
+from cached.model import Listing, ModelRef
+from cached.worker.shards import absent_numbers, index_of, refuse_absent, refuse_absent_of, shards_of
 
 log = logging.getLogger("cached.policy")
 
 # Pickles and Python run code when they are loaded (PyTorch CVE-2025-32434, vLLM CVE-2026-22807).
 RUNS_CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".py")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
-_IDLE = re.compile(
-    r"(original|metal)/|(.*/)?(onnx|coreml|openvino)/"
-    r"|(.*/)?(flax_model.*\.msgpack|tf_model.*\.h5|rust_model\.ot|.*\.onnx(_data)?|.*\.tflite|.*\.mlmodel)\Z"
-)
+_IDLE_ROOTS = ("original/", "metal/")
+_IDLE_FOLDERS = frozenset(("onnx", "coreml", "openvino"))
+_IDLE_ENDS = (".onnx", ".onnx_data", ".tflite", ".mlmodel")
+_IDLE_KINDS = (("flax_model", ".msgpack"), ("tf_model", ".h5"))
 _PICKLED = re.compile(
-    r"pytorch_model(-\d{5}-of-\d{5})?\.bin\Z|pytorch_model\.bin\.index\.json\Z|consolidated(\.\d+)?\.pth\Z"
+    r"pytorch_model(-[0-9]{5}-of-[0-9]{5})?\.bin\Z|pytorch_model\.bin\.index\.json\Z|consolidated(\.[0-9]+)?\.pth\Z"
 )
 _CONFIGS = ("config.json", "params.json")  # Transformers', Mistral's.
 
@@ -58,24 +63,39 @@ def leave_out(listing: Listing) -> Listing:
 
 def _idle(path: str, safe: bool) -> bool:
     """Whether no engine reads it, in a model that has safetensors or has not."""
-    return _IDLE.match(path) is not None or (safe and _PICKLED.match(path) is not None)
+    *folders, name = path.split("/")
+    return (
+        path.startswith(_IDLE_ROOTS)
+        or not _IDLE_FOLDERS.isdisjoint(folders)
+        or path.endswith(_IDLE_ENDS)
+        or name == "rust_model.ot"
+        or any(
+            path.endswith(end) and any(part.startswith(kind) for part in (*folders, name)) for kind, end in _IDLE_KINDS
+        )
+        or (safe and _PICKLED.match(path) is not None)
+    )
 
 
-class Loadable:
-    """Which snapshots an LLM engine could load; each is looked into once, and not at every hit."""
+def applied(listing: Listing, weights: str, require: str | None) -> Listing:
+    """What is left to fetch. InvalidRequest, ModelIncomplete."""
+    kept = leave_out(listing)
+    budget.check()
+    check_weights(kept, weights)
+    if require == "llm":
+        check_loadable(kept.ref, {entry.path for entry in kept.entries})
+    return kept
 
-    def __init__(self) -> None:
-        self._known: set[tuple[Digest, str]] = set()
 
-    def add(self, ref: ModelRef, digest: Digest) -> None:
-        self._known.add((digest, ref.key))
+def inspect(ref: ModelRef, folder: Path) -> None:
+    """ModelIncomplete when something is missing in a snapshot's directory that an LLM engine, or the model's own index,
+    wants."""
+    paths = set(_files(str(folder)))
+    check_loadable(ref, paths)
+    if name := index_of(paths):
+        refuse_absent_of(ref, name, shards_of(ref, name, folder / name), paths)
 
-    def check(self, ref: ModelRef, digest: Digest, folder: Path) -> None:
-        """ModelIncomplete when something is missing that the engine, or the model's own index, wants."""
-        if (digest, ref.key) in self._known:
-            return
-        paths = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-        check_loadable(ref, paths)
-        if index := index_of(paths):
-            check_index(ref, folder / index, paths)
-        self.add(ref, digest)
+
+def _files(folder: str) -> Iterator[str]:
+    for inner, _, names in os.walk(folder):
+        below = os.path.relpath(inner, folder)
+        yield from names if below == "." else (f"{below}/{name}" for name in names)

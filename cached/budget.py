@@ -1,0 +1,117 @@
+"""What one look at a source may cost, and whether anybody still waits for it.
+
+A listing ends when its remote says so, and a remote may never say so. So the worker gives each question a Budget, and
+whatever fetches pages, reads their bodies or goes through their entries is charged to the one of its context, wherever
+that is: in a source, in a client that sources share, in a thread or on a loop that these use.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from cached.errors import SourceUnavailable, TooLarge
+
+FILES_A_PAGE = 50  # At least, on average: S3, GCS and the Hub give 1,000, Azure 5,000; servers may give fewer …
+SPARE_PAGES = 100  # … and a few pages need not hold any.
+BYTES_A_FILE = 1024  # At most, on average, of what a listing says of a file.
+SPARE_BYTES = 32 << 20
+
+
+class Budget:
+    """`cancel` may be called from any thread; the rest by who does the work."""
+
+    def __init__(self, files: int, seconds: float) -> None:
+        self.max_files, self.seconds = files, seconds
+        self.max_pages = SPARE_PAGES + files // FILES_A_PAGE
+        self.max_bytes = SPARE_BYTES + files * BYTES_A_FILE
+        self._deadline = math.inf
+        self._cancelled = threading.Event()
+        self._pages = self._bytes = 0
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._cancelled.set()
+
+    @contextmanager
+    def spent_here(self) -> Iterator[None]:
+        """What is done in the block is charged to it, from now on."""
+        self._deadline = time.monotonic() + self.seconds
+        token = _current.set(self)
+        try:
+            self.check()
+            yield
+        finally:
+            _current.reset(token)
+
+    def check(self) -> None:
+        if self._cancelled.is_set():
+            raise SourceUnavailable("Nobody waits for the source's answer any more; ask again.")
+        if time.monotonic() > self._deadline:
+            raise SourceUnavailable(
+                f"The source has listed files for {self.seconds:g} seconds and has not come to an end; ask for a "
+                "smaller place, or raise `listing_timeout`."
+            )
+
+    def page(self) -> None:
+        self._pages += 1
+        if self._pages > self.max_pages:
+            raise TooLarge(
+                f"The source lists files on more than {self.max_pages:,} pages, too many for a model of at most "
+                f"{self.max_files:,} files; ask for a smaller place, or raise `max_files`."
+            )
+        self.check()
+
+    def read(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self.max_bytes:
+            raise TooLarge(
+                f"The source's listing has more than {self.max_bytes:,} bytes, too many for a model of at most "
+                f"{self.max_files:,} files; ask for a smaller place, or raise `max_files`."
+            )
+        self.check()
+
+    def listed(self, count: int) -> None:
+        if count > self.max_files:
+            raise TooLarge(
+                f"The source lists more than {self.max_files:,} files there, which is the most that a model may have; "
+                "ask for a smaller place, or raise `max_files`."
+            )
+        self.check()
+
+
+_current: ContextVar[Budget | None] = ContextVar("budget", default=None)
+
+
+def check() -> None:
+    """Go on? SourceUnavailable when nobody waits any more, or it has taken too long."""
+    if (budget := _current.get()) is not None:
+        budget.check()
+
+
+def page() -> None:
+    """One more request to the source. TooLarge when they are too many, and as `check`."""
+    if (budget := _current.get()) is not None:
+        budget.page()
+
+
+def read(count: int) -> None:
+    """So many bytes more of what the source says. TooLarge when they are too many, and as `check`."""
+    if (budget := _current.get()) is not None:
+        budget.read(count)
+
+
+def listed(count: int) -> None:
+    """The source has named so many files by now, those that nobody selects too. TooLarge, and as `check`."""
+    if (budget := _current.get()) is not None:
+        budget.listed(count)
+
+
+def seconds_left(most: float) -> float:
+    """How long one wait may take: no longer than `most`."""
+    budget = _current.get()
+    return most if budget is None else min(most, max(0.001, budget._deadline - time.monotonic()))

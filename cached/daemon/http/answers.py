@@ -1,0 +1,38 @@
+"""Answers as JSON. A long one is written item by item in a thread: in one go it would keep every hit waiting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from cached.daemon.threads import Threads
+from cached.wire import encode
+
+LONG = 100  # Items of a list.
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
+    """Of a short one."""
+    return web.Response(body=encode(body), status=status, content_type="application/json")
+
+
+async def long_answer(body: Mapping[str, Any], threads: Threads) -> web.Response:
+    if not any(isinstance(value, list) and len(value) > LONG for value in body.values()):
+        return answer(body)
+    return web.Response(body=await threads.disk(written, body), content_type="application/json")
+
+
+def written(body: Mapping[str, Any]) -> bytes:
+    """What `encode` gives."""
+    return b"{" + b",".join(_fields(body)) + b"}\n"
+
+
+def _fields(body: Mapping[str, Any]) -> Iterator[bytes]:
+    for name, value in body.items():
+        text = f"[{','.join([_json(item) for item in value])}]" if isinstance(value, list) else _json(value)
+        yield f"{_json(name)}:{text}".encode()
