@@ -89,9 +89,8 @@ class Idle:
 
     def _oldest(self, key: Hashable | None) -> Connection:
         """Of this key, else of all; it is kept no more."""
-        kept = (
-            self._kept[key] if key is not None else min(filter(None, self._kept.values()), key=lambda kept: kept[0][0])
-        )
+        among = filter(None, self._kept.values()) if key is None else [self._kept[key]]
+        kept = min(among, key=lambda kept: kept[0][0])
         self._count -= 1
         return kept.pop(0)[1]
 
