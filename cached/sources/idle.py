@@ -68,9 +68,10 @@ class Idle:
             kept = self._kept.setdefault(key, [])
             kept.append((time.monotonic(), connection))
             self._count += 1
+            if len(kept) <= KEPT and self._count <= KEPT_IN_ALL:
+                return
             spare = self._oldest(key if len(kept) > KEPT else None)
-        if spare is not None:
-            spare.close()
+        spare.close()
 
     def sweep(self) -> None:
         self._close_older(time.monotonic() - KEPT_SECONDS)
@@ -84,22 +85,14 @@ class Idle:
             if not kept or kept[-1][0] < time.monotonic() - KEPT_SECONDS:
                 return None  # The others are older still; they are swept.
             self._count -= 1
-            connection = kept.pop()[1]
-            if not kept:
-                del self._kept[key]  # It holds what stands for somebody's credentials.
-            return connection
+            return kept.pop()[1]
 
-    def _oldest(self, key: Hashable | None) -> Connection | None:
-        """Of this key, or of all keys if there are too many; it is kept no more."""
-        if key is None:
-            if self._count <= KEPT_IN_ALL:
-                return None
-            key = min(self._kept, key=lambda key: self._kept[key][0][0])
+    def _oldest(self, key: Hashable | None) -> Connection:
+        """Of this key, else of all; it is kept no more."""
+        among = filter(None, self._kept.values()) if key is None else [self._kept[key]]
+        kept = min(among, key=lambda kept: kept[0][0])
         self._count -= 1
-        connection = self._kept[key].pop(0)[1]
-        if not self._kept[key]:
-            del self._kept[key]
-        return connection
+        return kept.pop(0)[1]
 
     def _close_older(self, than: float) -> None:
         old: list[Connection] = []
@@ -110,7 +103,7 @@ class Idle:
                 if young:
                     self._kept[key] = young
                 else:
-                    del self._kept[key]
+                    del self._kept[key]  # It holds what stands for somebody's credentials.
             self._count -= len(old)
         for connection in old:
             connection.close()
