@@ -18,7 +18,8 @@ _PLAIN = "(json_extract(ref, '$[2]') = '[]' AND json_extract(ref, '$[3]') = '[]'
 def names(db: sqlite3.Connection, snapshot: Digest) -> None:
     """Those that were asked for longest ago go, and such with patterns first: of these one caller can think of many."""
     db.execute(
-        "DELETE FROM resolution WHERE snapshot = ?1 AND (ref, who) IN (SELECT ref, who FROM resolution WHERE snapshot = ?1 "
+        "DELETE FROM resolution WHERE snapshot = ?1 AND (ref, who) IN "
+        "(SELECT ref, who FROM resolution WHERE snapshot = ?1 "
         f"ORDER BY {_PLAIN} DESC, checked_at DESC LIMIT -1 OFFSET ?2)",
         (snapshot.hex, NAMES),
     )
