@@ -230,7 +230,7 @@ class Cache:
         if held is not None and held.known.revision == listing.revision:
             return held
         self._check(ask, listing)
-        return await self.places.plan(listing)
+        return await self.places.plan(listing, caller)
 
     async def flush(self) -> None:
         """Write down who used what. What cannot be written now will be tried again with the next."""

@@ -14,7 +14,8 @@ from cached.daemon.fill import Fill
 from cached.daemon.gate import Claim, Gate
 from cached.daemon.places import Place, Places
 from cached.daemon.policy import Loadable
-from cached.daemon.space.room import Needs
+from cached.daemon.space.needs import Needs
+from cached.daemon.space.room import Reserved
 from cached.errors import CachedError
 from cached.model import Digest, Listing, Manifest, ManifestFile
 from cached.store.snapshots import Origin
@@ -33,22 +34,22 @@ class Filler:
         """Reserve, fetch what is not here, and commit. What had landed when it fails is kept for the next."""
         self._counters.misses += not ask.mending
         fill.phase = "waiting"
-        place, reserved = await self._places.reserve(remote.listing)
+        place, reserved = await self._places.reserve(remote.listing, caller)
         disk, needs = place.disk, reserved.needs
         present = [entry for entry in remote.listing.entries if entry.path in needs.digests]
         fill.total_files, fill.total_bytes = len(remote.listing.entries), remote.listing.size
         fill.cached_files, fill.cached_bytes = len(present), sum(entry.size for entry in present)
         fill.phase = "fetching"
         try:
-            found = await self._fetch(place, needs, remote, fill, ask)
+            found = await place.room.run(reserved, self._fetch(place, needs, remote, fill, ask))
             fill.phase = "publishing"
             manifest = await disk.do(_manifest, needs, found)
             if ask.require == "llm":
                 self._loadable.add(ask.ref, manifest.digest)
-            return await self._commit(place, remote.listing, manifest, reserved.fill, caller)
+            return await self._commit(place, remote.listing, manifest, reserved, caller)
         except BaseException as error:
             disk.heard(error)
-            await asyncio.shield(disk.abandon(reserved.fill))
+            await asyncio.shield(place.room.abandon(reserved))
             raise
 
     async def _fetch(self, place: Place, needs: Needs, remote: Remote, fill: Fill, ask: Ask) -> dict[str, Digest]:
@@ -57,13 +58,16 @@ class Filler:
         rest = sorted((item for item in needs.wants.items() if item[0] not in found), key=lambda item: -item[1].size)
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
-    async def _commit(self, place: Place, listing: Listing, manifest: Manifest, fill_id: int, caller: Caller) -> Ready:
+    async def _commit(
+        self, place: Place, listing: Listing, manifest: Manifest, reserved: Reserved, caller: Caller
+    ) -> Ready:
         ref, disk = listing.ref, place.disk
         access = Access.of(listing, caller.with_own(ref.scheme))
-        origin = Origin(ref.key, str(ref), listing.revision, access)
+        origin = Origin(ref.key, str(ref), listing.revision, access, reserved.uid)
         # Before the commit: else its caller might be asked to prove it again.
         await disk.do(self._gate.record, disk, Claim(ref, manifest.digest, access, caller))
-        await disk.do(disk.store.commit, manifest, origin, names_of(listing), fill_id)
+        await disk.do(disk.store.commit, manifest, origin, names_of(listing), reserved.fill)
+        place.room.committed(reserved)
         self._keep_below_soon(place)
         return ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 

@@ -25,6 +25,7 @@ from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import exclusive
 from cached.store.opening import open_index
+from cached.store.promises import Promises
 from cached.store.proofs import Proofs
 from cached.store.quarantine import Quarantine
 from cached.store.reconcile import correct, reconcile
@@ -37,13 +38,17 @@ log = logging.getLogger("cached.store")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it."""
+    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it.
+
+    `reserved` is set aside for downloads, of which `landed` lies on the disk already.
+    """
 
     limit: int
     used: int
     reserved: int
     free: int
     quarantined: int
+    landed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Store:
             own_open = "*" in config.own_credentials_for
             self.entrants = Entrants(self.layout, self.index, config.access == "caller", own_open)
             self.proofs = Proofs(self.index)
+            self.promises = Promises(self.index)
             if not self.frozen:
                 self.entrants.settle()
         except BaseException:
@@ -122,7 +128,7 @@ class Store:
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
         limit = min(configured - aside, row["used"] + parts + free - int(self._config.keep_free))
-        return Usage(max(0, limit), row["used"], row["reserved"], free, aside)
+        return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts)
 
     def publish(self, arrivals: Sequence[Arrival]) -> None:
         """Name the blobs, durably, then write their rows: all in one transaction."""

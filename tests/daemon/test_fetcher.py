@@ -38,7 +38,10 @@ def fetcher(disk: Disk) -> Fetcher:
 
 def fetcher_of(disk: Disk, workers: object) -> Fetcher:
     config = Config(root=disk.root)
-    return Fetcher(config, disk, cast(Workers, workers), Network(config), lambda digest: None, lambda path: None)
+    secure = Room(config, disk).secure
+    return Fetcher(
+        config, disk, cast(Workers, workers), Network(config), lambda digest: None, lambda path: None, secure
+    )
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["by its digest", "by its place and version"])

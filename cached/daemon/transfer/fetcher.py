@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cached.config import Config
 from cached.daemon.space.disk import Disk
+from cached.daemon.transfer.ahead import Ahead, Secure
 from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
@@ -63,12 +64,14 @@ class Fetcher:
         network: Network,
         elsewhere: Callable[[Digest], Path | None],
         doubt: Callable[[Path], None],
+        secure: Secure,
     ) -> None:
-        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound."""
+        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound.
+        `secure` finds room before bytes come, see `Room.secure`."""
         self._config = config
         self._disk = disk
         self._workers = workers
-        self._elsewhere, self._doubt = elsewhere, doubt
+        self._elsewhere, self._doubt, self._secure = elsewhere, doubt, secure
         self._publishing = Publishing(disk)
         self._running: dict[str, Download] = {}
         self._network = network
@@ -209,6 +212,7 @@ class Fetcher:
         """One try. What came before it failed is published at once, and is not fetched again."""
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
+        await self._secure({key: entry.size for key, entry in left.items()})
         count = functools.partial(self._count, download)
         gathered = await self._workers.gather(self._disk.root, left, remote, count)
         found.update(gathered.verified)
@@ -246,12 +250,15 @@ class Fetcher:
 
     async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> Verified:
         count = functools.partial(self._count, download)
+        ahead = Ahead(self._secure, into.key, entry.size)
+        if into.expected is not None:  # What is left of the damaged blob is copied, wherever in the file it lies.
+            await ahead.all()
         async with self._workers.transfer(into, entry, remote, count) as transfer:
             download.done = transfer.landed
             if transfer.whole:
-                parts = [Part(transfer.read_whole)]
+                parts = [Part(functools.partial(ahead.read_whole, transfer))]
             else:  # The first piece last: it is taken from the end.
-                parts = [Part(functools.partial(transfer.read, piece)) for piece in reversed(transfer.missing)]
+                parts = [Part(functools.partial(ahead.read, transfer, piece)) for piece in reversed(transfer.missing)]
             try:
                 await self._streams.run(Work(entry.path, download.origin, remote.group, parts))
             except SourceChanged:
