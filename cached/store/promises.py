@@ -79,6 +79,11 @@ class Promises:
             if db.execute("SELECT 1 FROM fill WHERE id = ?", (fill,)).fetchone():
                 wants.promise(db, fill, [digest for digest in snapshots if digest.hex in there])
 
+    def give_up(self, fill: int) -> None:
+        """See `wants.give_up`."""
+        with self._index.transaction() as db:
+            wants.give_up(db, fill)
+
     def _grouped(self, sql: str) -> dict[int, set[str]]:
         found: dict[int, set[str]] = {}
         for fill, text in map(tuple, self._index.query(sql)):

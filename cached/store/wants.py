@@ -56,8 +56,20 @@ def begin(
         "INSERT OR IGNORE INTO reservation (key, bytes, size, created_at) VALUES (?, ?, ?, ?)",
         [(key, fresh.get(key, 0), size, now) for key, size in needs.items()],
     )
+    # Of what a fill that is leaving has given up: see `give_up`.
+    db.executemany("UPDATE reservation SET size = ?1 WHERE key = ?2 AND size < ?1", [(s, k) for k, s in needs.items()])
     db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in needs])
     return fill
+
+
+def give_up(db: sqlite3.Connection, fill: int) -> None:
+    """It is about to end: it needs no more than is set aside for it, of what no other fill wants, and no promises."""
+    db.execute("DELETE FROM promise WHERE fill = ?", (fill,))
+    db.execute(
+        "UPDATE reservation SET size = bytes WHERE key IN (SELECT key FROM want WHERE fill = ?1) "
+        "AND key NOT IN (SELECT key FROM want WHERE fill <> ?1)",
+        (fill,),
+    )
 
 
 def _uncovered(db: sqlite3.Connection, needs: Mapping[str, int]) -> int:
@@ -131,12 +143,12 @@ def fulfil(db: sqlite3.Connection, came: Collection[tuple[str, Digest]]) -> None
 
 def free(db: sqlite3.Connection, parked: Mapping[str, int]) -> None:
     """Drop the reservations that no fill wants any more; of `parked` ones so many bytes stay."""
-    rows = db.execute("SELECT key, bytes, size FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall()
+    rows = db.execute("SELECT key, bytes FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall()
     for row in rows:
         if row["key"] not in parked:
             db.execute("DELETE FROM reservation WHERE key = ?", (row["key"],))
-        elif (left := min(parked[row["key"]], row["size"])) != row["bytes"]:
-            db.execute("UPDATE reservation SET bytes = ? WHERE key = ?", (left, row["key"]))
+        elif parked[row["key"]] != row["bytes"]:
+            db.execute("UPDATE reservation SET bytes = ? WHERE key = ?", (parked[row["key"]], row["key"]))
 
 
 def forget_parked(db: sqlite3.Connection, key: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -26,6 +27,7 @@ from cached.model import Listing, ModelRef
 from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout
+from cached.worker.ahead import Asking
 from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
@@ -34,6 +36,7 @@ from cached.worker.messages import (
     Close,
     Finish,
     Gather,
+    Granted,
     Hello,
     Open,
     Prove,
@@ -116,6 +119,7 @@ class Worker:
         self._bandwidth = Bandwidth(int(config.bandwidth))
         self._tally = Tally()
         self._telling = threading.Lock()
+        self._asking = Asking(channel)
         self._files: dict[int, LargeFile] = {}
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         # Reads, and the opening and finishing of other files meanwhile.
@@ -127,8 +131,11 @@ class Worker:
         """Until the daemon has gone."""
         self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
-        while (request := self._channel.receive()) is not None:
-            self._pool(request.question).submit(self._serve, request)
+        while (message := self._channel.receive()) is not None:
+            if isinstance(message, Granted):
+                self._asking.hear(message)
+            else:
+                self._pool(message.question).submit(self._serve, message)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:
         if isinstance(question, Resolve | Prove):
@@ -182,7 +189,8 @@ class Worker:
                 self._registry.source_for(listing.ref).prove(listing, listing.entries[0], credentials, timeout)
             case Open():
                 source = self._registry.source_for(question.remote.listing.ref)
-                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question)
+                ask = functools.partial(self._asking.ask, question.transfer)
+                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question, ask)
                 self._files[question.transfer] = file
                 return file.opened
             case Read(transfer, piece):
@@ -198,8 +206,9 @@ class Worker:
                     self._files.pop(transfer).close(discard)
             case Gather(transfer):
                 source = self._registry.source_for(question.remote.listing.ref)
+                ask = functools.partial(self._asking.ask, transfer)
                 with self._tally.count(transfer) as count:
-                    return SmallFiles(source, self._blobs[question.root], self._bandwidth, question).gather(count)
+                    return SmallFiles(source, self._blobs[question.root], self._bandwidth, question, ask).gather(count)
             case Check():
                 return run_check(question)
             case _:

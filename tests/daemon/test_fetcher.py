@@ -86,7 +86,7 @@ class Sending:
         self.send = asyncio.Event()
         self.broken: set[str] = set()
 
-    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any) -> Gathered:
+    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any, room: Any) -> Gathered:
         self.asked.append([entry.path for entry in wants.values()])
         await self.send.wait()
         verified = {}
@@ -149,7 +149,7 @@ class Denying:
         self.asked: list[str] = []
         self.refuse = asyncio.Event()
 
-    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any) -> Gathered:
+    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any, room: Any) -> Gathered:
         self.asked.append(remote.credentials.variables["HF_TOKEN"])
         if self.asked[-1] != "right":
             await self.refuse.wait()

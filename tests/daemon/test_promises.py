@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from cached.config import Size
 from cached.daemon.space.choice import Wish
 from cached.errors import AllHeld
-from cached.store.ingest import ALLOCATED, Piece
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, on_disk, ready, reserve, store_of, used
 
 
@@ -246,29 +245,6 @@ async def test_an_operator_who_wants_room_gets_it_and_the_fill_finds_other(rooms
     assert (await room.make(25 * KB, Wish("for an operator"))).short == 0
     await ready(room, reserved)
     assert here(room) == {"c", "d", "new"}
-
-
-async def test_a_file_has_the_next_step_of_its_room_and_no_more(rooms: Rooms) -> None:
-    from cached.daemon.transfer.ahead import Ahead
-
-    asked: list[dict[str, int]] = []
-    piece, count = 16 << 20, 40
-    size = piece * count - 5
-
-    class Reads:
-        missing = tuple(Piece(i, i * piece, min(piece, size - i * piece)) for i in range(count) if i not in (3, 39))
-
-        async def read(self, piece: Piece) -> None:
-            assert asked[-1]["key"] >= piece.offset + piece.length
-
-    async def secure(steps: dict[str, int]) -> None:
-        asked.append(dict(steps))
-
-    ahead, reads = Ahead(secure, "key", size), Reads()  # type: ignore[arg-type]
-    for each in reads.missing:
-        await ahead.read(reads, each)  # type: ignore[arg-type]
-    last = piece - 5  # Landed before, at the end.
-    assert asked == [{"key": ALLOCATED + last}, {"key": 2 * ALLOCATED + last}, {"key": size}]
 
 
 STEPS = st.lists(

@@ -18,10 +18,8 @@ Secure = Callable[["Filling", dict[str, int]], None]
 class Filling:
     """Begun when this is made, with what the room's plan promises. `secure` finds room for a file before it comes."""
 
-    def __init__(
-        self, store: Store, model: Model, plan: Plan, secure: Callable[[Filling, dict[str, int]], None]
-    ) -> None:
-        self.model = model
+    def __init__(self, store: Store, model: Model, plan: Plan, secure: Secure) -> None:
+        self.model, self.uid = model, plan.promised.uid
         self._store, self._secure = store, secure
         self._digests: dict[str, Digest] = {}  # By path, of what the store has.
         self.wanted: dict[str, Entry] = {}  # By key, of what it lacks.

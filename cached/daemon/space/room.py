@@ -4,6 +4,7 @@ bytes come."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -92,7 +93,12 @@ class Room:
 
     async def run(self, reserved: Reserved, work: Coroutine[Any, Any, T]) -> T:
         """The part of a fill that needs room. AllHeld when it had to give way to another: what has landed stays."""
-        return await self._running.run(reserved.fill, work)
+
+        async def leaving() -> None:
+            with contextlib.suppress(CachedError):  # Its end, which comes, gives up the same.
+                await self._disk.do(self._disk.store.promises.give_up, reserved.fill)
+
+        return await self._running.run(reserved.fill, work, leaving)
 
     async def abandon(self, reserved: Reserved) -> None:
         """The fill has ended without a snapshot: what it has not used is free again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,7 +15,6 @@ T = TypeVar("T")
 @dataclass(eq=False, slots=True)
 class _Fill:
     source: str
-    task: asyncio.Task[Any] | None = None
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -38,22 +37,27 @@ class Running:
     def stopped(self) -> set[int]:
         return {number for number, fill in self._fills.items() if fill.stopped.is_set()}
 
-    async def run(self, fill: int, work: Coroutine[Any, Any, T]) -> T:
-        """What the fill does while it may be stopped; AllHeld, once that has ended, when it was."""
+    async def run(self, fill: int, work: Coroutine[Any, Any, T], leaving: Callable[[], Awaitable[None]]) -> T:
+        """What the fill does while it may be stopped; AllHeld, once that has ended, when it was.
+
+        `leaving` is called as soon as it is known that nothing will come of it: reads that are under way end later.
+        """
         known = self._fills[fill]
         task: asyncio.Task[T] = asyncio.ensure_future(work)
-        known.task = task
-        if known.stopped.is_set():
-            task.cancel()
+        stopped = asyncio.ensure_future(known.stopped.wait())
         try:
-            return await task
-        except asyncio.CancelledError:
-            ours = asyncio.current_task()
-            if known.stopped.is_set() and not (ours and ours.cancelling()):
-                raise half_way(known.source) from None
-            raise
+            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await leaving()
+            await asyncio.wait([task])
+            raise half_way(known.source)
         finally:
-            known.task = None
+            stopped.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.shield(_both(leaving, task))
 
     async def stop(self, fill: int, for_: int) -> bool:
         """Stop one fill for another, and wait until its room is back. False when that cannot be, or when the other has
@@ -62,8 +66,6 @@ class Running:
         if known is None or (other is not None and other.stopped.is_set()):
             return False
         known.stopped.set()
-        if known.task is not None:
-            known.task.cancel()
         ends = [asyncio.ensure_future(known.over.wait())]
         if other is not None:
             ends.append(asyncio.ensure_future(other.stopped.wait()))
@@ -73,6 +75,13 @@ class Running:
             for end in ends:
                 end.cancel()
         return known.over.is_set()
+
+
+async def _both(leaving: Callable[[], Awaitable[None]], task: asyncio.Task[Any]) -> None:
+    try:
+        await leaving()
+    finally:
+        await asyncio.wait([task])
 
 
 def half_way(source: str) -> AllHeld:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from cached.config import Config
 from cached.daemon.space.disk import Disk
-from cached.daemon.transfer.ahead import Ahead, Secure
 from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
-from cached.daemon.transfer.workers import Workers
+from cached.daemon.transfer.workers import Secure, Transfer, Workers
 from cached.errors import (
+    AllHeld,
     CachedError,
     CorruptBlob,
     NotFound,
@@ -212,9 +212,10 @@ class Fetcher:
         """One try. What came before it failed is published at once, and is not fetched again."""
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
-        await self._secure({key: entry.size for key, entry in left.items()})
         count = functools.partial(self._count, download)
-        gathered = await self._workers.gather(self._disk.root, left, remote, count)
+        gathered = await self._workers.gather(
+            self._disk.root, left, remote, count, functools.partial(self._room, download)
+        )
         found.update(gathered.verified)
         if gathered.error is not None:
             await self._publish(found, download, remote, digests)
@@ -250,21 +251,32 @@ class Fetcher:
 
     async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> Verified:
         count = functools.partial(self._count, download)
-        ahead = Ahead(self._secure, into.key, entry.size)
+        room = functools.partial(self._room, download)
         if into.expected is not None:  # What is left of the damaged blob is copied, wherever in the file it lies.
-            await ahead.all()
-        async with self._workers.transfer(into, entry, remote, count) as transfer:
+            await room({into.key: entry.size})
+        async with self._workers.transfer(into, entry, remote, count, room) as transfer:
             download.done = transfer.landed
             if transfer.whole:
-                parts = [Part(functools.partial(ahead.read_whole, transfer))]
+                parts = [Part(functools.partial(self._read_whole, transfer, room, {into.key: entry.size}))]
             else:  # The first piece last: it is taken from the end.
-                parts = [Part(functools.partial(ahead.read, transfer, piece)) for piece in reversed(transfer.missing)]
+                parts = [Part(functools.partial(transfer.read, piece)) for piece in reversed(transfer.missing)]
             try:
                 await self._streams.run(Work(entry.path, download.origin, remote.group, parts))
             except SourceChanged:
                 transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
                 raise
             return await transfer.finish()
+
+    async def _read_whole(self, transfer: Transfer, room: Secure, whole: Mapping[str, int]) -> None:
+        """Another engine asks for nothing before it writes."""
+        await room(whole)
+        await transfer.read_whole()
+
+    async def _room(self, download: Download, steps: Mapping[str, int]) -> None:
+        """For bytes that are about to be written. Nothing goes for what nobody waits for any more."""
+        if not download.waiters:
+            raise AllHeld("Nobody waits for this file any more; what has landed of it is kept.")
+        await self._secure(steps)
 
     def _count(self, download: Download, done: int, came: int) -> None:
         download.done += done
