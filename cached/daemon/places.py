@@ -68,7 +68,8 @@ class Places:
         """On the first disk that takes it, a snapshot whole on one; else the refusal of the one that suits best."""
         refusal: CachedError | None = None
         uid = await self._account(caller)
-        for place, _ in await self._order(listing, uid):
+        places = [place for place, _ in await self._plans(listing, uid)] if len(self._well) > 1 else self._well
+        for place in places:
             try:
                 return place, await place.room.reserve(listing, uid)
             except (NoSpace, StoreDegraded) as error:
@@ -78,8 +79,8 @@ class Places:
 
     async def plan(self, listing: Listing, caller: Caller) -> tuple[Disk, Plan]:
         """What `reserve` would find, without changing anything."""
-        order = await self._order(listing, await self._account(caller))
-        place, plan = next((each for each in order if each[1].refusal is None), order[0])
+        plans = await self._plans(listing, await self._account(caller))
+        place, plan = next((each for each in plans if each[1].refusal is None), plans[0])
         return place.disk, plan
 
     async def _account(self, caller: Caller) -> int | None:
@@ -90,20 +91,22 @@ class Places:
         exempt = await self._disks.first.do(caller.administers, self._config.admin_group)
         return None if exempt else caller.uid
 
-    async def _order(self, listing: Listing, uid: int | None) -> list[tuple[Place, Plan]]:
+    @property
+    def _well(self) -> list[Place]:
         """Only disks that can be written to, unless none can: then its refusal says why."""
-        well = [place for place in self._all if place.disk.degraded is None] or self._all[:1]
-        if len(well) == 1:
-            return [(well[0], await well[0].room.plan(listing, uid))]
+        return [place for place in self._all if place.disk.degraded is None] or self._all[:1]
+
+    async def _plans(self, listing: Listing, uid: int | None) -> list[tuple[Place, Plan]]:
+        """Of each disk, the best first."""
         ranks = []
-        for number, place in enumerate(well):
+        for number, place in enumerate(self._well):
             try:
                 plan = await place.room.plan(listing, uid)
             except CachedError:  # It has degraded just now, and would refuse.
                 continue
             ranks.append((*_rank(plan), number, place, plan))
         found = [(rank[-2], rank[-1]) for rank in sorted(ranks, key=lambda rank: rank[:-2])]
-        return found or [(well[0], await well[0].room.plan(listing, uid))]
+        return found or [(self._well[0], await self._well[0].room.plan(listing, uid))]
 
 
 def _rank(plan: Plan) -> tuple[bool, bool, int, float, int]:

@@ -45,10 +45,9 @@ class Filling:
 
     def step(self) -> None:
         """Bring and publish the next file, which another fill may have brought meanwhile."""
-        key, entry = self.wanted.popitem()
-        if entry.digest is not None and self._store.blob(entry.digest) is not None:
-            self._digests[entry.path] = entry.digest
+        if self._take_arrived():
             return
+        key, entry = self.wanted.popitem()
         self._secure(self, {key: entry.size})
         with contextlib.closing(self._store.blobs.ingest(key, entry, self._store.wanted_back(key))) as ingest:
             for piece in ingest.missing():
@@ -57,8 +56,19 @@ class Filling:
         self._store.publish([Arrival(key, verified, self.model.listing.identity(entry))])
         self._digests[entry.path] = verified.digest
 
+    def _take_arrived(self) -> bool:
+        """Whether the next file has come meanwhile, for another fill."""
+        key, entry = next(reversed(self.wanted.items()))
+        found = self._store.take_arrived({key: (entry, self.model.listing.identity(entry))})
+        for digest in found.values():
+            del self.wanted[key]
+            self._digests[entry.path] = digest
+        return bool(found)
+
     def begin_next(self) -> None:
         """Bring the next file, and leave it at that: neither checked nor published."""
+        if self._take_arrived():
+            return
         key, entry = next(reversed(self.wanted.items()))
         self._secure(self, {key: entry.size})
         ingest = self._store.blobs.ingest(key, entry, self._store.wanted_back(key))

@@ -156,9 +156,9 @@ class Room:
         try:
             self._disk.require_writable()
             self._refuse_too_large(needs, usage, budget, uid)
+            decision = self._decide(needs, usage, wish, budget)
         except CachedError as error:
             return Plan(needs, usage, refusal=error)
-        decision = self._decide(needs, usage, wish, budget)
         victims = decision.victims
         refusal = None if decision.possible else _all_held(ref, decision)
         most = usage.limit if budget is None else max(0, budget.limit - self._evictor.spent(budget))
@@ -171,6 +171,7 @@ class Room:
         if budget is None and usage.used + usage.reserved + lacks + needs.new <= usage.limit:
             greedy = wish.uid is not None and wish.uid in self._evictor.books(wish, look=False).above(wish)
             return Decision((), 0, greedy=greedy)
+        self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
         under = frozenset[str]() if budget is None else self._evictor.under(budget)
         return decide(self._evictor.books(wish), wish, budget, under)
 
