@@ -202,6 +202,48 @@ async def test_two_fills_for_one_file_take_its_room_once_and_either_may_leave(ro
     assert here(room) == {"b", "new"}
 
 
+async def test_a_fill_that_is_leaving_holds_nothing_for_itself_while_its_last_read_hangs(rooms: Rooms) -> None:
+    room = rooms.make(100)
+    for name in "abcd":
+        await bring(room, name, w=20)
+    leaving = await reserve(room, "huge", w=95)
+    asked, read = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await read.wait()  # A source that does not send.
+
+    running = asyncio.create_task(room.run(leaving, hang()))
+    await asked.wait()
+    with pytest.raises(AllHeld):
+        await reserve(room, "other", w=60)
+    running.cancel()
+    async with asyncio.timeout(60):
+        while store_of(room).promises.promised():
+            await asyncio.sleep(0)
+    await bring(room, "other", w=60)
+    assert "other" in here(room) and not running.done()
+    read.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await room.abandon(leaving)
+    assert store_of(room).usage().reserved == 0
+
+
+async def test_who_takes_up_what_a_leaving_fill_has_given_up_finds_room_for_all_of_it(rooms: Rooms) -> None:
+    room = rooms.make(100)
+    await bring(room, "a", w=60)
+    leaving = await reserve(room, "new", w=90)
+    store_of(room).promises.give_up(leaving.fill)
+    again = await reserve(room, "new", w=90)
+    await room.abandon(leaving)
+    await ready(room, again)
+    assert here(room) == {"new"}
+
+
 async def test_a_start_forgets_promises_and_every_victim_is_there(rooms: Rooms) -> None:
     room = rooms.make(100)
     for name in "abcd":

@@ -66,21 +66,24 @@ class Evictor:
                 break
         return Freed(tuple(gone), freed, max(0, need - freed))
 
-    def clear(self, need: int, victims: Iterable[Victim], wish: Wish) -> Freed:
+    def clear(self, need: int, victims: Iterable[Victim], wish: Wish, loose: bool = True) -> Freed:
         """Free at least `need` bytes, of these victims in their order.
 
-        What nobody has any use of goes first: orphans, parked downloads, what lies in quarantine and has been replaced.
-        Then the victims; then the rest of the quarantine, whose good pieces would have to be fetched again.
+        What nobody has any use of goes first, if it is `loose` that helps: orphans, parked downloads, what lies in
+        quarantine and has been replaced. Then the victims; then the rest of the quarantine, whose good pieces would
+        have to be fetched again.
         """
         before, gone = self._taken(), list[Victim]()
-        self._drop_unused(need, wish)
-        self._drop_quarantined(need - (before - self._taken()), wish, wanted=False)
+        if loose:
+            self._drop_unused(need, wish)
+            self._drop_quarantined(need - (before - self._taken()), wish, wanted=False)
         for victim in victims:
             if before - self._taken() >= need:
                 break
             if self._store.evict(victim.digest, victim.why):
                 gone.append(victim)
-        self._drop_quarantined(need - (before - self._taken()), wish, wanted=True)
+        if loose:
+            self._drop_quarantined(need - (before - self._taken()), wish, wanted=True)
         freed = before - self._taken()
         if gone:
             log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})

@@ -11,6 +11,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.space.evict import Evictor
 from cached.store.promises import FillRow
 
+TRIES = 3  # Choices of victims that may each be leased before they could go.
+
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
@@ -46,7 +48,7 @@ class Steps:
 
     def _take(self, fill: FillRow, steps: Mapping[str, int]) -> Stuck | None:
         budget, wish = budget_of(fill.source, self._budgets), self._wish(fill)
-        greedy = self._greedy(wish)
+        greedy, in_vain = self._greedy(wish), 0
         while self._grant(fill, steps, budget, greedy) > 0:
             self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
             under = frozenset[str]() if budget is None else self._evictor.under(budget)
@@ -59,8 +61,9 @@ class Steps:
             freed = self._evictor.clear(lacking - self._free(), victims, wish)
             if budget is not None and (left := self._evictor.spent(budget) + lacking - budget.limit) > 0:
                 inner = [each for each in victims if each.source in under and each not in freed.victims]
-                freed = self._evictor.clear(left, inner, wish) if inner else freed
-            if freed.freed <= 0 and self._grant(fill, steps, budget, greedy) > 0:
+                freed = self._evictor.clear(left, inner, wish, loose=False) if inner else freed
+            in_vain += freed.freed <= 0
+            if in_vain and (in_vain == TRIES or not victims) and self._grant(fill, steps, budget, greedy) > 0:
                 return Stuck(fill.id, fill.source, decision.later[0] if decision.later else None)
         return None
 
