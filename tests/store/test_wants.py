@@ -22,6 +22,16 @@ def test_of_an_ended_fill_what_has_landed_stays_reserved_and_the_rest_is_free(st
     assert store.index.committed() == 100 and store.parked() == ["landed"]
 
 
+def test_of_an_ended_fill_no_more_stays_reserved_than_lies_on_the_disk(store: Store) -> None:
+    fill = store.index.begin("s", {"landed": 100}, [], 1000)
+    assert fill is not None
+    store.index.abandon(fill, {"landed": 40})
+    assert store.index.committed() == 40 and store.index.reserved(["landed"]) == {"landed": 40}
+    assert store.index.begin("s", {"landed": 100}, [], 99) is None
+    assert store.index.begin("s", {"landed": 100}, [], 100) is not None, "what has landed needs no second room"
+    assert store.index.committed() == 100
+
+
 def test_what_is_parked_is_given_up_unless_a_fill_has_taken_it_up(store: Store) -> None:
     first = store.index.begin("s", {"a": 100, "b": 100}, [], 1000)
     assert first is not None
