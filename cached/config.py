@@ -46,6 +46,21 @@ class Duration(float):
         return cls(float(match[1]) * _SECONDS[match[2] or "s"])
 
 
+class Share(float):
+    """A share of the limit, between 0 and 1, or bytes. Typed as `0.5`, or as a size."""
+
+    @classmethod
+    def parse(cls, value: object) -> Share:
+        try:
+            return cls(float(str(value)))
+        except ValueError:
+            return cls(Size.parse(value))
+
+    def of(self, limit: int) -> int | None:
+        """Bytes of that limit; None: all of it, and more."""
+        return None if self == 1.0 else int(self * limit) if self < 1.0 else int(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Every setting, with its default. The comment above each is what the README and the example file explain."""
@@ -64,6 +79,8 @@ class Config:
     low_watermark: float = 0.85  # … and down to which it goes.
     min_residency: Duration = Duration(600)  # What was fetched since goes only when a fill finds no room otherwise.
     budgets: Mapping[str, Size] = field(default_factory=dict)  # Bytes that models of a URI prefix may take on a root.
+    user_share: Share = Share(0.5)  # Share of the limit that a user may take before it takes from others; 1: any.
+    max_model_size: Size = Size(0)  # The largest model that one who is no administrator may fetch; 0 is no bound.
     scrub_interval: Duration = Duration(7 * 86400)  # How often every blob's pieces are checked; 0 is never.
     scrub_deep_interval: Duration = Duration(30 * 86400)  # How often its whole sha256 is; 0 is never.
     scrub_rate: Size = Size(200_000_000)  # Bytes per second that this may read of each root.
@@ -157,7 +174,7 @@ def _coerce(name: str, value: object) -> object:
     """The value in the setting's type. Numbers may come as text from variables; nothing else is guessed."""
     kind = _TYPES[name]
     wrong = ConfigError(f"The setting {name!r} must be {_SPOKEN.get(name, 'text')}, not {value!r}.")
-    if kind in (Size, Duration):
+    if kind in (Size, Duration, Share):
         try:
             return kind.parse(value)
         except ConfigError:
@@ -194,6 +211,7 @@ def _coerce(name: str, value: object) -> object:
 _SPOKEN = {
     **{name: "a size such as '20GiB'" for name in _NAMES if _TYPES[name] is Size},
     **{name: "a duration such as '5m'" for name in _NAMES if _TYPES[name] is Duration},
+    **{name: "a share of the limit such as 0.5, or a size" for name in _NAMES if _TYPES[name] is Share},
     **{name: "a number" for name in _NAMES if _TYPES[name] in (int, float)},
     **{name: "true or false" for name in _NAMES if _TYPES[name] is bool},
     **dict.fromkeys(_LISTS, "a list of texts"),
@@ -206,6 +224,8 @@ def _problem(config: Config) -> str | None:
     """The first thing wrong with the values, as a sentence; None when all are in range."""
     if not 0 < config.low_watermark <= config.high_watermark <= 1:
         return "The watermarks must satisfy 0 < low_watermark <= high_watermark <= 1."
+    if not 0 <= config.user_share < float("inf"):
+        return "The setting 'user_share' must be a share of the limit between 0 and 1, or a size."
     if not re.match(r"0?[0-7]{3}\Z", config.socket_mode):
         return f"The setting 'socket_mode' must be octal permissions such as '0660', not {config.socket_mode!r}."
     if config.connections < 1 or config.min_connections < 1 or config.retries < 1:

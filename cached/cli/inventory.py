@@ -105,6 +105,7 @@ def _snapshot_fields(snapshot: Answer) -> list[tuple[str, Cell]]:
         ("leased", text("yes" if snapshot.get("leased") else "no")),
         ("pinned", pin),
         ("access", text(_ACCESS.get(str(snapshot.get("access")), "unknown until the source is asked"))),
+        ("fetched for", text(snapshot.get("brought_by"))),
         ("users", text(", ".join(str(each["uid"]) for each in snapshot.get("entrants") or ()))),
         ("names", text(", ".join(snapshot.get("refs") or ()))),
     ]

@@ -284,7 +284,7 @@ class Cache:
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         rights = self._granting.rights(listing, caller)
         return await self._granting.complete(rights, await self._granting.show(rights)) or (
-            await self.places.plan(listing)
+            await self.places.plan(listing, caller)
         )
 
     async def flush(self) -> None:

@@ -15,14 +15,19 @@ from cached.model import ModelRef
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`uid` is None for the daemon itself."""
+    """`uid` is None for the daemon itself. `gid` is only asked when it matters who administers."""
 
     uid: int | None
     credentials: Credentials
+    gid: int = -1
 
     @property
     def daemon(self) -> bool:
         return self.uid is None
+
+    def administers(self, admin_group: str) -> bool:
+        """Whether it is the daemon, root, the daemon's own user, or in the admin group. That may take a while."""
+        return self.uid is None or administers(Peer(0, self.uid, self.gid), admin_group)
 
     def used(self, ref: ModelRef) -> dict[str, str]:
         """The caller's own credentials that its source is shown; none where the URI asks for that."""
@@ -39,7 +44,11 @@ DAEMON = Caller(None, Credentials())
 def caller_of(peer: Peer | None, credentials: Credentials, names: Sequence[str]) -> Caller:
     """`names`: whom the daemon's own credentials serve, as users, `@groups` or `*` for everybody."""
     lend = "*" in names or (peer is not None and served(peer, names))
-    return Caller(peer.uid if peer else -1, replace(credentials, lend=lend))
+    return Caller(peer.uid if peer else -1, replace(credentials, lend=lend), peer.gid if peer else -1)
+
+
+def administers(peer: Peer, admin_group: str) -> bool:
+    return peer.uid in (0, os.geteuid()) or in_group(peer, admin_group)
 
 
 def served(peer: Peer, names: Sequence[str]) -> bool:

@@ -15,7 +15,8 @@ from cached.daemon.loadable import Loadable
 from cached.daemon.places import Place, Places
 from cached.daemon.rights import Copy, Rights
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.room import Needs
+from cached.daemon.space.needs import Needs
+from cached.daemon.space.room import Reserved
 from cached.daemon.transfer.fetcher import SMALL
 from cached.errors import CachedError
 from cached.model import Digest, Entry, Manifest, ManifestFile
@@ -39,22 +40,22 @@ class Filler:
         remote = Remote(rights.listing, rights.caller.credentials)
         self._counters.misses += not ask.mending
         fill.phase = "waiting"
-        place, reserved = await self._places.reserve(remote.listing)
+        place, reserved = await self._places.reserve(remote.listing, rights.caller)
         disk, needs = place.disk, reserved.needs
         fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
         fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
         fill.phase = "fetching"
         try:
-            found = await self._fetch(place, needs, remote, fill, ask)
+            found = await place.room.run(reserved, self._fetch(place, needs, remote, fill, ask))
             fill.phase = "publishing"
             await rights.cover(_unread(disk, needs, found, fill.batch.read, rights))
             manifest = await disk.do(manifest_of, needs, found)
             if ask.require == "llm":
                 self._loadable.add(ask.ref, manifest.digest)
-            return await self._commit(place, manifest, reserved.fill, rights)
+            return await self._commit(place, manifest, reserved, rights)
         except BaseException as error:
             disk.heard(error)
-            await asyncio.shield(disk.abandon(reserved.fill))
+            await asyncio.shield(place.room.abandon(reserved))
             raise
 
     async def _fetch(self, place: Place, needs: Needs, remote: Remote, fill: Fill, ask: Ask) -> dict[str, Digest]:
@@ -62,15 +63,16 @@ class Filler:
         rest = await place.disk.do(_rest, needs, found)
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
-    async def _commit(self, place: Place, manifest: Manifest, fill_id: int, rights: Rights) -> Ready:
+    async def _commit(self, place: Place, manifest: Manifest, reserved: Reserved, rights: Rights) -> Ready:
         listing, caller, disk = rights.listing, rights.caller, place.disk
         ref = listing.ref
         access = Access.of(listing, caller.with_own(ref))
-        origin = Origin(ref.key, str(ref), listing.revision, access)
+        origin = Origin(ref.key, str(ref), listing.revision, access, reserved.uid)
         who = self._gate.whose.row(disk.store.proofs, ref, caller, listing.open)
         # Before the commit: else its caller might be asked to prove it again.
         await disk.do(rights.record, disk)
-        await disk.do(disk.store.commit, manifest, origin, names_of(listing), fill_id, who)
+        await disk.do(disk.store.commit, manifest, origin, names_of(listing), reserved.fill, who)
+        place.room.committed(reserved)
         self._keep_below_soon(place)
         return ready(disk, manifest.digest, listing.revision, ref, manifest.size, hit=False)
 

@@ -12,7 +12,7 @@ from cached.daemon.filler import manifest_of
 from cached.daemon.places import Place, Places
 from cached.daemon.rights import Copy, Registrar, Rights
 from cached.daemon.space.disks import Disks
-from cached.daemon.space.room import Needs
+from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
 from cached.model import Listing

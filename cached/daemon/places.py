@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.config import Config
+from cached.daemon.callers import Caller
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
-from cached.daemon.space.room import Needs, Plan, Reserved, Room
+from cached.daemon.space.needs import Needs
+from cached.daemon.space.room import Plan, Reserved, Room
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Fetcher, Network
 from cached.daemon.transfer.workers import Workers
@@ -57,27 +59,31 @@ class Places:
         def elsewhere(digest: Digest) -> Path | None:
             return self._disks.blob(digest, but=disk)
 
-        fetcher = Fetcher(self._config, disk, workers, network, elsewhere, self._disks.doubt)
-        return Place(disk, Room(self._config, disk), fetcher, workers)
+        room = Room(self._config, disk)
+        fetcher = Fetcher(self._config, disk, workers, network, elsewhere, self._disks.doubt, room.secure)
+        return Place(disk, room, fetcher, workers)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._all)
 
-    async def reserve(self, listing: Listing) -> tuple[Place, Reserved]:
+    async def reserve(self, listing: Listing, caller: Caller) -> tuple[Place, Reserved]:
         """On the first disk that takes it, a snapshot whole on one; else the refusal of the one that suits best."""
         refusal: CachedError | None = None
-        for place in await self._order(listing):
+        uid = await self._account(caller)
+        places = [place for place, _ in await self._plans(listing, uid)] if len(self._well) > 1 else self._well
+        for place in places:
             try:
-                return place, await place.room.reserve(listing)
+                return place, await place.room.reserve(listing, uid)
             except (NoSpace, StoreDegraded) as error:
                 refusal = refusal or error
         assert refusal is not None  # There is at least one disk.
         raise refusal
 
-    async def plan(self, listing: Listing) -> tuple[Disk, Plan]:
+    async def plan(self, listing: Listing, caller: Caller) -> tuple[Disk, Plan]:
         """What `reserve` would find, without changing anything."""
-        plans = [(place.disk, await place.room.plan(listing)) for place in await self._order(listing)]
-        return next(((disk, plan) for disk, plan in plans if plan.why is None), plans[0])
+        plans = await self._plans(listing, await self._account(caller))
+        place, plan = next((each for each in plans if each[1].refusal is None), plans[0])
+        return place.disk, plan
 
     async def here(self, listing: Listing) -> list[tuple[Place, Needs]]:
         """What each disk has of it, those that can be written to first; a disk that cannot say is left out."""
@@ -89,18 +95,36 @@ class Places:
                 continue
         return found
 
-    async def _order(self, listing: Listing) -> list[Place]:
+    async def _account(self, caller: Caller) -> int | None:
+        """The user whose share it counts towards; None for the daemon and administrators. In a thread: it may be that
+        the network has to be asked who is in a group."""
+        if caller.daemon:
+            return None
+        exempt = await self._disks.first.do(caller.administers, self._config.admin_group)
+        return None if exempt else caller.uid
+
+    @property
+    def _well(self) -> list[Place]:
         """Only disks that can be written to, unless none can: then its refusal says why."""
-        well = [place for place in self._all if place.disk.degraded is None] or self._all[:1]
-        if len(well) == 1:
-            return well
+        return [place for place in self._all if place.disk.degraded is None] or self._all[:1]
+
+    async def _plans(self, listing: Listing, uid: int | None) -> list[tuple[Place, Plan]]:
+        """Of each disk, the best first."""
         ranks = []
-        for number, place in enumerate(well):
+        for number, place in enumerate(self._well):
             try:
-                needs, usage = await place.room.needs(listing), await place.disk.do(place.disk.store.usage)
-                # Where most of it is something may go for the rest; else where nothing has to.
-                apt = 2 * needs.ties >= needs.unique or await place.room.fits(needs)
+                plan = await place.room.plan(listing, uid)
             except CachedError:  # It has degraded just now, and would refuse.
                 continue
-            ranks.append((not apt, -needs.ties, usage.used + usage.reserved - usage.limit, number))
-        return [well[rank[-1]] for rank in sorted(ranks)] or well[:1]
+            ranks.append((*_rank(plan), number, place, plan))
+        found = [(rank[-2], rank[-1]) for rank in sorted(ranks, key=lambda rank: rank[:-2])]
+        return found or [(self._well[0], await self._well[0].room.plan(listing, uid))]
+
+
+def _rank(plan: Plan) -> tuple[bool, bool, int, float, int]:
+    """For sorting, the best disk first: where it fits; where most of it is, or else nothing has to go; then where what
+    has to go was last used the longest ago; then where most room is."""
+    needs, usage = plan.needs, plan.usage
+    apt = 2 * needs.ties >= needs.unique or not plan.victims
+    latest = max((victim.used_at for victim in plan.victims), default=0.0)
+    return plan.refusal is not None, not apt, -needs.ties, latest, usage.used + usage.reserved - usage.limit

@@ -25,10 +25,10 @@ _BLOB = (
     "mtime_ns = excluded.mtime_ns, damaged = excluded.damaged"
 )
 _SNAPSHOT = (
-    "INSERT INTO snapshot (digest, state, ref, source, revision, size, files, access, created_at, used_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET state = excluded.state, "
+    "INSERT INTO snapshot (digest, state, ref, source, revision, size, files, access, brought_by, created_at, used_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET state = excluded.state, "
     "ref = excluded.ref, source = excluded.source, revision = excluded.revision, size = excluded.size, "
-    "files = excluded.files, access = excluded.access"
+    "files = excluded.files, access = excluded.access, brought_by = excluded.brought_by"
 )
 
 
@@ -54,7 +54,7 @@ class Following:
             self._snapshots = {
                 row[0]: row[1:]
                 for row in cursor.execute(
-                    "SELECT digest, state, ref, source, revision, size, files, access FROM snapshot"
+                    "SELECT digest, state, ref, source, revision, size, files, access, brought_by FROM snapshot"
                 )
             }
             self._parts = dict(
@@ -74,7 +74,7 @@ class Following:
     def origin(self, digest: str) -> Origin | None:
         """Where a snapshot came from, as far as the index knows."""
         row = self._snapshots.get(digest)
-        return Origin(row[1], row[2], row[3], Access.parse(row[6])) if row else None
+        return Origin(row[1], row[2], row[3], Access.parse(row[6]), row[7]) if row else None
 
     def keep(self, digest: str) -> None:
         """It cannot be read, and somebody holds it: no longer to be handed out, and not to be taken away."""
@@ -165,5 +165,5 @@ class Following:
 
 def _row(found: Found) -> tuple[object, ...]:
     state, origin = "ready" if found.whole else "damaged", found.manifest.origin
-    files, access = len(found.manifest.files), str(origin.access)
-    return state, origin.ref, origin.source, origin.revision, found.manifest.size, files, access
+    named, files = (state, origin.ref, origin.source, origin.revision), len(found.manifest.files)
+    return *named, found.manifest.size, files, str(origin.access), origin.brought_by

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.model import Manifest
-from cached.store.snapshots import Origin
+from cached.store.snapshots import Origin, bringer
 
 File = tuple[str, int, str]  # Path, size, the hex of its digest; in the order of a Manifest's files.
 
@@ -48,7 +48,8 @@ def glance(path: str, digest: str) -> Glance | None:
         with open(path, "rb") as file:
             raw = json.loads(file.read())
         files = sorted((each["path"], each["size"], each["digest"].removeprefix("sha256:")) for each in raw["files"])
-        origin = Origin(raw["ref"], raw["source"], raw["revision"], Access.parse(str(raw.get("access", ""))))
+        access, brought_by = Access.parse(str(raw.get("access", ""))), bringer(raw.get("brought_by"))
+        origin = Origin(raw["ref"], raw["source"], raw["revision"], access, brought_by)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not all(isinstance(text, str) for text in (origin.ref, origin.source, origin.revision)):

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cached.access import Access
 from cached.model import Digest, Entry, Manifest
@@ -71,8 +72,13 @@ class Index(IndexFile):
         """Whether it may be handed out, to whom it may concern."""
         return bool(self.hits.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (snapshot.hex,)))
 
-    def touch(self, used: dict[Digest, float], leases: Iterable[tuple[Digest, int, int, str, float]] = ()) -> None:
-        """Remember uses and holders, many at a time: (snapshot, pid, uid, command, since)."""
+    def touch(
+        self,
+        used: dict[Digest, float],
+        leases: Iterable[tuple[Digest, int, int, str, float]] = (),
+        users: Mapping[tuple[Digest, int], float] = MappingProxyType({}),
+    ) -> None:
+        """Remember uses, holders (snapshot, pid, uid, command, since) and who was given what, many at a time."""
         now = steady_time()
         with self.transaction() as db:
             db.executemany(  # A use that is later than now would count for ever.
@@ -85,6 +91,10 @@ class Index(IndexFile):
                 [(d.hex, pid, uid, command, since, d.hex) for d, pid, uid, command, since in leases],
             )
             trim.leases(db)
+            db.executemany(
+                "UPDATE snapshot SET shared_at = min(max(shared_at, ?), ?) WHERE digest = ? AND brought_by <> ?",
+                [(at, now, digest.hex, uid) for (digest, uid), at in users.items()],
+            )
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
         """These refs (key → source, revision) were asked just now, and mean `snapshot` to `who`."""
@@ -146,22 +156,33 @@ class Index(IndexFile):
         )
         return {row["digest"]: bool(row["damaged"]) for row in rows}
 
-    def reserved(self, keys: Iterable[str]) -> set[str]:
-        """Those of them for which room is reserved."""
+    def reserved(self, keys: Iterable[str]) -> dict[str, int]:
+        """Those of them that have been reserved, with the bytes that a further fill need not find room for: all of them
+        where a fill waits for them, what has landed of a parked one."""
         rows = self.query(
-            "SELECT key FROM reservation WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+            "SELECT key, CASE WHEN key IN (SELECT key FROM want) THEN size ELSE bytes END AS covered FROM reservation "
+            "WHERE key IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(keys)),),
         )
-        return {row["key"] for row in rows}
+        return {row["key"]: row["covered"] for row in rows}
 
     # Fills.
 
-    def begin(self, source: str, needs: dict[str, int], holds: Iterable[Digest], capacity: int) -> int | None:
+    def begin(
+        self,
+        source: str,
+        needs: dict[str, int],
+        holds: Iterable[Digest],
+        capacity: int,
+        promised: wants.Promised | None = None,
+    ) -> int | None:
         """Start a fill: hold the blobs it counts on and reserve for those it lacks. Its id; None when short of space.
 
-        A key that another fill has reserved is shared, not reserved twice. LookupError when a held blob is gone.
+        With what is `promised` it begins though there is no room yet, see `Promises`. A key that another fill has
+        reserved is shared, not reserved twice. LookupError when a held blob, or a promised snapshot, is gone.
         """
         with self.transaction() as db:
-            return wants.begin(db, source, needs, holds, capacity)
+            return wants.begin(db, source, needs, holds, capacity, promised)
 
     def committed(self) -> int:
         """Bytes used plus reserved."""
@@ -183,8 +204,9 @@ class Index(IndexFile):
             _identify(db, {identity: each.digest for each, identity, _, _ in rows if identity is not None})
             wants.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
-    def abandon(self, fill: int, parked: Iterable[str]) -> None:
-        """A fill ended without a snapshot. Reservations of parts that remain stay, parked; the others are freed."""
+    def abandon(self, fill: int, parked: Mapping[str, int]) -> None:
+        """A fill ended without a snapshot: what was promised to it stays. Reservations of parts that remain (bytes on
+        the disk by key) are parked, cut down to those bytes; the others are freed."""
         with self.transaction() as db:
             db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             wants.free(db, parked)
@@ -201,9 +223,9 @@ class Index(IndexFile):
         digest, now, files = manifest.digest.hex, time.time(), len(manifest.files)
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO snapshot VALUES (?, 'ready', ?, ?, ?, ?, ?, ?, ?, '') ON CONFLICT (digest) DO UPDATE SET "
-                "state='ready'",
-                (digest, origin.ref, origin.source, origin.revision, manifest.size, files, now, steady_time()),
+                "INSERT INTO snapshot (digest, ref, source, revision, brought_by, size, files, created_at, used_at, "
+                "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready') ON CONFLICT (digest) DO UPDATE SET state='ready'",
+                (digest, *origin.named, manifest.size, files, now, steady_time()),
             )
             db.executemany(
                 "INSERT OR IGNORE INTO snapshot_blob VALUES (?, ?)", [(digest, b.hex) for b in manifest.blobs]

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +91,11 @@ class Ingest:
             landing.write(memoryview(data)[landing.done :])
 
     @contextlib.contextmanager
-    def landing(self, piece: Piece) -> Iterator[Landing]:
+    def landing(self, piece: Piece, before: Callable[[], None] = lambda: None) -> Iterator[Landing]:
         """Write one piece slice by slice; leaving the block lands it. SizeMismatch unless it is whole by then.
 
-        It goes on after `landing.done` bytes, which came with an earlier try.
+        `before` is called once there is a first slice, and before anything of it is written. It goes on after
+        `landing.done` bytes, which came with an earlier try.
 
         From when the piece is the next in order it is checked slice by slice as well, while the bytes are in the
         core's cache; else every file that comes in several pieces at once would be read back again.
@@ -105,12 +106,11 @@ class Ingest:
             self._users += 1
         claim = functools.partial(self._claim, piece)
         try:
-            if self.count > 1:  # One write of one piece asks for its space by itself.
-                self.allocate(piece.offset + piece.length)
+            prepare = functools.partial(self._make_room, piece, before)
             note = functools.partial(self._note, piece)
             with self._lock:
                 begun = self._begun.get(piece.index) or Begun(0, xxhash.xxh3_128())
-            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, begun, claim, note)
+            landing = Landing(self._fd, piece.offset, piece.length, self.entry.path, begun, prepare, claim, note)
             try:
                 yield landing
                 self._landed_now(piece, landing.finish(), landing.checks)
@@ -125,6 +125,11 @@ class Ingest:
                     self._frontier.release()
         finally:
             self._leave()
+
+    def _make_room(self, piece: Piece, before: Callable[[], None]) -> None:
+        before()
+        if self.count > 1:  # One write of one piece asks for its space by itself.
+            self.allocate(piece.offset + piece.length)
 
     def allocate(self, end: int) -> None:
         """Have the disk set aside the file's first `end` bytes, and some more: NoSpace before they come, not after.

@@ -42,12 +42,15 @@ class Landing:
         length: int,
         name: str,
         begun: Begun,
+        prepare: Callable[[], None],
         claim: Callable[[], Checks | None],
         note: Callable[[Begun], None],
     ) -> None:
-        """`claim` gives the checks of the file from when it is this piece's turn; `note` is told each NOTED bytes."""
+        """`prepare` is called before anything is written. `claim` gives the checks of the file from when it is this
+        piece's turn; `note` is told each NOTED bytes."""
         self._fd, self._offset, self._length, self._name = fd, offset, length, name
         self._claim, self._note = claim, note
+        self._prepare: Callable[[], None] | None = prepare
         self.checks: Checks | None = None
         self.done = begun.done
         self._next_note = begun.done + NOTED
@@ -57,6 +60,9 @@ class Landing:
         """The next bytes of the piece. SizeMismatch when they would be too many."""
         if self.done + len(data) > self._length:
             raise SizeMismatch(f"{self._name} sent more than the {self._length} bytes that were asked for.")
+        if self._prepare is not None:
+            self._prepare()
+            self._prepare = None
         self._xxh3.update(data)
         if self.checks is None:
             self._take_over()

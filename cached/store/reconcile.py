@@ -255,10 +255,11 @@ class _Start:
                 self.strays.remove(entry.path)
             elif name.suffix not in (".part", ".pieces") or name.stem not in kept or entry.name not in files:
                 self.strays.sweep(entry.path)
-        self.done.parts_kept = len(kept)
+        self.done.parts_kept, landed = len(kept), self.blobs.parts()
         with self.index.transaction() as db:
-            for key, reserved in db.execute("SELECT key, bytes FROM reservation").fetchall():
+            for key, reserved, size in db.execute("SELECT key, bytes, size FROM reservation").fetchall():
                 if key not in kept:
                     self.index.forget_parked(key)
-                elif reserved != kept[key]:
-                    db.execute("UPDATE reservation SET bytes = ? WHERE key = ?", (kept[key], key))
+                elif (reserved, size) != (landed.get(key, 0), kept[key]):
+                    row = min(landed.get(key, 0), kept[key]), kept[key], key
+                    db.execute("UPDATE reservation SET bytes = ?, size = ? WHERE key = ?", row)

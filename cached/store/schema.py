@@ -245,6 +245,31 @@ def fingerprints_anew(db: Database) -> None:
     db.execute("DELETE FROM proof")
 
 
+_PROMISES = (
+    # `bytes` is the room that is set aside for it; what is still missing to its whole size has yet to be found.
+    "ALTER TABLE reservation ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
+    "UPDATE reservation SET size = bytes",
+    # On whose account it is fetched; NULL: on nobody's.
+    "ALTER TABLE fill ADD COLUMN uid INTEGER",
+    """CREATE TABLE promise (         -- snapshots that go for a fill when it needs their room, and serve until then
+        snapshot TEXT PRIMARY KEY REFERENCES snapshot ON DELETE CASCADE,
+        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX promise_by_fill ON promise (fill)",
+    # The user on whose account it was fetched; NULL: on nobody's, or nobody knows.
+    "ALTER TABLE snapshot ADD COLUMN brought_by INTEGER",
+    # When somebody else than that user was last given it.
+    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",
+)
+
+
+@migrations()
+def promises_and_shares(db: Database) -> None:
+    """Room that is promised before it is there, and whose the models are."""
+    for statement in _PROMISES:
+        db.execute(statement)
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -264,4 +289,5 @@ _KNOWN = {
     "resolutions_by_credentials",
     "queries_hashed",
     "fingerprints_anew",
+    "promises_and_shares",
 }

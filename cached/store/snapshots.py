@@ -22,12 +22,26 @@ _HEAD_END, _END = ', "files": [', "]}"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a snapshot came from: enough to fetch it again, and to know who may read it. `ref` is ModelRef.key."""
+    """Where a snapshot came from: enough to fetch it again, and to know who may read it. `ref` is ModelRef.key.
+
+    `brought_by`: the user on whose account it was fetched; None: on nobody's.
+    """
 
     ref: str
     source: str
     revision: str
     access: Access = UNKNOWN
+    brought_by: int | None = None
+
+    @property
+    def named(self) -> tuple[str, str, str, int | None]:
+        """All but the access, which the source may change."""
+        return self.ref, self.source, self.revision, self.brought_by
+
+
+def bringer(raw: object) -> int | None:
+    """What a manifest says of who brought it, if that can be."""
+    return raw if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < 1 << 32 else None
 
 
 class Snapshots:
@@ -61,7 +75,8 @@ class Snapshots:
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
             manifest = Manifest(files)
             access = Access.parse(str(raw.get("access", "")))
-            origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]), access)
+            brought_by = bringer(raw.get("brought_by"))
+            origin = Origin(str(raw["ref"]), str(raw["source"]), str(raw["revision"]), access, brought_by)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CachedError):
             return None
         return (manifest, origin) if manifest.digest == digest else None
@@ -200,6 +215,7 @@ def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
         "source": origin.source,
         "revision": origin.revision,
         "access": str(origin.access),
+        **({} if origin.brought_by is None else {"brought_by": origin.brought_by}),
     }
     lines = [json.dumps({"path": f.path, "size": f.size, "digest": str(f.digest)}) for f in manifest.files]
     # One line for each file: json.dump's own layout is written by Python, letter by letter.

@@ -25,6 +25,7 @@ from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import Leases
 from cached.store.opening import open_index
+from cached.store.promises import Promises
 from cached.store.proofs import Proofs
 from cached.store.quarantine import Quarantine
 from cached.store.reconcile import correct, reconcile
@@ -42,13 +43,17 @@ A_SNAPSHOT, A_FILE = 8 << 10, 256  # What a snapshot takes: its directory and ma
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it, and what
-    the index and the directories of snapshots have beyond what any node needs."""
+    the index and the directories of snapshots have beyond what any node needs.
+
+    `reserved` is set aside for downloads, of which `landed` lies on the disk already.
+    """
 
     limit: int
     used: int
     reserved: int
     free: int
     quarantined: int
+    landed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Store:
             own_open = "*" in config.own_credentials_for
             self.entrants = Entrants(self.layout, self.index, self.leases, config.access == "caller", own_open)
             self.proofs = Proofs(self.index)
+            self.promises = Promises(self.index)
             if not self.frozen:
                 self.entrants.settle()
         except BaseException:
@@ -129,7 +135,7 @@ class Store:
         free = system.f_bavail * system.f_frsize
         configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
         limit = min(configured - aside - beside, row["used"] + parts + free - int(self._config.keep_free))
-        return Usage(max(0, limit), row["used"], row["reserved"], free, aside)
+        return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts)
 
     def _beside(self) -> int:
         """Bytes of the root that are no blobs: the index, its log, and the snapshots' directories and manifests."""

@@ -1,36 +1,131 @@
-"""What fills wait for, and what room they take: rows of the index's tables `fill`, `want`, `hold` and `reservation`."""
+"""What fills wait for, and what room they take: rows of the index's tables `fill`, `want`, `hold`, `reservation` and
+`promise`.
+
+A reservation's `bytes` are room that is set aside: what is used plus these is within the limit at every moment, and
+nothing is written beyond them. What they lack to its `size` has yet to be found; snapshots are promised for that, and
+go when it is needed, see `Promises`.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from cached.model import Digest
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What a fill begins with. `uid`: on whose account it is; `room`: bytes that are free for it already."""
+
+    snapshots: tuple[Digest, ...] = ()
+    room: int = 0
+    uid: int | None = None
+
+
+NOTHING = Promised()
+
+
 def begin(
-    db: sqlite3.Connection, source: str, needs: Mapping[str, int], holds: Iterable[Digest], capacity: int
+    db: sqlite3.Connection,
+    source: str,
+    needs: Mapping[str, int],
+    holds: Iterable[Digest],
+    capacity: int,
+    promised: Promised | None = None,
 ) -> int | None:
-    """A new fill's id; None when short of space. See `Index.begin`."""
-    known = {row["key"] for row in db.execute("SELECT key FROM reservation")}
-    needed = sum(size for key, size in needs.items() if key not in known)
-    if needed and committed(db) + needed > capacity:
-        return None
+    """A new fill's id; None when short of space, and nothing is promised. See `Index.begin`."""
+    room = capacity - committed(db)
+    if promised is None:
+        if (needed := _uncovered(db, needs)) > max(room, 0):
+            return None
+        promised = Promised(room=needed)
     now = time.time()
-    fill = db.execute("INSERT INTO fill (source, started_at) VALUES (?, ?)", (source, now)).lastrowid
+    cursor = db.execute("INSERT INTO fill (source, started_at, uid) VALUES (?, ?, ?)", (source, now, promised.uid))
+    fill = cursor.lastrowid
     assert fill is not None  # sqlite3 types it as optional; an INSERT always has one.
     try:
         db.executemany("INSERT OR IGNORE INTO hold VALUES (?, ?)", [(fill, digest.hex) for digest in holds])
+        promise(db, fill, promised.snapshots)
     except sqlite3.IntegrityError:
         raise LookupError("a held blob is gone") from None
-    db.executemany("INSERT OR IGNORE INTO reservation VALUES (?, ?, ?)", [(k, s, now) for k, s in needs.items()])
+    fresh = grant_new(db, needs, min(room, promised.room))
+    db.executemany(
+        "INSERT OR IGNORE INTO reservation (key, bytes, size, created_at) VALUES (?, ?, ?, ?)",
+        [(key, fresh.get(key, 0), size, now) for key, size in needs.items()],
+    )
+    # Of what a fill that is leaving has given up: see `give_up`.
+    db.executemany("UPDATE reservation SET size = ?1 WHERE key = ?2 AND size < ?1", [(s, k) for k, s in needs.items()])
     db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in needs])
     return fill
 
 
+def give_up(db: sqlite3.Connection, fill: int) -> None:
+    """It is about to end: it needs no more than is set aside for it, of what no other fill wants, and no promises."""
+    db.execute("DELETE FROM promise WHERE fill = ?", (fill,))
+    db.execute(
+        "UPDATE reservation SET size = bytes WHERE key IN (SELECT key FROM want WHERE fill = ?1) "
+        "AND key NOT IN (SELECT key FROM want WHERE fill <> ?1)",
+        (fill,),
+    )
+
+
+def _uncovered(db: sqlite3.Connection, needs: Mapping[str, int]) -> int:
+    """Bytes for which nobody has found room, nor is about to."""
+    covered = {row["key"]: row["bytes"] for row in db.execute("SELECT key, bytes FROM reservation")}
+    covered |= {row["key"]: needs.get(row["key"], 0) for row in db.execute("SELECT DISTINCT key FROM want")}
+    return sum(size - min(size, covered.get(key, 0)) for key, size in needs.items())
+
+
+def grant_new(db: sqlite3.Connection, needs: Mapping[str, int], room: int) -> dict[str, int]:
+    """Set room aside for a fill that begins: what is parked is made whole first. What new reservations have, by key."""
+    wanted = {row["key"] for row in db.execute("SELECT DISTINCT key FROM want")}
+    rows = db.execute("SELECT key, bytes, size FROM reservation").fetchall()
+    known = {row["key"]: row["bytes"] for row in rows}
+    fresh: dict[str, int] = {}
+    for key, size in needs.items():
+        more = max(0, min(room, size - known.get(key, 0)))
+        if key in wanted or not more:
+            continue
+        room -= more
+        if key in known:
+            db.execute("UPDATE reservation SET bytes = bytes + ? WHERE key = ?", (more, key))
+        else:
+            fresh[key] = more
+    return fresh
+
+
+def grant(db: sqlite3.Connection, fill: int, steps: Mapping[str, int], room: int, rest: bool) -> None:
+    """Set room aside for what a fill waits for: up to these `steps` (bytes by key), then, with the `rest`, for all that
+    it lacks."""
+    rows = db.execute(
+        "SELECT r.key, r.bytes, r.size FROM want w JOIN reservation r ON r.key = w.key "
+        "WHERE w.fill = ? AND r.bytes < r.size",
+        (fill,),
+    ).fetchall()
+    has = {row["key"]: row["bytes"] for row in rows}
+    sizes = {row["key"]: row["size"] for row in rows}
+    before = dict(has)
+    ends = [(key, min(end, sizes[key])) for key, end in steps.items() if key in sizes]
+    ends += [(key, sizes[key]) for key in [*steps, *sizes] if key in sizes] if rest else []
+    for key, end in ends:
+        more = max(0, min(room, end - has[key]))
+        has[key] += more
+        room -= more
+    changed = [(size, key) for key, size in has.items() if size != before[key]]
+    db.executemany("UPDATE reservation SET bytes = ? WHERE key = ?", changed)
+
+
+def promise(db: sqlite3.Connection, fill: int, snapshots: Iterable[Digest]) -> None:
+    """These, and no others, go for the fill; they are promised to no other any more."""
+    db.execute("DELETE FROM promise WHERE fill = ?", (fill,))
+    db.executemany("INSERT OR REPLACE INTO promise (snapshot, fill) VALUES (?, ?)", [(d.hex, fill) for d in snapshots])
+
+
 def committed(db: sqlite3.Connection) -> int:
-    """Bytes used plus reserved."""
+    """Bytes used, plus those that are set aside."""
     row = db.execute(
         "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) "
         "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
@@ -46,12 +141,14 @@ def fulfil(db: sqlite3.Connection, came: Collection[tuple[str, Digest]]) -> None
     db.executemany("DELETE FROM reservation WHERE key = ?", [(key,) for key, _ in came])
 
 
-def free(db: sqlite3.Connection, parked: Iterable[str]) -> None:
-    """Drop the reservations that no fill wants any more, but those of `parked` keys."""
-    keep = set(parked)
-    for row in db.execute("SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall():
-        if row["key"] not in keep:
+def free(db: sqlite3.Connection, parked: Mapping[str, int]) -> None:
+    """Drop the reservations that no fill wants any more; of `parked` ones so many bytes stay."""
+    rows = db.execute("SELECT key, bytes FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall()
+    for row in rows:
+        if row["key"] not in parked:
             db.execute("DELETE FROM reservation WHERE key = ?", (row["key"],))
+        elif parked[row["key"]] != row["bytes"]:
+            db.execute("UPDATE reservation SET bytes = ? WHERE key = ?", (parked[row["key"]], row["key"]))
 
 
 def forget_parked(db: sqlite3.Connection, key: str) -> bool:

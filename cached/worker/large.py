@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from cached.errors import SourceChanged
 from cached.sources.base import FastReader, Reader, Source, WholeFileReader
 from cached.store.blobs import Blobs
 from cached.store.ingest import Piece, Verified
+from cached.worker.ahead import Ahead, Ask
 from cached.worker.blob_reader import BlobReader
 from cached.worker.messages import Open, Opened
 from cached.worker.tally import Bandwidth, Count
@@ -14,9 +17,11 @@ from cached.worker.tally import Bandwidth, Count
 class LargeFile:
     """`read` may be called from several threads; the rest from one at a time, when no read runs."""
 
-    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Open) -> None:
+    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Open, ask: Ask) -> None:
+        """`ask` for room before bytes are written."""
         self._bandwidth = bandwidth
         self._ingest = blobs.ingest(asked.into.key, asked.entry, asked.into.expected)
+        self._ahead = Ahead(ask, asked.into.key, self._ingest)
         try:
             self._reader = _reader(source, asked)
         except BaseException:
@@ -37,7 +42,7 @@ class LargeFile:
         """One piece, through the reader's fast lane where it has one and the answer is plain."""
         bandwidth, begun = self._bandwidth, self._ingest.begun(piece)
         try:
-            with self._ingest.landing(piece) as landing:
+            with self._ingest.landing(piece, functools.partial(self._ahead.of, piece)) as landing:
 
                 def sink(data: memoryview) -> None:
                     landing.write(data)

@@ -254,6 +254,23 @@ class Came:
     counts: Mapping[int, tuple[int, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanting:
+    """A worker asks: may so many bytes of each of these keys be on the disk? Answered with Granted."""
+
+    number: int
+    transfer: int
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """They may, or why not."""
+
+    number: int
+    error: CachedError | None
+
+
 def frame(message: object) -> bytes:
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return HEADER.pack(len(data)) + data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -29,6 +30,7 @@ from cached.sources.registry import Registry
 from cached.store.blobs import Blobs
 from cached.store.layout import Layout
 from cached.undumpable import leave_no_core
+from cached.worker.ahead import RoomRequests
 from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
@@ -41,6 +43,7 @@ from cached.worker.messages import (
     Compare,
     Finish,
     Gather,
+    Granted,
     Hello,
     Inspect,
     Open,
@@ -142,6 +145,7 @@ class Worker:
         self._bandwidth = Bandwidth(int(config.bandwidth))
         self._tally = Tally()
         self._telling = threading.Lock()
+        self._room = RoomRequests(channel)
         self._files: dict[int, LargeFile] = {}
         self._budgets: dict[int, Budget] = {}  # Of the questions to sources, by number.
         # Threads of their own: a remote that hangs must not keep pieces from being read.
@@ -160,14 +164,18 @@ class Worker:
         threading.Thread(target=self._tell, daemon=True).start()
         threading.Thread(target=sweep, args=(threading.Event(),), daemon=True).start()
         while (heard := self._channel.receive()) is not None:
-            if isinstance(heard, Cancel):
+            if isinstance(heard, Granted):
+                self._room.hear(heard)
+            elif isinstance(heard, Cancel):
                 if budget := self._budgets.get(heard.number):
                     budget.cancel()
-                continue
-            if isinstance(heard.question, Resolve):
-                limits = self._config.max_files, float(self._config.listing_timeout)
-                self._budgets[heard.number] = Budget(*limits)
-            self._pool(heard.question).submit(self._serve, heard)
+            else:
+                self._take_up(heard)
+
+    def _take_up(self, request: Request) -> None:
+        if isinstance(request.question, Resolve):
+            self._budgets[request.number] = Budget(self._config.max_files, float(self._config.listing_timeout))
+        self._pool(request.question).submit(self._serve, request)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:
         if isinstance(question, Resolve):
@@ -240,7 +248,8 @@ class Worker:
                 return self._registry.source_for(ref).principal(credentials, timeout)
             case Open():
                 source = self._registry.source_for(question.remote.listing.ref)
-                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question)
+                ask = functools.partial(self._room.ask, question.transfer)
+                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question, ask)
                 self._files[question.transfer] = file
                 return file.opened
             case Read(transfer, piece):
@@ -256,8 +265,9 @@ class Worker:
                     self._files.pop(transfer).close(discard)
             case Gather(transfer):
                 source = self._registry.source_for(question.remote.listing.ref)
+                ask = functools.partial(self._room.ask, transfer)
                 with self._tally.count(transfer) as count:
-                    return SmallFiles(source, self._blobs[question.root], self._bandwidth, question).gather(count)
+                    return SmallFiles(source, self._blobs[question.root], self._bandwidth, question, ask).gather(count)
             case Check():
                 return run_check(question)
             case Inspect(ref, folder):

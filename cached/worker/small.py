@@ -8,6 +8,7 @@ from cached.sources.base import Source
 from cached.store.blobs import Blobs
 from cached.store.ingest import Verified
 from cached.store.small import SmallIngest
+from cached.worker.ahead import Ask
 from cached.worker.messages import Gather, Gathered
 from cached.worker.tally import Bandwidth, Count
 
@@ -15,8 +16,10 @@ from cached.worker.tally import Bandwidth, Count
 class SmallFiles:
     """A file of one piece has nothing to resume: it is in memory until it is whole and right."""
 
-    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Gather) -> None:
+    def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Gather, ask: Ask) -> None:
+        """`ask` for room before bytes are written: for all of them together, once the first file is here."""
         self._source, self._blobs, self._bandwidth, self._asked = source, blobs, bandwidth, asked
+        self._ask: Ask | None = ask
         self._buffer = memoryview(bytearray(max((entry.size for entry in asked.wants.values()), default=0)))
 
     def gather(self, count: Count) -> Gathered:
@@ -46,7 +49,11 @@ class SmallFiles:
     def _one(self, key: str, entry: Entry, count: Count) -> SmallIngest:
         before = count.done
         try:
-            return self._blobs.small_ingest(key, entry, self._fetch(entry, count))
+            data = self._fetch(entry, count)
+            if self._ask is not None:
+                self._ask({key: entry.size for key, entry in self._asked.wants.items()})
+                self._ask = None
+            return self._blobs.small_ingest(key, entry, data)
         except BaseException:
             count.done = before  # What a file brought counts as done only when it is whole.
             raise

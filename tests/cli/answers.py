@@ -52,6 +52,7 @@ def shown(**changes: Any) -> dict[str, Any]:
             {"path": "config.json", "size": 512, "digest": "sha256:" + "01" * 32},
             {"path": "model.safetensors", "size": GIB, "digest": "sha256:" + "02" * 32},
         ],
+        "brought_by": 1000,
         "entrants": [{"uid": 1000, "until": "2020-01-02T00:00:00Z"}, {"uid": 1001, "until": "2020-01-02T00:00:00Z"}],
         "shared_bytes": 512,
         "unique_bytes": GIB,

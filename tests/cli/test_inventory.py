@@ -58,7 +58,7 @@ def test_show_tells_origin_files_holders_and_history(server: WireServer, cached:
     told = cached("show", "3f3f").stdout
     assert f"digest\t{DIGEST}\n" in told
     assert "path\t/srv/cached/snapshots/" in told
-    assert "access\topened with callers' credentials\nusers\t1000, 1001\n" in told
+    assert "access\topened with callers' credentials\nfetched for\t1000\nusers\t1000, 1001\n" in told
     assert "pinned\t2030-01-01T00:00:00Z\n" in told
     assert f"model.safetensors\t{GIB}\tsha256:{'02' * 32}\n" in told
     assert "\t4711\t1000\t2020-01-02T00:00:00Z\tyes\tpython serve.py\n" in told

@@ -37,7 +37,7 @@ class Running:
 async def crew() -> AsyncIterator[Crew]:
     ours, theirs = socket.socketpair()
     member = Member(*await asyncio.open_connection(sock=ours))
-    crew = Crew(cast(Any, Running()), [member], lambda came: None, cast(Any, None))
+    crew = Crew(cast(Any, Running()), [member], lambda came: None, cast(Any, None), cast(Any, None))
     yield crew
     crew.end()
     theirs.close()

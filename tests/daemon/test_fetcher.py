@@ -42,7 +42,10 @@ def fetcher(disk: Disk) -> Fetcher:
 
 def fetcher_of(disk: Disk, workers: object) -> Fetcher:
     config = Config(root=disk.root)
-    return Fetcher(config, disk, cast(Workers, workers), Network(config), lambda digest: None, lambda path: None)
+    secure = Room(config, disk).secure
+    return Fetcher(
+        config, disk, cast(Workers, workers), Network(config), lambda digest: None, lambda path: None, secure
+    )
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["by its digest", "by its place and version"])
@@ -87,7 +90,7 @@ class Sending:
         self.send = asyncio.Event()
         self.broken: set[str] = set()
 
-    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any) -> Gathered:
+    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any, room: Any) -> Gathered:
         self.asked.append([entry.path for entry in wants.values()])
         await self.send.wait()
         verified = {}
@@ -148,7 +151,7 @@ class Denying:
         self.asked: list[str] = []
         self.refuse = asyncio.Event()
 
-    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any) -> Gathered:
+    async def gather(self, root: Path, wants: dict[str, Entry], remote: Remote, count: Any, room: Any) -> Gathered:
         self.asked.append(remote.credentials.variables["HF_TOKEN"])
         if self.asked[-1] != "right":
             await self.refuse.wait()

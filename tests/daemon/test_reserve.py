@@ -13,7 +13,7 @@ import pytest
 
 from cached.config import Config, Size
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.room import Room
+from cached.daemon.space.room import Reserved, Room
 from cached.errors import AllHeld
 from cached.lease import take
 from cached.model import Digest, Entry, Listing, ModelRef
@@ -66,8 +66,15 @@ def park(room: Room, listing: Listing, path: str) -> None:
     key = ingest_key(listing.identity(entry), None)
     fill = store.index.begin(str(listing.ref), {key: entry.size}, [], 1 << 40)
     assert fill is not None
-    store.blobs.ingest(key, entry).close()
-    store.index.abandon(fill, [key])
+    ingest = store.blobs.ingest(key, entry)
+    ingest.allocate(entry.size)
+    ingest.close()
+    store.index.abandon(fill, store.blobs.parts())
+
+
+async def come(room: Room, reserved: Reserved) -> None:
+    """All that it lacks is about to come."""
+    await room.secure(reserved.needs.sizes)
 
 
 async def test_what_would_not_be_enough_is_not_taken_away(make: Make) -> None:
@@ -79,7 +86,7 @@ async def test_what_would_not_be_enough_is_not_taken_away(make: Make) -> None:
     with pytest.raises(AllHeld):
         await room.reserve(model("c", w=60))
     assert here(room) == {"a", "b"}
-    await room.reserve(model("c", w=40))
+    await come(room, await room.reserve(model("c", w=40)))
     assert here(room) == {"a"}
 
 
@@ -101,7 +108,7 @@ async def test_a_download_that_goes_on_stays_when_something_has_to_go_for_its_mo
     listing = model("new", k=100, l=40)
     park(room, listing, "k")
     assert [victim.frees for victim in (await room.plan(listing)).victims] == [20 * KB]
-    await room.reserve(listing)
+    await come(room, await room.reserve(listing))
     assert here(room) == set()
     assert len(list(store_of(room).layout.ingest.glob("*.part"))) == 1, "what had landed of it is still there"
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
+from cached.daemon.space.room import Plan
 from cached.model import Digest, Entry, Manifest, ManifestFile
 from cached.store.blobs import ingest_key
 from cached.store.snapshots import Origin
 from cached.store.store import Arrival, Store
 from tests.faults.models import Model
 
+Secure = Callable[["Filling", dict[str, int]], None]
+
 
 class Filling:
-    """Begun when this is made, unless `number` is None: then there was no room."""
+    """Begun when this is made, with what the room's plan promises. `secure` finds room for a file before it comes."""
 
-    def __init__(self, store: Store, model: Model) -> None:
-        self.model = model
-        self._store = store
+    def __init__(self, store: Store, model: Model, plan: Plan, secure: Secure) -> None:
+        self.model, self.uid = model, plan.promised.uid
+        self._store, self._secure = store, secure
         self._digests: dict[str, Digest] = {}  # By path, of what the store has.
         self.wanted: dict[str, Entry] = {}  # By key, of what it lacks.
         for entry in model.listing.entries:
             self._look(entry)
-        self.needed = sum(entry.size for entry in self.wanted.values())
         sizes = {key: entry.size for key, entry in self.wanted.items()}
         held = set(self._digests.values())
-        self.number = store.index.begin(str(model.listing.ref), sizes, held, store.usage().limit)
+        number = store.index.begin(str(model.listing.ref), sizes, held, plan.usage.limit, plan.promised)
+        assert number is not None, "what is promised was refused"
+        self.number = number
 
     def __repr__(self) -> str:
         return f"<Filling {self.model.name}, {len(self.wanted)} to come>"
@@ -40,10 +45,10 @@ class Filling:
 
     def step(self) -> None:
         """Bring and publish the next file, which another fill may have brought meanwhile."""
-        key, entry = self.wanted.popitem()
-        if entry.digest is not None and self._store.blob(entry.digest) is not None:
-            self._digests[entry.path] = entry.digest
+        if self._take_arrived():
             return
+        key, entry = self.wanted.popitem()
+        self._secure(self, {key: entry.size})
         with contextlib.closing(self._store.blobs.ingest(key, entry, self._store.wanted_back(key))) as ingest:
             for piece in ingest.missing():
                 ingest.land(piece, self.model.files[entry.path][piece.offset : piece.offset + piece.length])
@@ -51,9 +56,21 @@ class Filling:
         self._store.publish([Arrival(key, verified, self.model.listing.identity(entry))])
         self._digests[entry.path] = verified.digest
 
+    def _take_arrived(self) -> bool:
+        """Whether the next file has come meanwhile, for another fill."""
+        key, entry = next(reversed(self.wanted.items()))
+        found = self._store.take_arrived({key: (entry, self.model.listing.identity(entry))})
+        for digest in found.values():
+            del self.wanted[key]
+            self._digests[entry.path] = digest
+        return bool(found)
+
     def begin_next(self) -> None:
         """Bring the next file, and leave it at that: neither checked nor published."""
+        if self._take_arrived():
+            return
         key, entry = next(reversed(self.wanted.items()))
+        self._secure(self, {key: entry.size})
         ingest = self._store.blobs.ingest(key, entry, self._store.wanted_back(key))
         for piece in ingest.missing():
             ingest.land(piece, self.model.files[entry.path][piece.offset : piece.offset + piece.length])
@@ -65,10 +82,9 @@ class Filling:
             self.step()
         listing = self.model.listing
         manifest = Manifest(tuple(ManifestFile(e.path, e.size, self._digests[e.path]) for e in listing.entries))
-        origin = Origin(self.model.ref, str(listing.ref), listing.revision)
+        origin = Origin(self.model.ref, str(listing.ref), listing.revision, brought_by=self.uid)
         self._store.commit(manifest, origin, {self.model.ref: (str(listing.ref), listing.revision)}, self.number)
         return manifest.digest
 
     def abandon(self) -> None:
-        assert self.number is not None
         self._store.index.abandon(self.number, self._store.blobs.parts())

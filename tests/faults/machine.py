@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from cached.config import Config, Size
+from cached.config import Config, Duration, Size
+from cached.daemon.space.disk import Disk
 from cached.daemon.space.evict import Evictor, Freed, Wish
-from cached.daemon.space.room import TRIES
-from cached.errors import DigestMismatch
+from cached.daemon.space.room import Room
+from cached.errors import AllHeld, DigestMismatch
 from cached.lease import take
 from cached.model import Digest
 from cached.store import checkup
@@ -70,7 +73,10 @@ class Machine(RuleBasedStateMachine):
         self.store = self._open()
 
     def _open(self) -> Store:
-        return Store(Config(root=self.folder / "root", limit=Size(LIMIT), keep_free=Size(0)))
+        config = Config(root=self.folder / "root", limit=Size(LIMIT), keep_free=Size(0), min_residency=Duration(0))
+        store = Store(config)
+        self.room = Room(config, Disk(store))
+        return store
 
     def teardown(self) -> None:
         for fds in self.leases.values():
@@ -97,15 +103,16 @@ class Machine(RuleBasedStateMachine):
         else:
             self.counts["hits"] += 1
 
-    @rule(name=models, steps=st.integers(0, 2))
-    def begin(self, name: str, steps: int) -> None:
+    @rule(name=models, steps=st.integers(0, 2), uid=st.sampled_from([None, 1, 2]))
+    def begin(self, name: str, steps: int, uid: int | None) -> None:
         """A fill that others overtake."""
         model = BY_NAME[name]
-        fill = self._begin(model) if self.store.index.find(model.ref) is None else None
+        fill = self._begin(model, uid) if self.store.index.find(model.ref) is None else None
         if fill is not None:
             self.fills.append(fill)
-            for _ in range(min(steps, len(fill.wanted))):
-                fill.step()
+            with self._giving_way(fill):
+                for _ in range(min(steps, len(fill.wanted))):
+                    fill.step()
 
     @precondition(lambda self: self.fills)
     @rule(data=st.data())
@@ -116,37 +123,78 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), begun=st.booleans())
     def abandon(self, data: st.DataObject, begun: bool) -> None:
         """Its parts stay for whoever asks next."""
-        fill = self._one(data)
+        fill = self.fills[data.draw(st.integers(0, len(self.fills) - 1))]
         if begun and fill.wanted:
-            fill.begin_next()
-        fill.abandon()
+            with self._giving_way(fill):
+                fill.begin_next()
+        if fill in self.fills:
+            self._park(fill)
 
     def _one(self, data: st.DataObject) -> Filling:
         return self.fills.pop(data.draw(st.integers(0, len(self.fills) - 1)))
 
-    def _begin(self, model: Model) -> Filling | None:
-        """As the daemon does, which looks again after it has made room. None when the rest is held."""
-        freed = Freed((), 0, 0)
-        for _ in range(TRIES):
-            fill = Filling(self.store, model)
-            if fill.number is not None:
-                return fill
-            usage = self.store.usage()
-            freed = self._free(usage.used + usage.reserved + fill.needed - usage.limit)
-            if freed.short:
-                break
+    def _begin(self, model: Model, uid: int | None = None) -> Filling | None:
+        """As the daemon does: nothing goes yet. None when too little may go."""
+        plan = self.room._plan(model.listing, uid)
+        if plan.refusal is None:
+            self.counts["promised"] += len(plan.promised.snapshots)
+            return Filling(self.store, model, plan, self._secure)
         self.counts["no room"] += 1
-        assert freed.short, f"{model.name} was refused although there was room"
+        if uid is None and not self.fills:
+            needed = plan.usage.used + plan.usage.reserved + plan.needs.new - plan.usage.limit
+            assert self._free(needed).short, f"{model.name} was refused although there was room"
         return None
 
-    def _finish(self, fill: Filling) -> None:
+    def _secure(self, fill: Filling, steps: dict[str, int]) -> None:
+        """What is promised goes now; a fill that comes later gives way, or this one does."""
+        before = self.store.usage()
+        while (stuck := self.room._steps.take(steps, ())) is not None:
+            self._note_gone()
+            other = next((each for each in self.fills if each.number == stuck.stop), None)
+            if other is None or other is fill:
+                raise AllHeld("no room for the next bytes")
+            self.counts["gave way"] += 1
+            self._park(other)
+        gone = self._note_gone()
+        lacking = sum(steps.values())
+        assert not gone or before.used + before.reserved + lacking > before.limit, (
+            "something went though there was room"
+        )
+
+    def _note_gone(self) -> set[Digest]:
+        """What has been evicted meanwhile."""
+        gone = {digest for digest in self.ready if not self.store.snapshots.path(digest).exists()}
+        for digest in gone:
+            assert not self._kept(digest), f"{BY_DIGEST[digest].name} was held, and was evicted"
+        self.ready -= gone
+        self.counts["evicted"] += len(gone)
+        return gone
+
+    def _park(self, fill: Filling) -> None:
+        fill.abandon()
+        self.fills.remove(fill)
+        self.counts["parked"] += 1
+
+    @contextlib.contextmanager
+    def _giving_way(self, fill: Filling) -> Iterator[None]:
+        """A fill that finds no room any more is over, with nothing lost but itself."""
         try:
-            digest = fill.finish()
-        except DigestMismatch:  # Condemned while it was being filled: never handed out; asked for again.
+            yield
+        except AllHeld:
+            self.counts["half-way"] += 1
             fill.abandon()
-            return
-        assert digest == fill.model.digest, f"{fill.model.name} came out as other bytes"
-        self.ready.add(digest)
+            if fill in self.fills:
+                self.fills.remove(fill)
+
+    def _finish(self, fill: Filling) -> None:
+        with self._giving_way(fill):
+            try:
+                digest = fill.finish()
+            except DigestMismatch:  # Condemned while it was being filled: never handed out; asked for again.
+                fill.abandon()
+                return
+            assert digest == fill.model.digest, f"{fill.model.name} came out as other bytes"
+            self.ready.add(digest)
 
     # Holding.
 
@@ -241,9 +289,9 @@ class Machine(RuleBasedStateMachine):
     @rule(begun=st.booleans(), index=st.sampled_from(["kept", "kept", "lost"]))
     def kill(self, begun: bool, index: str) -> None:
         """With fills half-way, and nothing cleaned up."""
-        if begun:
-            for fill in self.fills:
-                if fill.wanted:
+        for fill in list(self.fills) if begun else ():
+            if fill in self.fills and fill.wanted:
+                with self._giving_way(fill):
                     fill.begin_next()
         self._crash()
         if index == "lost":
@@ -335,6 +383,18 @@ class Machine(RuleBasedStateMachine):
         assert total <= LIMIT + self.hidden, f"I5: {usage}"
         on_disk = sum(path.lstat().st_size for path in self._blobs())
         assert on_disk == usage.used, f"I5: {on_disk} bytes lie there, {usage.used} are accounted for"
+        parts = sum(path.stat().st_size for path in self.store.layout.ingest.glob("*.part"))
+        assert parts <= usage.reserved, f"I5: {parts} bytes have landed, and {usage.reserved} are set aside"
+
+    @invariant()
+    def what_is_promised_is_there_and_for_one_fill_that_runs(self) -> None:
+        promised = self.store.promises.promised()
+        assert set(promised.values()) <= {fill.number for fill in self.fills}
+        assert {d for d in promised if not self.store.snapshots.path(d).exists()} <= self._damaged()
+
+    def _damaged(self) -> set[Digest]:
+        """Which have a row all the same."""
+        return set(BY_DIGEST) - self.ready
 
     def _blobs(self) -> list[Path]:
         """Only folders that a blob of ours can be in: there are 256, and this is asked after every step."""

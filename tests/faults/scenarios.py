@@ -73,7 +73,7 @@ def _park(store: Store, say: Say) -> None:
         pass
     finally:
         ingest.close()
-        store.index.abandon(fill, [key])
+        store.index.abandon(fill, store.blobs.parts())
 
 
 def _damaged(store: Store) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from cached.store import store as stores
 from cached.store.checkup import Checkup
 from cached.store.index import Index
 from cached.store.leases import Leases
+from cached.store.promises import Promises
 from cached.store.snapshots import Snapshots
 from tests.faults import machine
 from tests.faults.machine import explore
@@ -31,11 +34,22 @@ def without_the_exclusive_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leases, "protected", lambda self, snapshots: set())
 
 
-def with_reservations_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:
-    begin = Index.begin
+def with_room_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:
+    grant = Promises.grant
     patch.setattr(
-        Index, "begin", lambda self, source, wants, holds, capacity: begin(self, source, wants, holds, 1 << 40)
+        Promises, "grant", lambda self, fill, steps, capacity, most, rest: grant(self, fill, steps, 1 << 40, most, rest)
     )
+
+
+def with_victims_that_go_before_their_room_is_needed(patch: pytest.MonkeyPatch) -> None:
+    begin = Index.begin
+
+    def begin_(self: Index, *args: Any) -> int | None:
+        for digest in args[4].snapshots:
+            self.forget(digest, "evicted", "at once")
+        return begin(self, *args[:4], replace(args[4], snapshots=()))
+
+    patch.setattr(Index, "begin", begin_)
 
 
 def with_removals_that_leave_the_blobs(patch: pytest.MonkeyPatch) -> None:
@@ -59,7 +73,8 @@ def with_checks_that_find_nothing(patch: pytest.MonkeyPatch) -> None:
     "broken",
     [
         without_the_exclusive_lock,
-        with_reservations_that_nobody_checks,
+        with_room_that_nobody_checks,
+        with_victims_that_go_before_their_room_is_needed,
         with_removals_that_leave_the_blobs,
         with_damage_that_is_not_mended,
         with_checks_that_find_nothing,

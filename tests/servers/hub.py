@@ -28,6 +28,7 @@ class HubStub(LoopServer):
     tag(repo, name, commit) · gate(repo, *tokens) · hide(repo, *tokens)
     fail(status, times=1, part="", headers={})  answer the next requests whose path contains `part` with an error
     expire_links()     links to the content network signed so far are refused with 403
+    withhold() / feed() hold every large file's bytes
     pause() / resume() hold every request · cut() / restore() refuse connections · cut_after(n) end bodies after n bytes
     requests, bytes_served, file_bytes[sha256], count(part, method=None), reset()
     page_size          entries of a tree per page
@@ -56,6 +57,8 @@ class HubStub(LoopServer):
         self._left: int | None = None
         self._running = asyncio.Event()
         self._running.set()
+        self._feeding = asyncio.Event()
+        self._feeding.set()
         self._lock = threading.Lock()
         self._ports = [0, 0]
         self._runners: list[web.AppRunner] = []
@@ -103,6 +106,13 @@ class HubStub(LoopServer):
 
     def resume(self) -> None:
         self.loop.call_soon_threadsafe(self._running.set)
+
+    def withhold(self) -> None:
+        """Answer everything, and send no byte of any large file."""
+        self.loop.call_soon_threadsafe(self._feeding.clear)
+
+    def feed(self) -> None:
+        self.loop.call_soon_threadsafe(self._feeding.set)
 
     def cut(self) -> None:
         self.run(self.shut())
@@ -298,6 +308,8 @@ class HubStub(LoopServer):
     async def _body(self, request: web.Request, response: web.StreamResponse, body: memoryview, sha256: str) -> None:
         for at in range(0, len(body), CHUNK):
             await self._running.wait()
+            if sha256:
+                await self._feeding.wait()
             piece = body[at : at + CHUNK]
             if self._left is not None:
                 piece = piece[: self._left]

@@ -60,12 +60,16 @@ def test_a_removal_that_a_crash_interrupted_after_its_row_was_dropped_is_finishe
     assert files(store) == [] and store.usage().used == 0
 
 
-def test_a_parked_download_reserves_what_its_file_takes(open_store: OpenStore) -> None:
+def test_a_parked_download_reserves_what_its_file_takes_on_the_disk(open_store: OpenStore) -> None:
     store = open_store()
     park(store, "a" * 64, PIECE_BYTES + 5)
-    sql(store, "UPDATE reservation SET bytes = 1 << 60")
+    with (store.layout.ingest / f"{'a' * 64}.part").open("r+b") as part:
+        os.posix_fallocate(part.fileno(), 0, 1 << 20)
+    sql(store, "UPDATE reservation SET bytes = 1 << 60, size = 1")
     store = open_store()
-    assert store.usage().reserved == PIECE_BYTES + 5 and store.recovered.parts_kept == 1
+    assert store.usage().reserved == 1 << 20 and store.recovered.parts_kept == 1
+    found = store.promises.reservations()["a" * 64]
+    assert (found.bytes, found.size) == (1 << 20, PIECE_BYTES + 5)
 
 
 def test_a_download_of_one_piece_is_not_kept_as_there_is_nothing_to_resume(open_store: OpenStore) -> None:

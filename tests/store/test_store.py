@@ -224,7 +224,7 @@ def test_a_blob_that_a_fill_holds_is_not_removed(open_store: Callable[[], Store]
     assert store.evict(manifest.digest, "test")
     assert store.blobs.size(Digest.of(b"weights")) == 7
     assert fill is not None
-    store.index.abandon(fill, ())
+    store.index.abandon(fill, {})
     store.drop_orphans()
     assert store.blobs.size(Digest.of(b"weights")) is None
 

@@ -138,6 +138,7 @@ class Inventory:
             "path": str(store.snapshots.path(digest)),
             "lock": str(store.layout.locks(digest)),
             "manifest": files,
+            "brought_by": read[1].brought_by if read and (hearing.all or read[1].brought_by == only) else None,
             **_sharing(disk, digest),
             "entrants": [each for each in _entrants(disk, digest) if hearing.all or each["uid"] == only],
             "history": _history(disk, digest, hearing.all),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 
 from aiohttp import web
 
-from cached.daemon.callers import in_group
+from cached.daemon import callers
 from cached.daemon.space.usage import Peer
 from cached.errors import Forbidden
 
@@ -36,4 +35,4 @@ def require_admin(peer: Peer | None, admin_group: str, verb: str) -> None:
 
 
 def administers(peer: Peer | None, admin_group: str) -> bool:
-    return peer is not None and (peer.uid in (0, os.geteuid()) or in_group(peer, admin_group))
+    return peer is not None and callers.administers(peer, admin_group)

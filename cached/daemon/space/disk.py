@@ -16,6 +16,7 @@ from cached.model import Digest
 from cached.store.index import Known
 from cached.store.layout import disk_errors
 from cached.store.store import Store
+from cached.store.wants import Promised
 
 log = logging.getLogger("cached.disk")
 
@@ -77,9 +78,11 @@ class Disk:
             self.heard(error)
             return []
 
-    async def begin(self, source: str, wants: dict[str, int], holds: set[Digest], capacity: int) -> int | None:
+    async def begin(
+        self, source: str, wants: dict[str, int], holds: set[Digest], capacity: int, promised: Promised
+    ) -> int | None:
         """`Index.begin`; a caller that is cancelled meanwhile leaves no fill behind."""
-        begun = asyncio.ensure_future(self.do(self.store.index.begin, source, wants, holds, capacity))
+        begun = asyncio.ensure_future(self.do(self.store.index.begin, source, wants, holds, capacity, promised))
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:

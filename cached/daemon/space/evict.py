@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
+from cached.config import Share
+from cached.daemon.space.books import Books
 from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
 from cached.store.quarantine import Aside
@@ -17,65 +20,89 @@ log = logging.getLogger("cached.evict")
 class Evictor:
     """Synchronous; the daemon calls it in a thread, one call at a time. `residency` in seconds."""
 
-    def __init__(self, store: Store, residency: float, budgets: Mapping[str, int]) -> None:
+    def __init__(self, store: Store, residency: float, budgets: Mapping[str, int], share: Share | None = None) -> None:
+        """`share`: what a user's models may take before they go for everybody's; None: all."""
         self._store = store
         self._residency = residency
         self._budgets = budgets
+        self._share = share or Share(1)
+
+    def books(self, wish: Wish, look: bool = True) -> Books:
+        """What there is to decide on, at this moment. Unless it is to `look`, leases are left out."""
+        usage, promises = self._store.usage(), self._store.promises
+        return Books(
+            usage.limit,
+            usage.used,
+            self._rows(wish, look),
+            promises.reservations(),
+            tuple(promises.fills()),
+            promises.promised(),
+            self._share.of(usage.limit),
+            self._loose(wish),
+        )
 
     def plan(self, need: int, wish: Wish) -> Freed:
         """What `free` would do, as far as can be said beforehand. Nothing is changed."""
-        first, last = (0, 0) if wish.within else self._loose(wish)
-        victims = [_with(wish, victim) for victim in choose(self._rows(wish), need - first)]
+        first, last = self._loose(wish)
+        victims = [victim.explained(wish.purpose) for victim in choose(self._choosable(wish), need - first)]
         planned = first + sum(victim.frees for victim in victims)
         planned += min(last, max(0, need - planned))
         return Freed(tuple(victims), planned, max(0, need - planned))
 
     def free(self, need: int, wish: Wish) -> Freed:
-        """Free at least `need` bytes if that can be.
+        """Free at least `need` bytes if that can be: see `clear`."""
+        gone: list[Victim] = []
+        freed, refused = 0, set[Digest]()
+        while (missing := need - freed) > 0:
+            plan = choose(self._choosable(wish, refused), missing - self._loose(wish)[0])
+            done = self.clear(missing, [victim.explained(wish.purpose) for victim in plan], wish)
+            went = {victim.digest for victim in done.victims}
+            gone += done.victims
+            freed += done.freed
+            left = {victim.digest for victim in plan} - went - refused  # Leased or pinned since we looked.
+            refused |= left
+            if not done.victims and not left:
+                break
+        return Freed(tuple(gone), freed, max(0, need - freed))
 
-        What nobody has any use of goes first: orphans, parked downloads, what lies in quarantine and has been replaced.
-        Then snapshots; then the rest of the quarantine, whose good pieces would have to be fetched again.
+    def clear(self, need: int, victims: Iterable[Victim], wish: Wish, loose: bool = True) -> Freed:
+        """Free at least `need` bytes, of these victims in their order.
+
+        What nobody has any use of goes first, if it is `loose` that helps: orphans, parked downloads, what lies in
+        quarantine and has been replaced. Then the victims; then the rest of the quarantine, whose good pieces would
+        have to be fetched again.
         """
-        before = self._taken(wish)
-        if wish.within is None:
+        before, gone = self._taken(), list[Victim]()
+        if loose:
             self._drop_unused(need, wish)
-            self._drop_quarantined(need - (before - self._taken(wish)), wish, wanted=False)
-        gone = self._evict(need - (before - self._taken(wish)), wish)
-        if wish.within is None:
-            self._drop_quarantined(need - (before - self._taken(wish)), wish, wanted=True)
-        freed = before - self._taken(wish)
+            self._drop_quarantined(need - (before - self._taken()), wish, wanted=False)
+        for victim in victims:
+            if before - self._taken() >= need:
+                break
+            if self._store.evict(victim.digest, victim.why):
+                gone.append(victim)
+        if loose:
+            self._drop_quarantined(need - (before - self._taken()), wish, wanted=True)
+        freed = before - self._taken()
         if gone:
             log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})
         return Freed(tuple(gone), freed, max(0, need - freed))
 
-    def spent(self, budget: Budget, wish: Wish, wants: Mapping[str, int]) -> int:
-        """Bytes under the budget: of its models, of fills for them, and of one that would have `wish.blobs` and fetch
-        `wants` (bytes by key)."""
-        blobs = set(wish.blobs)
-        for candidate in self._rows(wish, frozenset(), budget).candidates:
-            blobs |= candidate.blobs
-        keys = dict(wants)
-        for row in self._store.index.query("SELECT id, source FROM fill"):
-            if self._under(budget, row["source"]):
-                blobs |= self._held_blobs(row["id"])
-                keys |= self._reserved(row["id"])
-        sizes = self._sizes()
-        return sum(sizes.get(blob, 0) for blob in blobs) + sum(keys.values())
+    def spent(self, budget: Budget) -> int:
+        """Bytes under the budget: of its models, and what is set aside for fills of them."""
+        under = self.under(budget)
+        rows, promises = self._rows(Wish(""), look=False), self._store.promises
+        reservations = promises.reservations()
+        blobs = {blob for candidate in rows.candidates if candidate.source in under for blob in candidate.blobs}
+        fills = [fill for fill in promises.fills() if fill.source in under]
+        keys = {key for fill in fills for key in fill.wants if key in reservations}
+        blobs = blobs.union(*(fill.holds for fill in fills))
+        return sum(rows.sizes.get(blob, 0) for blob in blobs) + sum(reservations[key].bytes for key in keys)
 
-    def _evict(self, need: int, wish: Wish) -> list[Victim]:
-        gone: list[Victim] = []
-        refused: set[Digest] = set()
-        before = self._taken(wish)
-        while (missing := need - (before - self._taken(wish))) > 0:
-            plan = choose(self._rows(wish, frozenset(refused)), missing)
-            if not plan:
-                break
-            for victim in (_with(wish, planned) for planned in plan):
-                if self._store.evict(victim.digest, victim.why):
-                    gone.append(victim)
-                else:
-                    refused.add(victim.digest)  # Leased or pinned since we looked.
-        return gone
+    def under(self, budget: Budget) -> frozenset[str]:
+        """The sources here that count towards the budget, of snapshots and fills."""
+        rows = self._store.index.query("SELECT source FROM snapshot UNION SELECT source FROM fill")
+        return frozenset(r["source"] for r in rows if budget_of(r["source"], self._budgets) == budget)
 
     def _drop_unused(self, need: int, wish: Wish) -> None:
         before = self._store.index.committed()
@@ -83,7 +110,7 @@ class Evictor:
         for key in self._store.parked():
             if before - self._store.index.committed() >= need:
                 break
-            if key not in wish.keys:
+            if key not in wish.wants:
                 self._store.drop_parked(key)
 
     def _drop_quarantined(self, need: int, wish: Wish, wanted: bool) -> None:
@@ -98,26 +125,27 @@ class Evictor:
         wish itself is about comes last."""
         found = [aside for aside in self._store.quarantine.list() if aside.alone]
         found = [aside for aside in found if (self._store.wanted_back(aside.blob) is not None) == wanted]
-        return sorted(found, key=lambda aside: aside.blob in wish.keys)
+        return sorted(found, key=lambda aside: aside.blob in wish.wants)
 
     def _loose(self, wish: Wish) -> tuple[int, int]:
         """Bytes that would go before any snapshot, and after them all."""
-        parked = sum(size for key, size in self._reserved(None).items() if key not in wish.keys)
+        rows = self._store.index.query("SELECT key, bytes FROM reservation WHERE key NOT IN (SELECT key FROM want)")
+        parked = sum(row["bytes"] for row in rows if row["key"] not in wish.wants)
         unwanted, wanted = (sum(aside.bytes for aside in self._asides(wish, kind)) for kind in (False, True))
         return self._store.index.orphaned() + parked + unwanted, wanted
 
-    def _taken(self, wish: Wish) -> int:
-        """Bytes that count against the limit, or against the budget."""
-        if wish.within is not None:
-            return self.spent(wish.within, wish, {})
+    def _taken(self) -> int:
+        """Bytes that count against the limit."""
         return self._store.index.committed() + sum(aside.bytes for aside in self._store.quarantine.list())
 
-    def _under(self, budget: Budget, source: str) -> bool:
-        return budget_of(source, self._budgets) == budget
+    def _choosable(self, wish: Wish, refused: Collection[Digest] = ()) -> Rows:
+        """For whoever needs room for no fill: what a user has above its share goes first for it as well."""
+        books = self.books(wish)
+        kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
+        return replace(books.rows, candidates=tuple(kept), above=books.above(), spare_young=wish.spare_young)
 
-    def _rows(self, wish: Wish, refused: frozenset[Digest] = frozenset(), within: Budget | None = None) -> Rows:
-        """Within a budget only its own models count, also for who shares what."""
-        index, now, budget = self._store.index, time.time(), within or wish.within
+    def _rows(self, wish: Wish, look: bool) -> Rows:
+        index, now = self._store.index, time.time()
         blobs: dict[str, set[str]] = {}
         for row in index.query("SELECT snapshot, blob FROM snapshot_blob"):
             blobs.setdefault(row["snapshot"], set()).add(row["blob"])
@@ -125,37 +153,24 @@ class Evictor:
             row["snapshot"] for row in index.query("SELECT snapshot FROM pin WHERE until IS NULL OR until > ?", (now,))
         }
         found: list[Candidate] = []
-        snapshots = index.query("SELECT digest, source, used_at, created_at FROM snapshot")
-        leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots)
+        snapshots = index.query("SELECT digest, source, used_at, created_at, brought_by, shared_at FROM snapshot")
+        leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots) if look else set[Digest]()
         for row in snapshots:
-            if budget is not None and not self._under(budget, row["source"]):
-                continue
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
-            young = 0 <= now - row["created_at"] < self._residency
-            # `keys` among its blobs: it is damaged, and what the room is for would mend it.
-            kept = (
-                digest.hex in pinned or digest in refused or (wish.spare_young and young) or bool(members & wish.keys)
+            # `wants` among its blobs: it is damaged, and what the room is for would mend it.
+            kept = digest.hex in pinned or not members.isdisjoint(wish.wants)
+            young, recent, shared = (
+                0 <= now - row[name] < self._residency for name in ("created_at", "used_at", "shared_at")
             )
             kept = kept or digest in leased
-            found.append(Candidate(digest, row["source"], row["used_at"], members, kept, young))
-        return Rows(tuple(found), self._sizes(), self._held_blobs(None) | wish.blobs)
+            found.append(
+                Candidate(
+                    digest, row["source"], row["used_at"], members, kept, young, row["brought_by"], recent, shared
+                )
+            )
+        blobs_held = frozenset(row["blob"] for row in index.query("SELECT blob FROM hold"))
+        return Rows(tuple(found), self._sizes(), blobs_held)
 
     def _sizes(self) -> dict[str, int]:
         rows = self._store.index.query("SELECT digest, size FROM blob WHERE NOT damaged")
         return {row["digest"]: row["size"] for row in rows}
-
-    def _held_blobs(self, fill: int | None) -> frozenset[str]:
-        """What a fill (None: any) counts on."""
-        rows = self._store.index.query("SELECT blob FROM hold WHERE ? IS NULL OR fill = ?", (fill, fill))
-        return frozenset(row["blob"] for row in rows)
-
-    def _reserved(self, fill: int | None) -> dict[str, int]:
-        """Bytes by key of what a fill waits for; None: of parked downloads, for which no fill waits."""
-        rows = self._store.index.query(
-            "SELECT r.key, r.bytes FROM reservation r LEFT JOIN want w ON w.key = r.key WHERE w.fill IS ?", (fill,)
-        )
-        return {row["key"]: row["bytes"] for row in rows}
-
-
-def _with(wish: Wish, victim: Victim) -> Victim:
-    return Victim(victim.digest, victim.source, victim.frees, f"{victim.why}, {wish.purpose}")

@@ -1,74 +1,54 @@
-"""Room on one disk for what is to be fetched: what is there already, what must be reserved, what has to go for it."""
+"""Room on one disk for what is to be fetched: what must be reserved, what is promised for it, and what goes when the
+bytes come."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from cached.config import Config
+from cached.daemon.space.books import Decision, decide
 from cached.daemon.space.choice import Budget, Freed, Victim, Wish, budget_of
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.evict import Evictor
+from cached.daemon.space.needs import Needs
+from cached.daemon.space.running import Running, half_way
+from cached.daemon.space.steps import Steps, Stuck
 from cached.errors import AllHeld, CachedError, TooLarge
-from cached.model import Digest, Entry, Listing
-from cached.store.blobs import ingest_key
+from cached.model import Listing
 from cached.store.store import Usage
+from cached.store.wants import NOTHING, Promised
+
+T = TypeVar("T")
 
 TRIES = 4  # Looks at the store that may each find that it has changed meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """A listing as a disk sees it: digests by path of what is there; what is missing, by the key to fetch it by.
-
-    Of what is missing, `begun` has been reserved already, by another fill or for a download that broke off, and
-    `damaged` is to replace a damaged blob.
-    """
-
-    listing: Listing
-    keys: Mapping[str, str]  # By path, of every file.
-    digests: Mapping[str, Digest]
-    wants: Mapping[str, Entry]
-    begun: frozenset[str]
-    damaged: frozenset[str]
-
-    missing: int = field(init=False)  # Bytes to fetch, as far as nothing of them has landed.
-    new: int = field(init=False)  # Bytes to reserve.
-    unique: int = field(init=False)  # Bytes of the whole listing, each content once.
-    ties: int = field(init=False)  # Bytes that speak for this disk.
-
-    def __post_init__(self) -> None:
-        """Where it is made, which is a thread: models have thousands of files."""
-        wants, listing = self.wants, self.listing
-        missing = sum(entry.size for entry in wants.values())
-        unique = sum({self.keys[entry.path]: entry.size for entry in listing.entries}.values())
-        object.__setattr__(self, "missing", missing)
-        object.__setattr__(self, "new", sum(entry.size for key, entry in wants.items() if key not in self.begun))
-        object.__setattr__(self, "unique", unique)
-        object.__setattr__(self, "ties", unique - missing + sum(wants[key].size for key in self.begun | self.damaged))
-
-    def wish(self, purpose: str, within: Budget | None = None) -> Wish:
-        """To make room for this."""
-        blobs = frozenset(digest.hex for digest in self.digests.values())
-        return Wish(purpose, False, within, frozenset(self.wants), blobs)
-
-
-@dataclass(frozen=True, slots=True)
 class Reserved:
-    """A fill that may begin."""
+    """A fill that may begin. `uid`: on whose account it is, if on anybody's."""
 
     fill: int
     needs: Needs
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a fill would mean: `why` says why it cannot be, and is None when it would fit."""
+    """What a fill would mean: `refusal` says why it cannot be, and is None when it would fit."""
 
     needs: Needs
-    victims: tuple[Victim, ...]
-    why: str | None
+    usage: Usage
+    victims: tuple[Victim, ...] = ()
+    refusal: CachedError | None = None
+    promised: Promised = NOTHING
+
+    @property
+    def why(self) -> str | None:
+        return self.refusal.message if self.refusal is not None else None
 
 
 class Room:
@@ -77,85 +57,85 @@ class Room:
     def __init__(self, config: Config, disk: Disk) -> None:
         self._config = config
         self._disk = disk
-        self._evictor = Evictor(disk.store, config.min_residency, config.budgets)
+        self._evictor = Evictor(disk.store, config.min_residency, config.budgets, config.user_share)
+        self._steps = Steps(disk, self._evictor, config.budgets)
+        self._running = Running()
         self._evicting = asyncio.Lock()
 
     async def needs(self, listing: Listing) -> Needs:
-        return await self._disk.do(self._needs, listing)
+        return await self._disk.do(Needs.of, listing, self._disk.store)
 
-    async def fits(self, needs: Needs) -> bool:
-        """Whether nothing has to go for it."""
-        usage = await self._disk.do(self._disk.store.usage)
-        return usage.used + usage.reserved + needs.new <= usage.limit
-
-    async def reserve(self, listing: Listing) -> Reserved:
-        """Hold what is here and reserve for what is not, evicting when short, and only when that is enough.
+    async def reserve(self, listing: Listing, uid: int | None = None) -> Reserved:
+        """Hold what is here and reserve for what is not, on a user's account or on nobody's. Where room is short others
+        are promised for it, if that is enough; they go when their room is needed: see `secure`.
 
         TooLarge when an empty store could not take it, AllHeld when too little may go, StoreDegraded.
         """
-        self._disk.require_writable()
-        ref, store = str(listing.ref), self._disk.store
-        for _ in range(TRIES):
-            needs = await self.needs(listing)
-            usage = await self._disk.do(store.usage)
-            self._refuse_too_large(needs, usage)
-            if budget := budget_of(ref, self._config.budgets):
-                await self._keep_budget(budget, needs)
-            missing, holds = await self._disk.do(_claims, needs)
-            try:
-                fill = await self._disk.begin(ref, missing, holds, usage.limit)
-            except LookupError:  # A blob that we counted on was evicted meanwhile: look again.
-                continue
-            if fill is not None:
-                return Reserved(fill, needs)
-            if not await self._make_enough(_short(usage, needs), needs.wish(f"to make room for {ref}")):
-                break
-        raise AllHeld(
-            f"There is no room for {ref}: leases, pins and running fills hold the rest of the store; "
-            "release or unpin something, or raise `limit`."
-        )
-
-    async def plan(self, listing: Listing) -> Plan:
-        """What `reserve` would find, without changing anything."""
-        needs = await self.needs(listing)
-        usage = await self._disk.do(self._disk.store.usage)
         ref = str(listing.ref)
-        budget = budget_of(ref, self._config.budgets)
+        for _ in range(TRIES):
+            async with self._evicting:
+                plan = await self._disk.do(self._plan, listing, uid)
+                if plan.refusal is not None:
+                    raise plan.refusal
+                holds = set(plan.needs.digests.values())
+                try:
+                    fill = await self._disk.begin(ref, dict(plan.needs.sizes), holds, plan.usage.limit, plan.promised)
+                except LookupError:  # A blob or a snapshot that we counted on was evicted meanwhile: look again.
+                    continue
+                assert fill is not None  # What is short is promised.
+                self._running.begin(fill, ref)
+                return Reserved(fill, plan.needs, uid)
+        raise _all_held(ref, None)
+
+    async def plan(self, listing: Listing, uid: int | None = None) -> Plan:
+        """What `reserve` would find, without changing anything."""
+        return await self._disk.do(self._plan, listing, uid)
+
+    async def run(self, reserved: Reserved, work: Coroutine[Any, Any, T]) -> T:
+        """The part of a fill that needs room. AllHeld when it had to give way to another: what has landed stays."""
+
+        async def leaving() -> None:
+            with contextlib.suppress(CachedError):  # Its end, which comes, gives up the same.
+                await self._disk.do(self._disk.store.promises.give_up, reserved.fill)
+
+        return await self._running.run(reserved.fill, work, leaving)
+
+    async def abandon(self, reserved: Reserved) -> None:
+        """The fill has ended without a snapshot: what it has not used is free again."""
         try:
+            await self._disk.abandon(reserved.fill)
+        finally:
+            self._running.over(reserved.fill)
+
+    def committed(self, reserved: Reserved) -> None:
+        """The fill has become a snapshot."""
+        self._running.over(reserved.fill)
+
+    async def secure(self, steps: Mapping[str, int]) -> None:
+        """Before bytes come: see to it that there is room for so many of each of these downloads (by key). What was
+        promised for them goes now, or what has taken its place; and a fill that comes after theirs gives way.
+
+        AllHeld when that is not enough. Of what no fill has reserved nothing is known, and nothing is done.
+        """
+        while (stuck := await self._secure(steps)) is not None:
+            if stuck.stop is None or not await self._running.stop(stuck.stop, stuck.fill):
+                raise half_way(stuck.source)
+
+    async def _secure(self, steps: Mapping[str, int]) -> Stuck | None:
+        if await self._disk.do(self._steps.done, steps):
+            return None
+        async with self._evicting:
             self._disk.require_writable()
-            self._refuse_too_large(needs, usage)
-            if budget:
-                _refuse_over_budget(needs, budget)
-        except CachedError as error:
-            return Plan(needs, (), error.message)
-        found = await self._disk.do(self._evictor.plan, _short(usage, needs), needs.wish(f"to make room for {ref}"))
-        victims, missing = list(found.victims), found.short
-        if budget:
-            within = await self._disk.do(self._evictor.plan, await self._over(budget, needs), _keeping(budget, needs))
-            gone = {victim.digest for victim in victims}
-            victims += [victim for victim in within.victims if victim.digest not in gone]
-            missing = max(missing, within.short)
-        why = f"{missing:,} bytes too little may go: leases, pins and running fills hold the rest." if missing else None
-        return Plan(needs, tuple(victims), why)
+            return await self._disk.do(self._steps.take, steps, self._running.stopped)
 
     async def make(self, need: int, wish: Wish, dry_run: bool = False) -> Freed:
         """Evict until `need` bytes are freed, as far as that may be."""
         async with self._evicting:
             if dry_run:
                 return await self._disk.do(self._evictor.plan, need, wish)
-            return await self._make(need, wish)
-
-    async def _make(self, need: int, wish: Wish) -> Freed:
-        self._disk.require_writable()
-        await self._disk.do(self._disk.uses.flush)
-        return await self._disk.do(self._evictor.free, need, wish)
-
-    async def _make_enough(self, need: int, wish: Wish) -> bool:
-        """False when not so much may go; then nothing does."""
-        async with self._evicting:
-            if (await self._disk.do(self._evictor.plan, need, wish)).short:
-                return False
-            return need <= 0 or (await self._make(need, wish)).short == 0
+            self._disk.require_writable()
+            await self._disk.do(self._disk.uses.flush)
+            return await self._disk.do(self._evictor.free, need, wish)
 
     async def keep_below(self) -> None:
         """Above the high watermark: evict down to the low one, so that the next fill need not wait for it."""
@@ -164,70 +144,65 @@ class Room:
             await self.make(need, Wish("to get below the low watermark", spare_young=True))
 
     def excess(self, share: float) -> int:
-        """Bytes above that share of the limit. Synchronous."""
+        """Bytes above that share of the limit; what is only set aside is not there yet. Synchronous."""
         usage = self._disk.store.usage()
-        return max(0, usage.used + usage.reserved - int(usage.limit * share))
+        return max(0, usage.used + usage.landed - int(usage.limit * share))
 
-    async def _keep_budget(self, budget: Budget, needs: Needs) -> None:
-        """Have others of the same budget go as far as the listing needs it. TooLarge, AllHeld."""
-        _refuse_over_budget(needs, budget)
-        if not await self._make_enough(await self._over(budget, needs), _keeping(budget, needs)):
-            raise AllHeld(
-                f"There is no room for {needs.listing.ref}: leases, pins and running fills hold {_spoken(budget)}."
-            )
+    def _plan(self, listing: Listing, uid: int | None) -> Plan:
+        """What is promised, and what refused: the plan is the deed."""
+        needs, usage = Needs.of(listing, self._disk.store), self._disk.store.usage()
+        ref, wish = str(listing.ref), needs.wish(uid)
+        budget = budget_of(ref, self._config.budgets)
+        try:
+            self._disk.require_writable()
+            self._refuse_too_large(needs, usage, budget, uid)
+            decision = self._decide(needs, usage, wish, budget)
+        except CachedError as error:
+            return Plan(needs, usage, refusal=error)
+        victims = decision.victims
+        refusal = None if decision.possible else _all_held(ref, decision)
+        most = usage.limit if budget is None else max(0, budget.limit - self._evictor.spent(budget))
+        promised = Promised(tuple(victim.digest for victim in victims), 0 if decision.greedy else most, uid)
+        return Plan(needs, usage, victims, refusal, promised)
 
-    async def _over(self, budget: Budget, needs: Needs) -> int:
-        """Bytes above the budget, were the listing here."""
-        wants = {key: entry.size for key, entry in needs.wants.items()}
-        return await self._disk.do(self._evictor.spent, budget, _keeping(budget, needs), wants) - budget.limit
+    def _decide(self, needs: Needs, usage: Usage, wish: Wish, budget: Budget | None) -> Decision:
+        """Leases are looked at only where something may have to go."""
+        lacks = sum(each.lacks for each in self._disk.store.promises.reservations().values())
+        if budget is None and usage.used + usage.reserved + lacks + needs.new <= usage.limit:
+            greedy = wish.uid is not None and wish.uid in self._evictor.books(wish, look=False).above(wish)
+            return Decision((), 0, greedy=greedy)
+        self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
+        under = frozenset[str]() if budget is None else self._evictor.under(budget)
+        return decide(self._evictor.books(wish), wish, budget, under)
 
-    def _refuse_too_large(self, needs: Needs, usage: Usage) -> None:
-        most = usage.limit + usage.quarantined
-        if needs.unique > most:
+    def _refuse_too_large(self, needs: Needs, usage: Usage, budget: Budget | None, uid: int | None) -> None:
+        ref, unique, most = needs.listing.ref, needs.unique, usage.limit + usage.quarantined
+        bound = int(self._config.max_model_size)
+        if uid is not None and needs.missing and 0 < bound < unique:
             raise TooLarge(
-                f"{needs.listing.ref} needs {needs.unique:,} bytes, but the store may take {most:,}; "
+                f"{ref} has {unique:,} bytes, and `max_model_size` lets users fetch models of up to {bound:,}; "
+                "ask an administrator to pull it, or to raise that."
+            )
+        if unique > most:
+            raise TooLarge(
+                f"{ref} needs {unique:,} bytes, but the store may take {most:,}; "
                 "raise `limit`, free space on the disk, or use a larger one."
             )
-
-    def _needs(self, listing: Listing) -> Needs:
-        index, blobs = self._disk.store.index, self._disk.store.blobs
-        files = [(entry, listing.identity(entry)) for entry in listing.entries]
-        expected = {entry.path: digest for (entry, _), digest in zip(files, index.expected(files), strict=True)}
-        rows = index.blobs(digest.hex for digest in expected.values() if digest is not None)
-        keys: dict[str, str] = {}
-        digests: dict[str, Digest] = {}
-        wants: dict[str, Entry] = {}
-        for entry, identity in files:
-            digest = expected[entry.path]
-            damaged = None if digest is None else rows.get(digest.hex)
-            # What replaces a damaged blob goes by its digest, whatever the source calls it: see `Store.wanted_back`.
-            key = ingest_key(identity, digest if damaged else entry.digest)
-            keys[entry.path] = key
-            if digest is not None and damaged is False and blobs.size(digest) == entry.size:
-                digests[entry.path] = digest
-            else:
-                wants[key] = entry
-        damaged_keys = frozenset(key for key in wants if rows.get(key))
-        return Needs(listing, keys, digests, wants, frozenset(index.reserved(wants)), damaged_keys)
+        if budget is not None and unique > budget.limit:
+            raise TooLarge(f"{ref} needs {unique:,} bytes, more than {budget}; raise it.")
 
 
-def _claims(needs: Needs) -> tuple[dict[str, int], set[Digest]]:
-    """Bytes to fetch by key, and blobs to hold."""
-    return {key: entry.size for key, entry in needs.wants.items()}, set(needs.digests.values())
-
-
-def _short(usage: Usage, needs: Needs) -> int:
-    return usage.used + usage.reserved + needs.new - usage.limit
-
-
-def _refuse_over_budget(needs: Needs, budget: Budget) -> None:
-    if needs.unique > budget.limit:
-        raise TooLarge(f"{needs.listing.ref} needs {needs.unique:,} bytes, more than {_spoken(budget)}; raise it.")
-
-
-def _keeping(budget: Budget, needs: Needs) -> Wish:
-    return needs.wish(f"to keep {_spoken(budget)}", budget)
-
-
-def _spoken(budget: Budget) -> str:
-    return f"the budget of {budget.prefix} ({budget.limit:,} bytes)"
+def _all_held(ref: str, decision: Decision | None) -> AllHeld:
+    if decision is not None and decision.over is not None:
+        return AllHeld(f"There is no room for {ref}: leases, pins and running fills hold {decision.over}.")
+    if decision is not None and decision.greedy:
+        return AllHeld(
+            f"There is no room for {ref}: with it you would have more than `user_share` lets a user take from others, "
+            f"and {decision.short:,} bytes too little of what you brought may go; release some of that, or ask an "
+            "administrator to pull it."
+        )
+    short = f"{decision.short:,} bytes too little may go: " if decision is not None else ""
+    return AllHeld(
+        f"There is no room for {ref}: {short}leases, pins and running fills hold the rest of the store; "
+        "release or unpin something, or raise `limit`."
+    )

@@ -33,6 +33,7 @@ class Uses:
         self._lock = threading.Lock()
         self._used: dict[Digest, float] = {}
         self._given: dict[tuple[Digest, int], tuple[int, float]] = {}
+        self._users: dict[tuple[Digest, int], float] = {}
 
     def touch(self, snapshot: Digest) -> None:
         with self._lock:
@@ -42,12 +43,14 @@ class Uses:
         """A caller was handed the path: it may have taken a lease; the kernel knows."""
         with self._lock:
             self._given.setdefault((snapshot, peer.pid), (peer.uid, time.time()))
+            self._users[snapshot, peer.uid] = steady_time()
 
     def flush(self) -> None:
         """Write down uses and those holders that the kernel confirms. On an error they are kept for the next time."""
         with self._lock:
             used, self._used = self._used, {}
             given, self._given = self._given, {}
+            users, self._users = self._users, {}
         if not used and not given:
             return
         for (digest, _), (uid, _) in given.items():
@@ -59,7 +62,7 @@ class Uses:
             if any(pid == holder for holder, _ in held.get(digest.hex, ()))
         ]
         try:
-            self._store.index.touch(used, leases)
+            self._store.index.touch(used, leases, users)
         except (StoreDegraded, NoSpace):
             with self._lock:
                 self._used, self._given = used | self._used, self._given | given

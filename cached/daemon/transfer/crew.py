@@ -11,7 +11,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cached.config import Config
@@ -23,6 +23,7 @@ from cached.worker.messages import (
     Came,
     Cancel,
     Check,
+    Granted,
     Hello,
     Inspect,
     Question,
@@ -31,6 +32,7 @@ from cached.worker.messages import (
     Resolve,
     Shards,
     Started,
+    Wanting,
     frame,
 )
 
@@ -66,19 +68,27 @@ class Crew:
         process: asyncio.subprocess.Process,
         members: list[Member],
         came: Callable[[Came], None],
+        wanted: Callable[[Wanting], Awaitable[Granted]],
         threads: Threads,
     ) -> None:
         self.members = members
         self.alive = True
         self.was_ready = False
         self._ending = False
-        self._process, self._came, self._threads = process, came, threads
+        self._process, self._came, self._wanted, self._threads = process, came, wanted, threads
+        self._answering: set[asyncio.Task[None]] = set()
         listening = [asyncio.create_task(self._listen(member)) for member in members]
         self.gone = asyncio.create_task(self._watch(listening))
 
     @classmethod
     async def start(
-        cls, config: Config, count: int, claims: Sequence[int], came: Callable[[Came], None], threads: Threads
+        cls,
+        config: Config,
+        count: int,
+        claims: Sequence[int],
+        came: Callable[[Came], None],
+        wanted: Callable[[Wanting], Awaitable[Granted]],
+        threads: Threads,
     ) -> Crew:
         """WorkerLost when the system has no process, descriptor or thread left for it.
 
@@ -107,7 +117,7 @@ class Crew:
                 end.close()
         members[0].writer.write(frame(Hello.of(config)))
         log.info("workers.started", extra={"pid": process.pid, "processes": count})
-        return cls(process, members, came, threads)
+        return cls(process, members, came, wanted, threads)
 
     async def ask(self, member: Member, question: Question) -> Any:
         """Its answer, or its error.
@@ -157,18 +167,27 @@ class Crew:
         except Exception:
             log.exception("worker.not_understood")
 
-    def _hear(self, member: Member, message: Started | Came | Reply) -> None:
+    def _hear(self, member: Member, message: Started | Came | Wanting | Reply) -> None:
         if isinstance(message, Started):
             member.pid = message.pid
             self.was_ready = True
         elif isinstance(message, Came):
             self._came(message)
+        elif isinstance(message, Wanting):
+            task = asyncio.create_task(self._answer(member, message))
+            self._answering.add(task)  # The loop itself holds tasks weakly.
+            task.add_done_callback(self._answering.discard)
         else:
             future = member.pending.pop(message.number)
             if message.error is not None:
                 future.set_exception(message.error)
             else:
                 future.set_result(message.value)
+
+    async def _answer(self, member: Member, message: Wanting) -> None:
+        granted = await self._wanted(message)
+        if self.alive:
+            member.writer.write(frame(granted))
 
     async def _watch(self, listening: list[asyncio.Task[None]]) -> None:
         """When one has died, end the others; only when nobody writes any more tell those who wait."""

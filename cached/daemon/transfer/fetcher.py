@@ -17,8 +17,9 @@ from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
-from cached.daemon.transfer.workers import Workers
+from cached.daemon.transfer.workers import Secure, Transfer, Workers
 from cached.errors import (
+    AllHeld,
     CachedError,
     CorruptBlob,
     NotFound,
@@ -64,12 +65,14 @@ class Fetcher:
         network: Network,
         elsewhere: Callable[[Digest], Path | None],
         doubt: Callable[[Path], None],
+        secure: Secure,
     ) -> None:
-        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound."""
+        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound.
+        `secure` finds room before bytes come, see `Room.secure`."""
         self._config = config
         self._disk = disk
         self._workers = workers
-        self._elsewhere, self._doubt = elsewhere, doubt
+        self._elsewhere, self._doubt, self._secure = elsewhere, doubt, secure
         self._publishing = Publishing(disk)
         self._running: dict[str, Download] = {}
         self._network = network
@@ -221,7 +224,9 @@ class Fetcher:
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
         count = functools.partial(self._count, download)
-        gathered = await self._workers.gather(self._disk.root, left, remote, count)
+        gathered = await self._workers.gather(
+            self._disk.root, left, remote, count, functools.partial(self._room, download)
+        )
         found.update(gathered.verified)
         if gathered.error is not None:
             await self._publish(found, download, remote, digests)
@@ -261,11 +266,14 @@ class Fetcher:
     async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> tuple[Verified, bool]:
         """The second says whether every byte was read there, just now: what had landed may be anybody's."""
         count = functools.partial(self._count, download)
-        async with self._workers.transfer(into, entry, remote, count) as transfer:
+        room = functools.partial(self._room, download)
+        if into.expected is not None:  # What is left of the damaged blob is copied, wherever in the file it lies.
+            await room({into.key: entry.size})
+        async with self._workers.transfer(into, entry, remote, count, room) as transfer:
             download.done = transfer.landed
             read = into.copy is None and transfer.landed == 0
             if transfer.whole:
-                parts = [Part(transfer.read_whole)]
+                parts = [Part(functools.partial(self._read_whole, transfer, room, {into.key: entry.size}))]
             else:  # The first piece last: it is taken from the end.
                 parts = [Part(functools.partial(transfer.read, piece)) for piece in reversed(transfer.missing)]
             try:
@@ -274,6 +282,17 @@ class Fetcher:
                 transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
                 raise
             return await transfer.finish(), read
+
+    async def _read_whole(self, transfer: Transfer, room: Secure, whole: Mapping[str, int]) -> None:
+        """Another engine asks for nothing before it writes."""
+        await room(whole)
+        await transfer.read_whole()
+
+    async def _room(self, download: Download, steps: Mapping[str, int]) -> None:
+        """For bytes that are about to be written. Nothing goes for what nobody waits for any more."""
+        if not download.waiters:
+            raise AllHeld("Nobody waits for this file any more; what has landed of it is kept.")
+        await self._secure(steps)
 
     def _count(self, download: Download, done: int, came: int) -> None:
         download.done += done

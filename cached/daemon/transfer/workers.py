@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.threads import Threads
 from cached.daemon.transfer.crew import Crew, Member, lost
-from cached.errors import WorkerLost
+from cached.errors import CachedError, WorkerLost
 from cached.model import Entry, Listing, ModelRef
 from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
@@ -28,6 +29,7 @@ from cached.worker.messages import (
     Finish,
     Gather,
     Gathered,
+    Granted,
     Inspect,
     Into,
     Open,
@@ -39,12 +41,16 @@ from cached.worker.messages import (
     Remote,
     Resolve,
     Shards,
+    Wanting,
 )
+
+log = logging.getLogger("cached.workers")
 
 MANY = 4  # More processes than this did not make a fill faster.
 FAILED_SECONDS = 2.0  # Workers that cannot even start are not started again before that.
 CLOSE_SECONDS = 5.0
 
+Secure = Callable[[Mapping[str, int]], Awaitable[None]]  # Room.secure
 Counting = Callable[[int, int], None]  # Bytes since the last call: what counts as done (may shrink), what came.
 
 
@@ -56,6 +62,7 @@ class Workers:
         self._config, self._claims, self._threads = config, claims, threads
         self._numbers = itertools.count(1)
         self._counting: dict[int, Counting] = {}
+        self._rooms: dict[int, Secure] = {}
         self._crew: Crew | None = None
         self._changing = asyncio.Lock()
         self._failed_at = float("-inf")
@@ -83,7 +90,7 @@ class Workers:
                 if time.monotonic() < self._failed_at + FAILED_SECONDS:
                     raise lost()
                 self._crew = await Crew.start(
-                    self._config, processes(self._config), self._claims, self._came, self._threads
+                    self._config, processes(self._config), self._claims, self._came, self._wanted, self._threads
                 )
             return self._crew
 
@@ -146,18 +153,24 @@ class Workers:
             crew, member = await self._idlest()
             return await crew.ask(member, question)
 
-    async def gather(self, root: Path, wants: Mapping[str, Entry], remote: Remote, counting: Counting) -> Gathered:
-        """Fetch these small files by key. WorkerLost when they have to be asked for again."""
+    async def gather(
+        self, root: Path, wants: Mapping[str, Entry], remote: Remote, counting: Counting, room: Secure
+    ) -> Gathered:
+        """Fetch these small files by key. `room` is asked for before anything is written. WorkerLost when they have to
+        be asked for again."""
         crew, member = await self._idlest()
-        with self._counted(counting) as number:
+        with self._counted(counting, room) as number:
             gathered: Gathered = await crew.ask(member, Gather(number, root, wants, remote.only(*wants.values())))
         return gathered
 
     @contextlib.asynccontextmanager
-    async def transfer(self, into: Into, entry: Entry, remote: Remote, counting: Counting) -> AsyncIterator[Transfer]:
-        """A Transfer; parked when the block ends, unless it was finished or discarded."""
+    async def transfer(
+        self, into: Into, entry: Entry, remote: Remote, counting: Counting, room: Secure
+    ) -> AsyncIterator[Transfer]:
+        """A Transfer; parked when the block ends, unless it was finished or discarded. `room` is asked for before
+        pieces are written."""
         crew, member = await self._idlest()
-        with self._counted(counting) as number:
+        with self._counted(counting, room) as number:
             transfer = Transfer(crew, member, number)
             member.files += 1
             try:
@@ -172,14 +185,28 @@ class Workers:
         return crew, min(crew.members, key=lambda member: member.load)
 
     @contextlib.contextmanager
-    def _counted(self, counting: Counting) -> Iterator[int]:
-        """The number under which bytes are counted there."""
+    def _counted(self, counting: Counting, room: Secure) -> Iterator[int]:
+        """The number under which bytes are counted there, and room is asked for."""
         number = next(self._numbers)
-        self._counting[number] = counting
+        self._counting[number], self._rooms[number] = counting, room
         try:
             yield number
         finally:
-            del self._counting[number]
+            del self._counting[number], self._rooms[number]
+
+    async def _wanted(self, message: Wanting) -> Granted:
+        """A worker has bytes, and waits to write them."""
+        room = self._rooms.get(message.transfer)
+        try:
+            if room is None:
+                raise lost()
+            await room(message.steps)
+        except CachedError as error:
+            return Granted(message.number, error)
+        except Exception:
+            log.exception("room.bug")
+            return Granted(message.number, CachedError("Room could not be made; see the daemon's log."))
+        return Granted(message.number, None)
 
     def _came(self, message: Came) -> None:
         for transfer, (done, came) in message.counts.items():

@@ -1,0 +1,181 @@
+"""The books of one disk: what is there, what runs, and what that means for a fill that needs room. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cached.daemon.space.choice import Budget, Rows, Victim, Wish, choose
+from cached.model import Digest
+from cached.store.promises import FillRow, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """`rows` without anything that is peculiar to a fill. `share`: bytes that a user's models may take before it takes
+    room from others; None: there is no such bound. `sources` by snapshot. `loose`: bytes of no use to anyone, and those
+    that would have to be fetched again."""
+
+    limit: int
+    used: int
+    rows: Rows
+    reservations: Mapping[str, Reservation]
+    fills: tuple[FillRow, ...]
+    promised: Mapping[Digest, int]
+    share: int | None
+    loose: tuple[int, int] = (0, 0)
+
+    @property
+    def free(self) -> int:
+        """Bytes that are neither used nor set aside."""
+        return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
+
+    def above(self, wish: Wish | None = None) -> dict[int, int]:
+        """Bytes above its share of each user that has more; its fills count, and so does the wish."""
+        if self.share is None:
+            return {}
+        blobs: dict[int, set[str]] = {}
+        keys: dict[int, dict[str, int]] = {}
+        for candidate in self.rows.candidates:
+            if candidate.brought_by is not None:
+                blobs.setdefault(candidate.brought_by, set()).update(candidate.blobs)
+        for fill in self.fills:
+            if fill.uid is not None:
+                blobs.setdefault(fill.uid, set()).update(fill.holds)
+                keys.setdefault(fill.uid, {}).update(self._sizes_of(fill.wants))
+        if wish is not None and wish.uid is not None:
+            blobs.setdefault(wish.uid, set()).update(wish.blobs)
+            keys.setdefault(wish.uid, {}).update(wish.wants)
+        taken = {
+            uid: self._bytes(blobs.get(uid, ())) + sum(keys.get(uid, {}).values()) for uid in blobs.keys() | keys.keys()
+        }
+        return {uid: bytes_ - self.share for uid, bytes_ in taken.items() if bytes_ > self.share}
+
+    def _sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
+        return {key: self.reservations[key].size for key in keys if key in self.reservations}
+
+    def _bytes(self, blobs: Iterable[str]) -> int:
+        return sum(self.rows.sizes.get(blob, 0) for blob in blobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What room can be found for a fill: `victims` in their order, and how many bytes `short` of all that it needs.
+
+    `later`: fills that come after it, the last one first; they would give back the bytes of `yields`. `greedy`: it is
+    for a user with more than its share. `over`: the budget that it is short of, if that is what it is short of.
+    """
+
+    victims: tuple[Victim, ...]
+    short: int
+    later: tuple[int, ...] = ()
+    yields: int = 0
+    greedy: bool = False
+    over: Budget | None = None
+
+    @property
+    def possible(self) -> bool:
+        return self.short <= self.yields
+
+
+def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[str]) -> Decision:
+    """Whether a fill can have all that it wishes for, and by what: of its budget first, if it has one.
+
+    Who has more than its share comes after everybody else, and of equals the younger one; what is promised to those
+    before is theirs. `under`: sources that count towards the budget.
+    """
+    above = books.above(wish)
+    greedy = wish.uid is not None and wish.uid in above
+
+    def rank(fill: FillRow) -> tuple[bool, int]:
+        return fill.uid in above, fill.id
+
+    mine = (greedy, wish.fill if wish.fill is not None else 1 << 62)
+    others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
+    before = [fill for fill in others if rank(fill) < mine]
+    later = [fill for fill in reversed(others) if rank(fill) > mine]
+    kept = {candidate.digest for candidate in books.rows.candidates if candidate.kept}
+    theirs = {fill.id for fill in before}
+    gone = frozenset(digest for digest, fill in books.promised.items() if fill in theirs and digest not in kept)
+    held = books.rows.held | wish.blobs
+    rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
+    claims = _Claims(books, wish, before, later)
+    within: list[Victim] = []
+    if budget is not None:
+        inner = _only(rows, under)
+        need = claims.under(budget, under, inner) - budget.limit
+        within = [victim.explained(f"to keep {budget}") for victim in choose(inner, need)]
+        short = need - freed(inner, gone | {victim.digest for victim in within})
+        if short > 0:
+            fills = [fill for fill in later if fill.source in under]
+            yields = claims.yields(fills)
+            return Decision(tuple(within), short, tuple(f.id for f in fills), yields, greedy, budget)
+    gone |= {victim.digest for victim in within}
+    need = claims.needed - books.loose[0]
+    chosen = choose(replace(rows, gone=gone), need)
+    victims = within + [victim.explained(wish.purpose) for victim in chosen]
+    short = need - freed(rows, gone | {victim.digest for victim in victims}) - books.loose[1]
+    ids = tuple(fill.id for fill in later)
+    return Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
+
+
+def freed(rows: Rows, gone: Collection[Digest]) -> int:
+    """Bytes that are free once these have gone."""
+    links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
+    links.subtract(Counter(blob for each in rows.candidates if each.digest in gone for blob in each.blobs))
+    touched = {blob for each in rows.candidates if each.digest in gone for blob in each.blobs}
+    return sum(rows.sizes.get(blob, 0) for blob in touched if links[blob] == 0 and blob not in rows.held)
+
+
+def _only(rows: Rows, under: Collection[str]) -> Rows:
+    """Only these sources', also for who shares what."""
+    return replace(rows, candidates=tuple(each for each in rows.candidates if each.source in under))
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What a wish and the fills before it need, and what those after it have."""
+
+    books: Books
+    wish: Wish
+    before: list[FillRow]
+    later: list[FillRow]
+
+    @property
+    def needed(self) -> int:
+        """Bytes that have to go for the wish and those before it."""
+        reservations = self.books.reservations
+        keys = {key for fill in self.before for key in fill.wants} | self.wish.wants.keys()
+        lacks = sum(reservations[key].lacks for key in keys if key in reservations)
+        new = sum(size for key, size in self.wish.wants.items() if key not in reservations)
+        return lacks + new - self.books.free
+
+    def under(self, budget: Budget, under: Collection[str], rows: Rows) -> int:
+        """Bytes that would count towards the budget: all of the wish's and of fills before it, what those after it
+        have already."""
+        reservations = self.books.reservations
+        blobs = set(self.wish.blobs).union(*(candidate.blobs for candidate in rows.candidates))
+        keys: dict[str, int] = {}
+        for fill in self.later:
+            if fill.source in under:
+                blobs |= fill.holds
+                keys |= {key: reservations[key].bytes for key in fill.wants if key in reservations}
+        for fill in self.before:
+            if fill.source in under:
+                blobs |= fill.holds
+                keys |= {key: reservations[key].size for key in fill.wants if key in reservations}
+        keys |= self.wish.wants
+        return sum(rows.sizes.get(blob, 0) for blob in blobs) + sum(keys.values())
+
+    def yields(self, fills: list[FillRow]) -> int:
+        """Bytes that nobody else would need, were these fills not here."""
+        reservations, rows = self.books.reservations, self.books.rows
+        gone = {fill.id for fill in fills}
+        stay = [fill for fill in [*self.before, *self.later] if fill.id not in gone]
+        keys = {key for fill in fills for key in fill.wants} - self.wish.wants.keys()
+        keys -= {key for fill in stay for key in fill.wants}
+        blobs = {blob for fill in fills for blob in fill.holds} - self.wish.blobs
+        blobs -= {blob for fill in stay for blob in fill.holds}
+        blobs -= {blob for candidate in rows.candidates for blob in candidate.blobs}
+        return sum(reservations[k].bytes for k in keys if k in reservations) + sum(rows.sizes.get(b, 0) for b in blobs)

@@ -1,0 +1,91 @@
+"""The fills that run on a disk, and how one of them is stopped for the sake of another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cached.errors import AllHeld
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class _Fill:
+    source: str
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Running:
+    """By number. Use from the event loop only."""
+
+    def __init__(self) -> None:
+        self._fills: dict[int, _Fill] = {}
+
+    def begin(self, fill: int, source: str) -> None:
+        self._fills[fill] = _Fill(source)
+
+    def over(self, fill: int) -> None:
+        """It has given its room back, or become a snapshot."""
+        if known := self._fills.pop(fill, None):
+            known.over.set()
+
+    @property
+    def stopped(self) -> set[int]:
+        return {number for number, fill in self._fills.items() if fill.stopped.is_set()}
+
+    async def run(self, fill: int, work: Coroutine[Any, Any, T], leaving: Callable[[], Awaitable[None]]) -> T:
+        """What the fill does while it may be stopped; AllHeld, once that has ended, when it was.
+
+        `leaving` is called as soon as it is known that nothing will come of it: reads that are under way end later.
+        """
+        known = self._fills[fill]
+        task: asyncio.Task[T] = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(known.stopped.wait())
+        try:
+            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await leaving()
+            await asyncio.wait([task])
+            raise half_way(known.source)
+        finally:
+            stopped.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.shield(_both(leaving, task))
+
+    async def stop(self, fill: int, for_: int) -> bool:
+        """Stop one fill for another, and wait until its room is back. False when that cannot be, or when the other has
+        been stopped meanwhile: of two that would stop each other, one goes on."""
+        known, other = self._fills.get(fill), self._fills.get(for_)
+        if known is None or (other is not None and other.stopped.is_set()):
+            return False
+        known.stopped.set()
+        ends = [asyncio.ensure_future(known.over.wait())]
+        if other is not None:
+            ends.append(asyncio.ensure_future(other.stopped.wait()))
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        return known.over.is_set()
+
+
+async def _both(leaving: Callable[[], Awaitable[None]], task: asyncio.Task[Any]) -> None:
+    try:
+        await leaving()
+    finally:
+        await asyncio.wait([task])
+
+
+def half_way(source: str) -> AllHeld:
+    return AllHeld(
+        f"There is no more room for {source}: what would have gone for it is in use now, or an earlier fill needs it; "
+        "what has landed is kept, so try again later, or release or unpin something."
+    )
