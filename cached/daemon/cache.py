@@ -42,7 +42,7 @@ from cached.errors import (
 )
 from cached.model import Listing
 from cached.wire import Ready
-from cached.worker.messages import RESOLVES
+from cached.worker.messages import PROOFS, RESOLVES
 
 log = logging.getLogger("cached.cache")
 
@@ -56,12 +56,13 @@ class Cache:
         self.workers = workers
         self.network = Network(config)
         self.shares = Shares(RESOLVES * processes(config))
+        self.proofs = Shares(PROOFS * processes(config))
         self.gate = Gate(config, disks)
         self.places = Places(config, disks, workers, self.network)
         self.counters = Counters()
         self.loadable = Loadable(workers)
         self.fills: dict[str, Fill] = {}
-        self._granting = Granting(config, disks, workers, self.places, self.gate.whose)
+        self._granting = Granting(config, disks, workers, self.places, self.gate.whose, self.proofs)
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
@@ -231,7 +232,8 @@ class Cache:
                 if self._way(held, ask, caller) is not Way.PROVE:
                     return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
-                await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
+                async with self.proofs.turn(caller.uid):
+                    await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
         except ModelIncomplete:

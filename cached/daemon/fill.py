@@ -37,8 +37,8 @@ class Fill:
     async def watch(self, interval: float, abandon: bool) -> AsyncGenerator[Progress | Ready, None]:
         """Progress every `interval` seconds, then what was asked for; or the fill's error.
 
-        Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`, or it
-        has not come further than to ask the source: then nothing is lost.
+        Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`: who
+        asks again after a time-out is then not at the beginning, also while the source is being asked.
         """
         assert self.task is not None  # Set before a fill is shown to anyone.
         self.waiters += 1
@@ -50,5 +50,5 @@ class Fill:
             yield self.task.result()
         finally:
             self.waiters -= 1
-            if self.waiters == 0 and (self.abandon or self.phase == "resolving") and not self.task.done():
+            if self.waiters == 0 and self.abandon and not self.task.done():
                 self.task.cancel()

@@ -11,6 +11,7 @@ from cached.daemon.callers import Caller
 from cached.daemon.filler import manifest_of
 from cached.daemon.places import Place, Places
 from cached.daemon.rights import Copy, Registrar, Rights
+from cached.daemon.shares import Shares
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers
@@ -20,9 +21,11 @@ from cached.store.index import Known
 
 
 class Granting:
-    def __init__(self, config: Config, disks: Disks, workers: Workers, places: Places, whose: Whose) -> None:
+    def __init__(
+        self, config: Config, disks: Disks, workers: Workers, places: Places, whose: Whose, shares: Shares
+    ) -> None:
         self._disks, self._places = disks, places
-        self._registrar = Registrar(config, disks, workers, whose)
+        self._registrar = Registrar(config, disks, workers, whose, shares)
 
     def rights(self, listing: Listing, caller: Caller) -> Rights:
         return Rights(self._registrar, listing, caller)

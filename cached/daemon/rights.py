@@ -19,13 +19,15 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cached.access import probe_of
 from cached.config import Config
 from cached.daemon.callers import Caller
+from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers
@@ -54,8 +56,8 @@ class Copy:
 class Registrar:
     """What all Rights share. Knows whose temporary keys are, as long as the daemon runs."""
 
-    def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
-        self.disks, self.workers, self.whose = disks, workers, whose
+    def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose, shares: Shares) -> None:
+        self.disks, self.workers, self.whose, self.shares = disks, workers, whose, shares
         self.ttl, self.timeout = float(config.proof_ttl), float(config.resolve_timeout)
         self._principals: OrderedDict[str, str | None] = OrderedDict()
 
@@ -65,7 +67,8 @@ class Registrar:
             return None
         key = self.whose.key(listing.ref, caller)
         if key not in self._principals:
-            self._principals[key] = await self.workers.principal(listing.ref, caller.credentials, self.timeout)
+            async with self.shares.turn(caller.uid):
+                self._principals[key] = await self.workers.principal(listing.ref, caller.credentials, self.timeout)
             while len(self._principals) > REMEMBERED:
                 self._principals.popitem(last=False)
         return self._principals[key]
@@ -148,8 +151,18 @@ class Rights:
 
     async def _prove(self, entries: Sequence[Entry]) -> None:
         if entries:
-            await self._ask(self._workers.prove(self.listing, entries, self.caller.credentials, self._timeout))
+            try:
+                async with self._turn():
+                    await self._workers.prove(self.listing, entries, self.caller.credentials, self._timeout)
+            except (SourceDenied, NotFound):
+                await self.drop()
+                raise
+            self._asked = True
             self._proven.update(map(self.listing.identity, entries))
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """No user keeps the others from being asked about."""
+        return self._registrar.shares.turn(self.caller.uid)
 
     async def _claims(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those whose digest is the listing's word alone: this place was never seen to have such bytes."""
@@ -177,9 +190,9 @@ class Rights:
 
     async def _compare_once(self, copies: Mapping[Path, Copy]) -> None:
         entries = {path: copy.entry for path, copy in copies.items()}
-        asked = self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
         try:
-            await asked
+            async with self._turn():
+                await self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
         except SourceUnavailable as error:
             if all(map(os.path.exists, copies)):
                 raise
@@ -207,14 +220,6 @@ class Rights:
         if found.problem is not None:
             self._disks.doubt(copy.path)
         return found.problem is not None
-
-    async def _ask(self, question: Awaitable[None]) -> None:
-        try:
-            await question
-        except (SourceDenied, NotFound):
-            await self.drop()
-            raise
-        self._asked = True
 
     # What is remembered.
 

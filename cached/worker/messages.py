@@ -20,7 +20,8 @@ from cached.model import Digest, Entry, Listing, ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
-RESOLVES = 16  # Questions to sources that one worker takes at a time.
+RESOLVES = 16  # Questions to sources that one worker takes at a time, …
+PROOFS = 16  # … and questions whether somebody may read, which do not wait for those.
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from cached.worker.channel import Channel
 from cached.worker.checking import run_check
 from cached.worker.large import LargeFile
 from cached.worker.messages import (
+    PROOFS,
     RESOLVES,
     Asking,
     Cancel,
@@ -70,8 +71,7 @@ NICE = 5
 OOM_SCORE = 500
 SWEPT_EVERY = 1.0  # Seconds between two looks for connections that nobody uses any more.
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
-PROOFS = 16  # Threads of their own: who resolves a lot must not keep others from being asked whether they may read.
-HELPERS = 32  # For those among them that have many files to prove.
+HELPERS = 32  # Threads for those who have many files to prove.
 CHECKS = 2  # As well: checking reads a disk for minutes.
 LOOKS = 2  # And those that look through a snapshot's names.
 SCRUBS = 4  # And those for which nobody waits: each root has one under way.

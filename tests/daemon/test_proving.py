@@ -14,6 +14,7 @@ from cached.access import Credentials
 from cached.config import Config, Duration
 from cached.daemon.callers import Caller
 from cached.daemon.rights import NEW_KEYS, Copy, Registrar, Rights
+from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers
@@ -72,7 +73,7 @@ class Case:
         self.disk, self.asked = disk, Asked()
         config = Config(root=disk.root, **settings)  # type: ignore[arg-type]
         disks = Disks([disk.store], [])
-        self.registrar = Registrar(config, disks, cast(Workers, self.asked), Whose(config))
+        self.registrar = Registrar(config, disks, cast(Workers, self.asked), Whose(config), Shares(16))
         manifest = add(disk.store, "m", DATA)
         self.digests = {file.path: file.digest for file in manifest.files}
 

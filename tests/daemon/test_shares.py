@@ -160,7 +160,7 @@ def test_what_nobody_waits_for_any_more_is_not_listed_to_its_end(node: DaemonPro
     endless.hold()
     for number in range(4):
         with node.client() as client, pytest.raises(CachedError):
-            client.pull(f"hf://org/endless{number}", timeout=1)
+            client.pull(f"hf://org/endless{number}", timeout=1, abandon=True)
     until(lambda: node.status()["fills"] == [])
     pages = endless.pages
     endless.release()
