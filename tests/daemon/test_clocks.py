@@ -222,7 +222,7 @@ def test_no_reservation_is_kept_for_ever(local: DaemonProcess, clock: Clock, ahe
     key = "a" * 64
     (local.root / "ingest" / f"{key}.part").write_bytes(bytes(1000))
     with sqlite3.connect(local.root / "index.db") as db:
-        db.execute("INSERT INTO reservation VALUES (?, 1000, ?)", (key, time.time() + ahead))
+        db.execute("INSERT INTO reservation VALUES (?, 1000, ?, 1000)", (key, time.time() + ahead))
     local.start()
     assert local.status()["reserved"] in (0, 1000)
     local.stop()
