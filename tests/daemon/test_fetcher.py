@@ -239,7 +239,7 @@ async def read_by(disk: Disk, remote: Remote, workers: object) -> set[str]:
     """Keys that a fill of this remote's credentials has read itself, fetching one file."""
     (entry,) = remote.listing.entries
     batch, wants = Batch(), {ingest_key(remote.listing.identity(entry), entry.digest): entry}
-    await fetcher_of(disk, workers).fetch(remote, wants.items(), batch)
+    await fetcher_of(disk, workers).fetch(remote, wants, batch)
     return batch.read
 
 
@@ -255,7 +255,7 @@ async def test_what_is_read_for_others_or_was_here_is_not_read_by_these_credenti
     remotes = [Remote(mine, token), Remote(mine, token), Remote(mine, Credentials()), Remote(theirs, token)]
     batches = [Batch() for _ in remotes]
     fetching = [
-        asyncio.create_task(fetcher.fetch(remote, wants.items(), batch))
+        asyncio.create_task(fetcher.fetch(remote, wants, batch))
         for remote, batch in zip(remotes, batches, strict=True)
     ]
     workers.send.set()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
-from cached.errors import SourceDenied, SourceUnavailable
+from cached.errors import AllHeld, SourceDenied, SourceUnavailable
 
 
 class Reads:
@@ -56,6 +57,23 @@ async def test_a_read_that_fails_after_its_file_was_cancelled_is_not_tried_again
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 10)
     assert len(reads.begun) == 1
+
+
+async def test_a_read_that_fails_for_good_after_its_file_was_cancelled_is_no_surprise(reads: Reads) -> None:
+    surprises: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: surprises.append(context))
+    running = asyncio.create_task(Streams(4, 4, retries=5).run(work_of(reads, 1)))
+    await reads.running(1)
+    running.cancel()
+    await settle()
+    reads.begun[0].set_exception(AllHeld("Nobody waits for it."))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    del running
+    reads.begun.clear()
+    gc.collect()
+    await settle()
+    assert surprises == []
 
 
 async def test_the_first_part_that_fails_for_good_ends_the_others(reads: Reads) -> None:

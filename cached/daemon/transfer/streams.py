@@ -51,6 +51,7 @@ class Streams:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
             work.give_up()
+            ended.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
             if work.active:
                 await asyncio.wait([ended])
             raise
