@@ -175,10 +175,13 @@ class Client:
                 waiting = None  # It was fetched meanwhile, which may take its time.
             waiting = waiting or pauses(LEASE_SECONDS if deadline is None else deadline - time.monotonic())
             if call.cancelled or next(waiting, ()) == ():
-                who = in_the_way(ready.lock)
-                why = f"{who} holds its lock" if who else "it was removed again each time"
-                raise NotCached(f"{body['uri']} could not be held: {why}; try again.")
-            ready = self._ready(body, progress, deadline, call)
+                raise _not_held(ready)
+            try:
+                ready = self._ready(body, progress, deadline, call)
+            except DaemonUnavailable as error:
+                if deadline is None or time.monotonic() < deadline:
+                    raise
+                raise _not_held(ready) from error  # Too little was left of the caller's time to be answered once more.
         return Lease(ready, fd)
 
     def _ready(
@@ -288,6 +291,12 @@ def _take(ready: Ready) -> int | None:
         raise SourceDenied(
             f"You may not enter {ready.path}: see `cached doctor`, or the uid that the daemon sees you as."
         ) from None
+
+
+def _not_held(ready: Ready) -> NotCached:
+    who = in_the_way(ready.lock)
+    why = f"{who} holds its lock" if who else "it was removed again each time"
+    return NotCached(f"{ready.source} could not be held: {why}; try again.")
 
 
 def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:

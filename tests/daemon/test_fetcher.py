@@ -212,7 +212,7 @@ class Resuming:
         self._disk, self._landed = disk, landed
 
     @contextlib.asynccontextmanager
-    async def transfer(self, into: Into, entry: Entry, remote: Remote, count: Any) -> AsyncIterator[Any]:
+    async def transfer(self, into: Into, entry: Entry, remote: Remote, count: Any, room: Any) -> AsyncIterator[Any]:
         ingest = self._disk.store.blobs.ingest(into.key, entry)
         for piece in ingest.missing():
             ingest.land(piece, BIG[piece.offset : piece.offset + piece.length])
@@ -255,8 +255,7 @@ async def test_what_is_read_for_others_or_was_here_is_not_read_by_these_credenti
     remotes = [Remote(mine, token), Remote(mine, token), Remote(mine, Credentials()), Remote(theirs, token)]
     batches = [Batch() for _ in remotes]
     fetching = [
-        asyncio.create_task(fetcher.fetch(remote, wants, batch))
-        for remote, batch in zip(remotes, batches, strict=True)
+        asyncio.create_task(fetcher.fetch(remote, wants, batch)) for remote, batch in zip(remotes, batches, strict=True)
     ]
     workers.send.set()
     await asyncio.gather(*fetching)

@@ -121,7 +121,7 @@ def test_exclusive_locks_of_a_stranger_keep_nobody_from_leasing(daemon: DaemonPr
 def test_exclusive_locks_of_a_stranger_keep_nothing_from_eviction_once_it_holds_more_than_its_share(
     daemon: DaemonProcess, models: Models
 ) -> None:
-    daemon.start(max_leases_per_user=1)
+    daemon.start(max_leases_per_user=1, user_share=1)
     uris = models(5)
     worker, stranger = Person(daemon, WORKER), Person(daemon, STRANGER)
     with worker.holding(uris[0]) as lease:
@@ -209,7 +209,7 @@ def test_what_is_held_when_the_daemon_is_upgraded_stays_and_goes_when_it_is_let_
     for name in names:
         os.chmod(f"{name}.json", 0o444)  # As the daemon of layout 1 left it, with which the client took its lease.
     with worker.keeping(lambda: everything_lockable(snapshots, fcntl.LOCK_SH)):
-        daemon.start(max_leases_per_user=1)
+        daemon.start(max_leases_per_user=1, user_share=1)
         other = Person(daemon, THIRD)
         with pytest.raises(AllHeld):
             other.acquire(uris[3])
