@@ -144,7 +144,7 @@ class Machine(RuleBasedStateMachine):
             needed = plan.usage.used + plan.usage.reserved + plan.needs.new - plan.usage.limit
             wish = plan.needs.wish(None)
             assert Evictor(self.store, 0, {}).plan(needed, wish).short, f"{model.name} was refused though it fits"
-            foreseen = self._free(needed).short
+            foreseen = self._free(needed, wish).short
             assert foreseen or self.room._plan(model.listing, uid).refusal, f"{model.name} fits now, and nobody knew"
         return None
 
@@ -249,8 +249,8 @@ class Machine(RuleBasedStateMachine):
         if gone:
             self.ready.discard(model.digest)
 
-    def _free(self, need: int) -> Freed:
-        freed = Evictor(self.store, 0, {}).free(need, Wish("for a test"))
+    def _free(self, need: int, wish: Wish | None = None) -> Freed:
+        freed = Evictor(self.store, 0, {}).free(need, wish or Wish("for a test"))
         for victim in freed.victims:
             assert not self._kept(victim.digest), f"{BY_DIGEST[victim.digest].name} was held, and was evicted"
             self.ready.discard(victim.digest)
