@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cached.config import Size
+from cached.daemon.space.books import decide
 from cached.daemon.space.choice import Wish
 from cached.errors import AllHeld
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, on_disk, ready, reserve, store_of, used
@@ -187,6 +188,19 @@ async def test_a_fill_that_could_not_complete_all_the_same_stops_no_other(rooms:
     assert "younger" in here(room)
     for fd in fds:
         os.close(fd)
+
+
+async def test_what_has_come_since_a_fill_was_looked_at_needs_no_second_room(rooms: Rooms) -> None:
+    room = rooms.make(100)
+    for name in "ab":
+        await bring(room, name, w=45)
+    reserved = await reserve(room, "new", x=40, y=45)
+    (fill,) = store_of(room).promises.fills()
+    wish = room._steps._wish(fill)
+    await come(room, reserved, "x")
+    decision = decide(room._evictor.books(wish), wish, None, frozenset())
+    assert decision.short == 0 and len(decision.victims) == 1
+    await ready(room, reserved)
 
 
 async def test_two_fills_for_one_file_take_its_room_once_and_either_may_leave(rooms: Rooms) -> None:

@@ -142,7 +142,10 @@ class Machine(RuleBasedStateMachine):
         self.counts["no room"] += 1
         if uid is None and not self.fills:
             needed = plan.usage.used + plan.usage.reserved + plan.needs.new - plan.usage.limit
-            assert self._free(needed).short, f"{model.name} was refused although there was room"
+            wish = plan.needs.wish(None)
+            assert Evictor(self.store, 0, {}).plan(needed, wish).short, f"{model.name} was refused though it fits"
+            foreseen = self._free(needed, wish).short
+            assert foreseen or self.room._plan(model.listing, uid).refusal, f"{model.name} fits now, and nobody knew"
         return None
 
     def _secure(self, fill: Filling, steps: dict[str, int]) -> None:
@@ -246,8 +249,8 @@ class Machine(RuleBasedStateMachine):
         if gone:
             self.ready.discard(model.digest)
 
-    def _free(self, need: int) -> Freed:
-        freed = Evictor(self.store, 0, {}).free(need, Wish("for a test"))
+    def _free(self, need: int, wish: Wish | None = None) -> Freed:
+        freed = Evictor(self.store, 0, {}).free(need, wish or Wish("for a test"))
         for victim in freed.victims:
             assert not self._kept(victim.digest), f"{BY_DIGEST[victim.digest].name} was held, and was evicted"
             self.ready.discard(victim.digest)

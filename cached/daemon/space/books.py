@@ -32,7 +32,7 @@ class Books:
         return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
 
     def above(self, wish: Wish | None = None) -> dict[int, int]:
-        """Bytes above its share of each user that has more; its fills count, and so does the wish."""
+        """Bytes above its share of each user that has more; its fills count, and so does what it wishes to begin."""
         if self.share is None:
             return {}
         blobs: dict[int, set[str]] = {}
@@ -44,7 +44,7 @@ class Books:
             if fill.uid is not None:
                 blobs.setdefault(fill.uid, set()).update(fill.holds)
                 keys.setdefault(fill.uid, {}).update(self._sizes_of(fill.wants))
-        if wish is not None and wish.uid is not None:
+        if wish is not None and wish.fill is None and wish.uid is not None:
             blobs.setdefault(wish.uid, set()).update(wish.blobs)
             keys.setdefault(wish.uid, {}).update(wish.wants)
         taken = {
@@ -85,6 +85,8 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     Who has more than its share comes after everybody else, and of equals the younger one; what is promised to those
     before is theirs. `under`: sources that count towards the budget.
     """
+    if wish.fill is not None:  # What has come since it was looked at needs no room any more.
+        wish = replace(wish, wants={key: size for key, size in wish.wants.items() if key in books.reservations})
     above = books.above(wish)
     greedy = wish.uid is not None and wish.uid in above
 

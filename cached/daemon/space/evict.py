@@ -81,8 +81,8 @@ class Evictor:
                 break
             if self._store.evict(victim.digest, victim.why):
                 gone.append(victim)
-        if loose:
-            self._drop_quarantined(need - (before - self._taken()), wish, wanted=True)
+        for wanted in (False, True) if loose else ():  # Of damaged files, the last snapshot may just have gone.
+            self._drop_quarantined(need - (before - self._taken()), wish, wanted)
         freed = before - self._taken()
         if gone:
             log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})
@@ -142,7 +142,8 @@ class Evictor:
         """For whoever needs room for no fill: what a user has above its share goes first for it as well."""
         books = self.books(wish)
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
-        return replace(books.rows, candidates=tuple(kept), above=books.above(), spare_young=wish.spare_young)
+        rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
+        return replace(rows, above=books.above(), spare_young=wish.spare_young)
 
     def _rows(self, wish: Wish, look: bool) -> Rows:
         index, now = self._store.index, time.time()
@@ -172,5 +173,10 @@ class Evictor:
         return Rows(tuple(found), self._sizes(), blobs_held)
 
     def _sizes(self) -> dict[str, int]:
+        """Of a damaged blob, what lies in quarantine as long as a snapshot has it, and may go with that."""
         rows = self._store.index.query("SELECT digest, size FROM blob WHERE NOT damaged")
-        return {row["digest"]: row["size"] for row in rows}
+        sizes = {row["digest"]: row["size"] for row in rows}
+        for aside in self._store.quarantine.list():
+            if not aside.alone:
+                sizes[aside.blob] = sizes.get(aside.blob, 0) + aside.bytes
+        return sizes
