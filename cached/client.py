@@ -116,7 +116,8 @@ class Client:
         exclude: Iterable[str] = (),
         lean: bool = False,
     ) -> Ready:
-        """Where the model is; NotCached when it is not here. Never uses the network."""
+        """Where the model is; NotCached when it is not here. Fetches nothing: the source is asked at most whether the
+        caller may still read what is here."""
         return self.pull(uri, revision=revision, include=include, exclude=exclude, lean=lean, offline=True)
 
     def damaged(self, lease: Lease) -> bool:
@@ -243,7 +244,8 @@ class Client:
     def _send(
         self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call, deadline: float | None = None
     ) -> Connection:
-        """DaemonUnavailable when nobody is there; a kept connection that a restart has closed is replaced once."""
+        """DaemonUnavailable when nobody is there. A kept connection that a restart has closed is replaced once; on one
+        that is silent the daemon may have had the request, so it does not get it again."""
         payload = encode({**body, "api": API}) if body is not None else None
         while True:
             connection, fresh = self._connection()
@@ -254,7 +256,7 @@ class Client:
                 return connection
             except OSError as error:
                 connection.close()
-                if fresh:
+                if fresh or isinstance(error, TimeoutError):
                     raise self._unavailable(error) from error
 
     def _connection(self) -> tuple[Connection, bool]:

@@ -67,7 +67,7 @@ class RevisionNotFound(NotFound):
 
 
 class NotCached(NotFound):
-    """The node does not hold it, and the caller asked for no network."""
+    """The node does not hold it, and nothing was to be fetched."""
 
     code, exit_code = "not_cached", 3
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -162,3 +163,36 @@ def test_one_thread_keeps_one_connection(daemon: DaemonProcess, make_model: Call
             client.call("GET", "/v1/status")
         assert client._idle == [before]
         assert before._http.sock is local
+
+
+def test_what_a_silent_daemon_may_have_heard_is_not_said_again(tmp_path: Path) -> None:
+    """A kept connection on which nothing comes: the request is on its way, and `gc` is not to be done twice."""
+    heard: list[bytes] = []
+    silent = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                while request := connection.recv(1 << 16):
+                    heard.append(request)
+                    if len(heard) == 1:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                    else:
+                        silent.wait(30)
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        client = Client(tmp_path / "s", timeout=0.5)
+        assert client.call("GET", "/v1/status") is not None
+        with pytest.raises(DaemonUnavailable, match="did not answer in time"):
+            client.call("POST", "/v1/gc", {})
+        silent.set()
+        client.close()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert len(heard) == 2

@@ -74,7 +74,7 @@ def path(
     as_json: options.Json = False,
     socket: options.Socket = None,
 ) -> int:
-    """Print the directory of a cached model; no network.
+    """Print the directory of a cached model; fetch nothing.
 
     Exit 3 if the node does not hold it. Give the patterns, or `--lean`, with which it was pulled.
     """
