@@ -12,6 +12,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef
+from cached.sources.addresses import Addresses
 from cached.sources.azure import AzureSource
 from cached.sources.gcs import GcsSource
 from cached.sources.http import HttpSource
@@ -93,8 +94,9 @@ def test_one_whom_the_daemons_own_credentials_do_not_serve_proves_nothing_with_t
         remote.source(listing.ref).prove(listing, listing.entries[0], Credentials(lend=False), 10)
 
 
-def test_at_a_url_a_proof_is_of_the_version_that_was_listed(web: Web) -> None:
+def test_at_a_url_a_proof_is_of_the_version_that_was_listed() -> None:
     with Files({"/model.gguf": WEIGHTS}) as files:
+        web = Web(4, Addresses(["127.0.0.0/8"]))
         source, ref = HttpSource(Config(protocols=("http",)), web), ModelRef.parse(f"{files.endpoint}/model.gguf")
         listing = source.resolve(ref, Credentials(), 10)
         source.prove(listing, listing.entries[0], Credentials(), 10)
@@ -105,6 +107,7 @@ def test_at_a_url_a_proof_is_of_the_version_that_was_listed(web: Web) -> None:
         with pytest.raises(SourceDenied):
             source.prove(listing, listing.entries[0], Credentials(), 10)
         source.close()
+        web.close()
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_seals_of_names_cover_whose_they_are(open_store: OpenStore) -> None:
 def test_a_damaged_index_of_the_former_release_is_believed_as_far_as_its_seals_go(open_store: OpenStore) -> None:
     store = open_store()
     open_one, closed = add(store, "open", MODEL).digest, add(store, "closed", {**MODEL, "more": b"x"}).digest
-    manifest, index = store.snapshots.lock(closed), store.layout.index
+    manifest, index = store.snapshots.manifest(closed), store.layout.index
     store.close()
     say_own(manifest)
 

@@ -150,7 +150,7 @@ def test_a_new_key_stands_for_credentials_once_strangers_may_have_read_the_old_o
     with contextlib.closing(sqlite3.connect(store.layout.index)) as db, db:
         db.execute("DELETE FROM _sqlite_migrations WHERE name = 'fingerprints_anew'")
         (before,) = db.execute("SELECT key FROM fingerprint").fetchone()
-        db.execute("INSERT INTO proof VALUES ('probe', 'who', 1.0)")
+        db.execute("INSERT INTO proof VALUES ('probe', 'who', 'place', 1.0)")
     store = open_store()
     (row,) = store.index.query("SELECT key FROM fingerprint")
     assert row["key"] != before and store.index.query("SELECT * FROM proof") == []
