@@ -99,6 +99,8 @@ class Store:
             self._root_lock.close()
             raise
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
+        # Who holds several of a store's locks took them in this order, some left out: the change of leases
+        # (`Leases.exclusive` and `make`), this one, that of the entrants, the index's transaction, `locks.trying`.
         self._publishing = threading.RLock()
 
     def _reconciled(self) -> tuple[Index, Recovered]:
