@@ -145,6 +145,11 @@ class Store:
         index = sum(_size(f"{self.layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
         return index + int(row["snapshots"]) * A_SNAPSHOT + int(row["files"]) * A_FILE
 
+    def abandon(self, fill: int) -> None:
+        """A fill has ended without a snapshot. What lies on the disk for it is parked."""
+        with self._publishing:  # From the look at the disk on: what another fill lands, and parks, stays reserved.
+            self.index.abandon(fill, self.blobs.parts())
+
     def drop_surplus(self) -> None:
         """Remove snapshots beyond SNAPSHOTS that nobody holds."""
         for digest in self.index.surplus(SNAPSHOTS):
