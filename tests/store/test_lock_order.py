@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from cached.access import Access
-from cached.daemon.space.evict import Evictor, Wish
+from cached.daemon.space.choice import Wish
+from cached.daemon.space.evict import Evictor
 from cached.errors import TooManyUsers
 from cached.model import Digest
 from cached.store import entrants, leases, locks
 from cached.store.acl import allow
+from cached.store.private import open_safely
 from cached.store.store import Store
 
 from .stored import add, key, lock_file
@@ -159,7 +161,7 @@ def test_a_lock_file_that_came_back_under_its_name_is_not_the_one_that_goes(
     store = open_store()
     snapshot = closed(store, "one")
     file = Path(lock_file(store, snapshot, 4001))
-    real = leases.open_safely
+    real = open_safely
 
     def open_(path: str, flags: int) -> int:
         fd = real(path, flags)
