@@ -74,7 +74,8 @@ class Streams:
 
     def _origin(self, name: str) -> _Origin:
         if name not in self._origins:
-            self._origins[name] = self._idle.pop(name, None) or _Origin(Pace(self._start, self._most))
+            known = self._idle.pop(name) if name in self._idle else None
+            self._origins[name] = known or _Origin(Pace(self._start, self._most))
         return self._origins[name]
 
     def _put_aside(self) -> None:
