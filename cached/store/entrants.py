@@ -35,7 +35,7 @@ class Entrants:
         self._layout, self._index, self._leases = layout, index, leases
         self._open_kinds = {"open", "own"} if own_open else {"open"}
         self._enforced = enforced
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # In the order of locks that `Store` names.
         self._left_open: set[Digest] = set()  # To be shut when it can be told who leases them.
         self._told: dict[tuple[Digest, int], float] = {}  # Until when who was given the path can use it.
         self._telling = threading.Lock()  # Of its own: a hit does not wait for the disk.

@@ -40,7 +40,8 @@ class Leases:
 
     def __init__(self, layout: Layout, bound: int) -> None:
         self._layout, self._bound = layout, bound
-        self._changing = threading.RLock()  # While a snapshot's locks are excluded, it gets no new one.
+        # While a snapshot's locks are excluded, it gets no new one. The first of a store's locks: see `Store`.
+        self._changing = threading.RLock()
         self._unnamed: set[int | None] = _beyond_this_namespace()  # Whom no ACL can name; None: there are no ACLs.
 
     # Handing out.
@@ -193,11 +194,15 @@ class Leases:
         return foreign
 
     def _drop(self, file: str) -> None:
-        with self._changing, trying, contextlib.suppress(OSError):
+        """Whoever calls may hold other locks than `_changing`, which would be out of order here."""
+        with trying, contextlib.suppress(OSError):
             fd = open_safely(file, os.O_RDONLY)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(file)  # Who has it open, and locks it now, sees st_nlink == 0 and asks again.
+                # Not one that was made since it was opened, the snapshot having gone and come back. This one stays
+                # under its name while it is locked.
+                if os.path.samestat(os.fstat(fd), os.lstat(file)):
+                    os.unlink(file)  # Who has it open, and locks it now, sees st_nlink == 0 and asks again.
             finally:
                 os.close(fd)
 

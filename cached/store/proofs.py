@@ -14,7 +14,15 @@ NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being fo
 
 HASH = 16  # Bytes that stand for a file; keyed, so that nobody can look for two files with the same.
 MOST_FILES = 65_536  # That are remembered of one place for one set of credentials.
-MOST_PLACES = 1_024
+MOST_PLACES = 1_024  # Of all together …
+MOST_OF_ONE = 64  # … and for one set of credentials.
+
+# Each one's latest place before anybody's second: who proves many pushes out its own.
+_KEPT = (
+    "SELECT who, place FROM "
+    "(SELECT who, place, at, row_number() OVER (PARTITION BY who ORDER BY at DESC) AS nth FROM proven) "
+    "WHERE nth <= ? ORDER BY nth, at DESC LIMIT ?"
+)
 
 
 class Proofs:
@@ -60,21 +68,20 @@ class Proofs:
     def proven(self, who: str, place: str, identities: Iterable[str]) -> set[str]:
         """Those of the files (by identity) that were seen to be read."""
         rows = self._index.query("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place))
-        known = _split(rows[0]["files"]) if rows else set()
+        known = set(_split(rows[0]["files"])) if rows else set()
         return {identity for identity in identities if self._file(identity) in known} if known else set()
 
     def add_proven(self, who: str, place: str, identities: Collection[str]) -> None:
         """Just now, beside those that are known; the newest are kept."""
-        new = [self._file(identity) for identity in identities]
+        new = [*dict.fromkeys(self._file(identity) for identity in identities)]
         with self._index.transaction() as db:
             row = db.execute("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place)).fetchone()
-            old = _split(row["files"]) - set(new) if row else set()
-            kept = [*new, *old][:MOST_FILES]
+            again = set(new)
+            old = [file for file in _split(row["files"]) if file not in again] if row else []
+            kept = [*new, *old][:MOST_FILES]  # The newest come first.
             db.execute("INSERT OR REPLACE INTO proven VALUES (?, ?, ?, ?)", (who, place, b"".join(kept), time.time()))
-            db.execute(
-                "DELETE FROM proven WHERE (who, place) NOT IN (SELECT who, place FROM proven ORDER BY at DESC LIMIT ?)",
-                (MOST_PLACES,),
-            )
+            if row is None:
+                db.execute(f"DELETE FROM proven WHERE (who, place) NOT IN ({_KEPT})", (MOST_OF_ONE, MOST_PLACES))
 
     def _file(self, identity: str) -> bytes:
         return hashlib.blake2b(identity.encode(), key=self._key, digest_size=HASH).digest()
@@ -95,5 +102,5 @@ class Proofs:
                     db.execute(f"DELETE FROM {table} WHERE {column} < ?", (than,))
 
 
-def _split(files: bytes) -> set[bytes]:
-    return {bytes(files[start : start + HASH]) for start in range(0, len(files), HASH)}
+def _split(files: bytes) -> list[bytes]:
+    return [bytes(files[start : start + HASH]) for start in range(0, len(files), HASH)]

@@ -99,6 +99,8 @@ class Store:
             self._root_lock.close()
             raise
         # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
+        # Who holds several of a store's locks took them in this order, some left out: the change of leases
+        # (`Leases.exclusive` and `make`), this one, that of the entrants, the index's transaction, `locks.trying`.
         self._publishing = threading.RLock()
 
     def _reconciled(self) -> tuple[Index, Recovered]:
@@ -142,6 +144,11 @@ class Store:
         row = self.index.query("SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files FROM snapshot")[0]
         index = sum(_size(f"{self.layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
         return index + int(row["snapshots"]) * A_SNAPSHOT + int(row["files"]) * A_FILE
+
+    def abandon(self, fill: int) -> None:
+        """A fill has ended without a snapshot. What lies on the disk for it is parked."""
+        with self._publishing:  # From the look at the disk on: what another fill lands, and parks, stays reserved.
+            self.index.abandon(fill, self.blobs.parts())
 
     def drop_surplus(self) -> None:
         """Remove snapshots beyond SNAPSHOTS that nobody holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,13 @@ from hypothesis import strategies as st
 from cached.config import Size
 from cached.daemon.space.books import decide
 from cached.daemon.space.choice import Wish
+from cached.daemon.space.disk import Disk
 from cached.errors import AllHeld
+from cached.model import PIECE_BYTES, Entry, Listing, ModelRef
+from cached.store.blobs import ingest_key
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, on_disk, ready, reserve, store_of, used
+
+WEIGHTS = Entry("w", 2 * PIECE_BYTES, "v1")
 
 
 @pytest.fixture
@@ -37,6 +43,44 @@ async def test_what_is_promised_stays_until_its_room_is_needed_and_goes_one_by_o
     assert here(room) == set("cd")
     await ready(room, reserved)
     assert here(room) == {"d", "new"}
+
+
+async def test_what_a_fill_has_landed_stays_reserved_though_another_ends_at_the_same_time(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(rooms.make(1 << 20))
+    fills = []
+    for name in ("one", "other"):
+        listing = Listing(ref := ModelRef.parse(f"s3://bucket/{name}"), str(ref), "r", (WEIGHTS,))
+        key = ingest_key(listing.identity(WEIGHTS), None)
+        fills.append((key, store.index.begin(str(ref), {key: WEIGHTS.size}, [], store.usage().limit)))
+    (_, one), (key, other) = fills
+    assert one is not None and other is not None
+    parts = store.blobs.parts
+
+    def end() -> None:
+        """Of the other: a piece lands before."""
+        ingest = store.blobs.ingest(key, WEIGHTS)
+        piece = ingest.missing()[0]
+        ingest.land(piece, os.urandom(piece.length))
+        ingest.close()
+        asyncio.run(Disk(store).abandon(other))
+
+    ending = threading.Thread(target=end)
+
+    def look() -> dict[str, int]:
+        found = parts()
+        if ending.ident is None:
+            ending.start()
+            ending.join(1)  # It is over by then, or waits for this look to be.
+        return found
+
+    monkeypatch.setattr(store.blobs, "parts", look)
+    await Disk(store).abandon(one)
+    ending.join(20)
+    usage = store.usage()
+    assert usage.reserved == usage.landed > 0
+    assert store.parked() == [key]
 
 
 async def test_an_abandoned_fill_takes_nothing_and_gives_back_what_it_has_not_used(rooms: Rooms) -> None:

@@ -174,7 +174,32 @@ def test_what_is_remembered_of_files_is_bounded_and_hashed(case: Case) -> None:
     assert row["bytes"] == 65_536 * 16
     assert proofs.proven("who", "place", ["new", "another"]) == {"new"}
     for number in range(1100):
-        proofs.add_proven("who", f"place {number}", ["file"])
+        proofs.add_proven(f"who {number}", "place", ["file"])
     assert case.disk.store.index.query("SELECT count(*) AS n FROM proven")[0]["n"] == 1024
     proofs.forget_older(4e9)
     assert case.disk.store.index.query("SELECT * FROM proven") == []
+
+
+def test_of_the_files_of_a_place_those_proved_last_are_remembered(case: Case) -> None:
+    proofs = case.disk.store.proofs
+    sizes = {"a": 40_000, "b": 20_000, "c": 20_000}
+    batches = [[f"{letter}{number}" for number in range(size)] for letter, size in sizes.items()]
+    for files in batches:
+        proofs.add_proven("who", "place", files)
+    proofs.add_proven("who", "place", batches[1][:1])
+    first, *later = batches
+    assert len(proofs.proven("who", "place", first)) == 65_536 - 40_000
+    for files in later:
+        assert proofs.proven("who", "place", files) == set(files)
+
+
+def test_who_proves_many_places_pushes_out_its_own_and_nobody_elses(case: Case) -> None:
+    proofs = case.disk.store.proofs
+    proofs.add_proven("another", "place", ["file"])
+    for who in range(20):
+        for number in range(70):
+            proofs.add_proven(f"who {who}", f"place {number}", ["file"])
+    rows = case.disk.store.index.query("SELECT who, count(*) AS n FROM proven GROUP BY who")
+    places = {row["who"]: row["n"] for row in rows}
+    assert places["another"] == 1 and max(places.values()) <= 64 and sum(places.values()) == 1024
+    assert proofs.proven("who 19", "place 69", ["file"]) == {"file"}

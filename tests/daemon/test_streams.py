@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 
 import pytest
 
@@ -126,3 +127,27 @@ async def test_small_files_of_one_origin_leave_another_its_connections() -> None
             if not read.done():
                 read.set_result(None)
         await asyncio.sleep(0)
+
+
+async def test_origins_without_work_are_left_out_and_the_pace_of_the_last_ones_is_remembered(reads: Reads) -> None:
+    streams = Streams(4, 4, retries=5)
+    for number in range(300):
+        running = asyncio.create_task(streams.run(work_of(reads, 1, f"s3://origin{number}")))
+        await reads.running(number + 1)
+        streams._origin(f"s3://origin{number}").pace.throttled(60.0, time.monotonic())
+        reads.begun[number].set_result(None)
+        await asyncio.wait_for(running, 10)
+    assert not streams._origins
+    assert [streams.paused(f"s3://origin{number}") for number in (0, 43, 44, 299)] == [False, False, True, True]
+
+
+async def test_what_is_given_up_before_its_turn_leaves_no_origin_behind(reads: Reads) -> None:
+    streams = Streams(1, 1, retries=5)
+    running = [asyncio.create_task(streams.run(work_of(reads, 1, f"s3://origin{number}"))) for number in range(3)]
+    await reads.running(1)
+    for task in running[1:]:
+        task.cancel()
+    await settle()
+    reads.begun[0].set_result(None)
+    await asyncio.wait_for(running[0], 10)
+    assert not streams._origins

@@ -12,7 +12,7 @@ from cached.config import Duration, Share, Size
 from cached.daemon.space.choice import Wish
 from cached.daemon.space.room import Room
 from cached.daemon.space.usage import Peer
-from cached.errors import AllHeld, TooLarge
+from cached.errors import AllHeld, StoreDegraded, TooLarge
 from cached.model import Digest
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, store_of, used
 
@@ -217,3 +217,20 @@ async def test_a_leased_model_of_its_own_stays_and_the_fill_is_refused(rooms: Ro
 def test_a_share_is_a_part_of_the_limit_or_a_size() -> None:
     found = {text: Share.parse(text).of(1000) for text in ("0.5", "1", "0", "400", "0.4kB", "2GiB")}
     assert found == {"0.5": 500, "1": None, "0": 0, "400": 400, "0.4kB": 400, "2GiB": 2 << 30}
+
+
+async def test_who_was_given_what_is_written_down_by_the_next_flush_when_one_fails(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = rooms.make(100)
+    digest = await bring(room, "m", GREEDY, w=10)
+    given(room, digest, MODEST)
+
+    def fail(*_: object) -> None:
+        raise StoreDegraded("The disk does not take it.")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreDegraded):
+        patch.setattr(store_of(room).index, "touch", fail)
+        room._disk.uses.flush()
+    room._disk.uses.flush()
+    assert store_of(room).index.query("SELECT shared_at FROM snapshot")[0]["shared_at"] > 0

@@ -101,8 +101,7 @@ class Disk:
         while self.abandoned:
             fill = self.abandoned.pop()
             try:
-                parts = await self.do(self.store.blobs.parts)
-                await self.do(self.store.index.abandon, fill, parts)
+                await self.do(self.store.abandon, fill)
             except CachedError as error:
                 self.abandoned.add(fill)
                 log.warning("fill.unwritten", extra={"root": str(self.root), "why": error.message})

@@ -65,7 +65,7 @@ class Uses:
             self._store.index.touch(used, leases, users)
         except (StoreDegraded, NoSpace):
             with self._lock:
-                self._used, self._given = used | self._used, self._given | given
+                self._used, self._given, self._users = used | self._used, self._given | given, users | self._users
             raise
 
     def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from cached.daemon.transfer.pace import Pace
@@ -16,6 +17,7 @@ log = logging.getLogger("cached.fetch")
 
 FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
 LONGEST_PAUSE = 10.0
+IDLE = 256  # Origins without work whose pace is remembered.
 LONGEST_ASKED = 60.0  # Of a Retry-After; the caller should hear of an origin that wants more.
 
 
@@ -31,7 +33,8 @@ class Streams:
 
     def __init__(self, start: int, most: int, retries: int) -> None:
         self._start, self._most, self._retries = start, most, retries
-        self._origins: dict[str, _Origin] = {}
+        self._origins: dict[str, _Origin] = {}  # Those that have work, …
+        self._idle: OrderedDict[str, _Origin] = OrderedDict()  # … and those that had, the last one last.
         self._ended: dict[Work, asyncio.Future[None]] = {}
         self._failed: dict[Work, BaseException] = {}
         self._active = 0
@@ -61,17 +64,26 @@ class Streams:
 
     def paused(self, origin: str) -> bool:
         """Whether the origin has asked for a pause."""
-        known = self._origins.get(origin)
+        known = self._origins.get(origin) or self._idle.get(origin)
         return known is not None and time.monotonic() < known.pace.paused_until
 
     def came(self, origin: str, count: int) -> None:
         """Bytes have come."""
-        self._origins[origin].came += count
+        if origin in self._origins:
+            self._origins[origin].came += count
 
     def _origin(self, name: str) -> _Origin:
         if name not in self._origins:
-            self._origins[name] = _Origin(Pace(self._start, self._most))
+            known = self._idle.pop(name) if name in self._idle else None
+            self._origins[name] = known or _Origin(Pace(self._start, self._most))
         return self._origins[name]
+
+    def _put_aside(self) -> None:
+        """Origins without work: only what was learned of their pace is kept, and of the last ones only."""
+        for name in [name for name, origin in self._origins.items() if not origin.turns]:
+            self._idle[name] = self._origins.pop(name)
+        while len(self._idle) > IDLE:
+            self._idle.popitem(last=False)
 
     def _dispatch(self) -> None:
         """Start what may start, and come back when the next pause ends."""
@@ -88,6 +100,7 @@ class Streams:
                 if turn is None:
                     break
                 self._launch(origin, *turn, extra=True)
+        self._put_aside()
         self._wake_later(now)
 
     def _launch(self, origin: _Origin, work: Work, part: Part, extra: bool = False) -> None:

@@ -74,6 +74,10 @@ class Turns:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
 
+    def __bool__(self) -> bool:
+        """Whether anything is left to be read, or being read."""
+        return bool(self._groups)
+
     def add(self, work: Work) -> None:
         self._groups.setdefault(work.group, _Group()).fresh.append(work)
 
