@@ -57,7 +57,7 @@ class Healer:
         ref = ModelRef.from_key(read[1].ref, (file.path for file in read[0].files))
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
-        listing = await self._cache.workers.resolve(asked.ref, DAEMON.credentials, timeout)
+        listing = await self._cache.workers.resolve(asked.ref, DAEMON, timeout)
         if listing.revision != read[1].revision:  # Nobody asked for what is there now.
             return False
         found = await self._cache.acquire(asked, DAEMON)
