@@ -62,9 +62,9 @@ class Healer:
             return False
         found = await self._cache.acquire(asked, DAEMON)
         if isinstance(found, Fill):
-            async for step in found.watch(60.0, abandon=False):
-                if isinstance(step, Ready):
-                    found = step
+            with found.waited_for(abandon=False):
+                async for step in found.watch(60.0):
+                    found = step if isinstance(step, Ready) else found
         rows = await disk.do(disk.store.index.query, "SELECT state FROM snapshot WHERE digest = ?", (snapshot.hex,))
         ready_here = [row["state"] for row in rows] == ["ready"]
         return isinstance(found, Ready) and found.digest == str(snapshot) and ready_here

@@ -130,14 +130,15 @@ class Api:
 
     async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        steps = fill.watch(PROGRESS_SECONDS, wish.abandon)
-        try:
-            await response.prepare(request)
-            await self._tell(response, steps, fill, wish, peer)
-        except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
-            log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
-        finally:
-            await steps.aclose()
+        with fill.waited_for(wish.abandon):
+            steps = fill.watch(PROGRESS_SECONDS)
+            try:
+                await response.prepare(request)
+                await self._tell(response, steps, fill, wish, peer)
+            except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
+                log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+            finally:
+                await steps.aclose()
         return response
 
     async def _tell(
