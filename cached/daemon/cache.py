@@ -17,6 +17,7 @@ from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate
 from cached.daemon.granting import Granting
 from cached.daemon.loadable import Loadable
+from cached.daemon.people import People
 from cached.daemon.places import Places
 from cached.daemon.rights import Rights
 from cached.daemon.space.disk import Disk
@@ -53,8 +54,9 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
+        self.people = People(config)
         self.gate = Gate(config, disks)
-        self.places = Places(config, disks, workers, self.network)
+        self.places = Places(config, disks, workers, self.network, self.people)
         self.counters = Counters()
         self.loadable = Loadable(workers)
         self.fills: dict[str, Fill] = {}

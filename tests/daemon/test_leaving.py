@@ -23,6 +23,7 @@ from cached.daemon.http.api import Api
 from cached.daemon.http.guests import Guests
 from cached.daemon.http.request import Acquire
 from cached.daemon.http.server import Door
+from cached.daemon.people import People
 from cached.daemon.places import Place, Places
 from cached.daemon.rights import Registrar, Rights
 from cached.daemon.space.disk import Disk
@@ -41,7 +42,7 @@ CALLER = Caller(4001, Credentials())
 def places(tmp_path: Path) -> Iterator[Places]:
     config = Config(root=tmp_path / "root", limit=100 << 20)
     disks = Disks.open(config)
-    yield Places(config, disks, cast(Workers, None), Network(config))
+    yield Places(config, disks, cast(Workers, None), Network(config), People(config))
     disks.close()
 
 
