@@ -8,6 +8,7 @@ that is: in a source, in a client that sources share, in a thread or on a loop t
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,13 @@ class Budget:
         self._deadline = math.inf
         self._cancelled = threading.Event()
         self._pages = self._bytes = 0
+
+    @classmethod
+    def unbounded(cls) -> Budget:
+        """For questions whose cost is bounded by what is asked: it only says whether anybody waits."""
+        budget = cls(0, math.inf)
+        budget.max_files = budget.max_pages = budget.max_bytes = sys.maxsize
+        return budget
 
     def cancel(self) -> None:
         """Nobody waits any more."""

@@ -70,7 +70,7 @@ class Config:
     socket: Path = Path(DEFAULT_SOCKET)  # The unix socket that clients use.
     socket_mode: str = "0660"  # Permissions of the socket, in octal.
     socket_group: str = ""  # Group of the socket; empty leaves the daemon's own.
-    max_connections_per_user: int = 256  # Connections to the socket that each user may have; administrators any number.
+    max_connections_per_user: int = 256  # Connections to the socket of each user but root and the daemon's own.
     listen: str = ""  # HOST:PORT of /metrics and /healthz over TCP; empty is off.
     admin_group: str = "cached-admin"  # Members may use admin verbs, beside root and the daemon's own user.
     limit: Size = Size(0)  # Bytes that blobs and reservations may take on each root; 0 means 90 % of the file system.

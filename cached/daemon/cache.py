@@ -17,16 +17,16 @@ from cached.daemon.filler import Filler
 from cached.daemon.gate import Claim, Gate
 from cached.daemon.granting import Granting
 from cached.daemon.loadable import Loadable
+from cached.daemon.people import People
 from cached.daemon.places import Places
 from cached.daemon.rights import Rights
-from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
 from cached.daemon.standing import Standing, Way, may_be_stale, way
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
-from cached.daemon.transfer.workers import Workers, processes
+from cached.daemon.transfer.workers import Workers
 from cached.errors import (
     CachedError,
     DaemonUnavailable,
@@ -42,7 +42,6 @@ from cached.errors import (
 )
 from cached.model import Listing
 from cached.wire import Ready
-from cached.worker.messages import PROOFS, RESOLVES
 
 log = logging.getLogger("cached.cache")
 
@@ -55,14 +54,13 @@ class Cache:
         self.disks = disks
         self.workers = workers
         self.network = Network(config)
-        self.shares = Shares(RESOLVES * processes(config))
-        self.proofs = Shares(PROOFS * processes(config))
+        self.people = People(config)
         self.gate = Gate(config, disks)
-        self.places = Places(config, disks, workers, self.network)
+        self.places = Places(config, disks, workers, self.network, self.people)
         self.counters = Counters()
         self.loadable = Loadable(workers)
         self.fills: dict[str, Fill] = {}
-        self._granting = Granting(config, disks, workers, self.places, self.gate.whose, self.proofs)
+        self._granting = Granting(config, disks, workers, self.places, self.gate.whose)
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
         self._closing = False
 
@@ -119,8 +117,7 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        async with self.shares.turn(caller.uid):
-            return await self.workers.resolve(ask.ref, caller.credentials, timeout, ask.require)
+        return await self.workers.resolve(ask.ref, caller, timeout, ask.require)
 
     async def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots
@@ -232,8 +229,7 @@ class Cache:
                 if self._way(held, ask, caller) is not Way.PROVE:
                     return await self._resolve(ask, caller, timeout)
                 probe = known.access.listing(ask.ref, known.revision)
-                async with self.proofs.turn(caller.uid):
-                    await self.workers.prove(probe, probe.entries, caller.credentials, timeout)
+                await self.workers.prove(probe, probe.entries, caller, timeout)
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
         except ModelIncomplete:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from cached.daemon.transfer.download import Batch
@@ -34,8 +35,17 @@ class Fill:
         done, files = self.cached_bytes + batch.done, self.cached_files + batch.ended_files
         return Progress(phase, done, self.total_bytes, self.cached_bytes, files, self.total_files)
 
-    async def watch(self, interval: float, abandon: bool) -> AsyncGenerator[Progress | Ready, None]:
-        """Progress every `interval` seconds, then what was asked for; or the fill's error.
+    async def watch(self, interval: float) -> AsyncGenerator[Progress | Ready, None]:
+        """Progress every `interval` seconds, then what was asked for; or the fill's error."""
+        assert self.task is not None  # Set before a fill is shown to anyone.
+        while not self.task.done():
+            yield self.progress()
+            await asyncio.wait([self.task], timeout=interval)
+        yield self.task.result()
+
+    @contextlib.contextmanager
+    def waited_for(self, abandon: bool) -> Iterator[None]:
+        """The caller waits as long as the block lasts, be it that it never hears anything.
 
         Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`: who
         asks again after a time-out is then not at the beginning, also while the source is being asked.
@@ -44,10 +54,7 @@ class Fill:
         self.waiters += 1
         self.abandon = self.abandon and abandon
         try:
-            while not self.task.done():
-                yield self.progress()
-                await asyncio.wait([self.task], timeout=interval)
-            yield self.task.result()
+            yield
         finally:
             self.waiters -= 1
             if self.waiters == 0 and self.abandon and not self.task.done():

@@ -42,10 +42,10 @@ class Filler:
         fill.phase = "waiting"
         place, reserved = await self._places.reserve(remote.listing, rights.caller)
         disk, needs = place.disk, reserved.needs
-        fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
-        fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
-        fill.phase = "fetching"
-        try:
+        try:  # At once: whatever ends the fill from here on, its room is given back.
+            fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
+            fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
+            fill.phase = "fetching"
             found = await place.room.run(reserved, self._fetch(place, needs, remote, fill, ask))
             fill.phase = "publishing"
             await rights.cover(_unread(disk, needs, found, fill.batch.read, rights))

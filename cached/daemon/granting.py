@@ -11,7 +11,6 @@ from cached.daemon.callers import Caller
 from cached.daemon.filler import manifest_of
 from cached.daemon.places import Place, Places
 from cached.daemon.rights import Copy, Registrar, Rights
-from cached.daemon.shares import Shares
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers
@@ -21,11 +20,9 @@ from cached.store.index import Known
 
 
 class Granting:
-    def __init__(
-        self, config: Config, disks: Disks, workers: Workers, places: Places, whose: Whose, shares: Shares
-    ) -> None:
+    def __init__(self, config: Config, disks: Disks, workers: Workers, places: Places, whose: Whose) -> None:
         self._disks, self._places = disks, places
-        self._registrar = Registrar(config, disks, workers, whose, shares)
+        self._registrar = Registrar(config, disks, workers, whose)
 
     def rights(self, listing: Listing, caller: Caller) -> Rights:
         return Rights(self._registrar, listing, caller)

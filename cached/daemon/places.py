@@ -8,10 +8,12 @@ from pathlib import Path
 
 from cached.config import Config
 from cached.daemon.callers import Caller
+from cached.daemon.people import People
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.room import Plan, Reserved, Room
+from cached.daemon.space.usage import Peer
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Fetcher, Network
 from cached.daemon.transfer.workers import Workers
@@ -51,8 +53,8 @@ class Place:
 class Places:
     """One for each disk. Use from the event loop only."""
 
-    def __init__(self, config: Config, disks: Disks, workers: Workers, network: Network) -> None:
-        self._config, self._disks = config, disks
+    def __init__(self, config: Config, disks: Disks, workers: Workers, network: Network, people: People) -> None:
+        self._config, self._disks, self._people = config, disks, people
         self._all = [self._place(disk, workers, network) for disk in disks]
 
     def _place(self, disk: Disk, workers: Workers, network: Network) -> Place:
@@ -96,12 +98,10 @@ class Places:
         return found
 
     async def _account(self, caller: Caller) -> int | None:
-        """The user whose share it counts towards; None for the daemon and administrators. In a thread: it may be that
-        the network has to be asked who is in a group."""
-        if caller.daemon:
+        """The user whose share it counts towards; None for the daemon and administrators."""
+        if caller.uid is None or await self._people.administers(Peer(0, caller.uid, caller.gid)):
             return None
-        exempt = await self._disks.first.do(caller.administers, self._config.admin_group)
-        return None if exempt else caller.uid
+        return caller.uid
 
     @property
     def _well(self) -> list[Place]:

@@ -18,16 +18,13 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cached.access import probe_of
 from cached.config import Config
 from cached.daemon.callers import Caller
-from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers
@@ -37,7 +34,6 @@ from cached.model import Digest, Entry, Listing
 from cached.worker.messages import Check
 
 NEW_KEYS = 4  # Files that new keys of a known principal prove: its sessions may be narrower than its role.
-REMEMBERED = 1024  # Temporary keys of which it is known whose they are.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +50,18 @@ class Copy:
 
 
 class Registrar:
-    """What all Rights share. Knows whose temporary keys are, as long as the daemon runs."""
+    """What all Rights share."""
 
-    def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose, shares: Shares) -> None:
-        self.disks, self.workers, self.whose, self.shares = disks, workers, whose, shares
+    def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
+        self.disks, self.workers, self.whose = disks, workers, whose
         self.ttl, self.timeout = float(config.proof_ttl), float(config.resolve_timeout)
-        self._principals: OrderedDict[str, str | None] = OrderedDict()
 
     async def principal(self, listing: Listing, caller: Caller) -> str | None:
-        """Whom the source names for these keys, where they are those of a session."""
+        """Whom the source names for these keys, where they are those of a session. The worker remembers that, and for
+        how long nobody may have said so."""
         if not (caller.used(listing.ref) and caller.credentials.temporary):
             return None
-        key = self.whose.key(listing.ref, caller)
-        if key not in self._principals:
-            async with self.shares.turn(caller.uid):
-                self._principals[key] = await self.workers.principal(listing.ref, caller.credentials, self.timeout)
-            while len(self._principals) > REMEMBERED:
-                self._principals.popitem(last=False)
-        return self._principals[key]
+        return await self.workers.principal(listing.ref, caller, self.timeout)
 
 
 class Rights:
@@ -152,17 +142,12 @@ class Rights:
     async def _prove(self, entries: Sequence[Entry]) -> None:
         if entries:
             try:
-                async with self._turn():
-                    await self._workers.prove(self.listing, entries, self.caller.credentials, self._timeout)
+                await self._workers.prove(self.listing, entries, self.caller, self._timeout)
             except (SourceDenied, NotFound):
                 await self.drop()
                 raise
             self._asked = True
             self._proven.update(map(self.listing.identity, entries))
-
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        """No user keeps the others from being asked about."""
-        return self._registrar.shares.turn(self.caller.uid)
 
     async def _claims(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those whose digest is the listing's word alone: this place was never seen to have such bytes."""
@@ -191,8 +176,7 @@ class Rights:
     async def _compare_once(self, copies: Mapping[Path, Copy]) -> None:
         entries = {path: copy.entry for path, copy in copies.items()}
         try:
-            async with self._turn():
-                await self._workers.compare(self.listing, entries, self.caller.credentials, self._timeout)
+            await self._workers.compare(self.listing, entries, self.caller, self._timeout)
         except SourceUnavailable as error:
             if all(map(os.path.exists, copies)):
                 raise

@@ -50,9 +50,11 @@ class Shares:
             raise
 
     def _drop(self, uid: int | None, turn: _Turn) -> None:
-        self._waiting[uid].remove(turn)
-        if not self._waiting[uid]:
-            del self._waiting[uid]
+        queue = self._waiting.get(uid, deque())
+        if turn in queue:  # Else who left in this very moment came upon it, and has taken it out.
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[uid]
 
     def _leave(self, uid: int | None) -> None:
         self._free += 1

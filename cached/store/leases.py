@@ -22,6 +22,7 @@ from pathlib import Path
 from cached.errors import StoreDegraded
 from cached.model import Digest
 from cached.store.acl import allow
+from cached.store.directory_locks import DirectoryLocks
 from cached.store.layout import Layout, disk_errors
 from cached.store.locks import Held, held_files, look, names_in, pids, trying, uid_of, user_of
 from cached.store.private import create, open_safely
@@ -42,6 +43,7 @@ class Leases:
         self._layout, self._bound = layout, bound
         # While a snapshot's locks are excluded, it gets no new one. The first of a store's locks: see `Store`.
         self._changing = threading.RLock()
+        self._directories = DirectoryLocks(layout, bound)
         self._unnamed: set[int | None] = _beyond_this_namespace()  # Whom no ACL can name; None: there are no ACLs.
 
     # Handing out.
@@ -102,18 +104,23 @@ class Leases:
 
     def of(self, snapshot: Digest) -> list[Held]:
         """Which of its lock files are held: empty when nobody leases the snapshot."""
+        return self._files(snapshot) + self._directories.of(snapshot)
+
+    def _files(self, snapshot: Digest) -> list[Held]:
         return held_files(str(self._layout.locks(snapshot)))
 
     def protected(self, snapshots: Iterable[Digest]) -> set[Digest]:
         """Those of all the root's snapshots that a lease keeps."""
-        held = {snapshot: files for snapshot in snapshots if (files := self.of(snapshot))}
+        asked = set(snapshots)
+        held = {snapshot: files for snapshot in asked if (files := self._files(snapshot))}
         of_users: dict[int, list[tuple[float, Digest]]] = {}
         for snapshot, files in held.items():
             for uid in {each.uid for each in files if each.uid is not None}:
                 at = max(each.at for each in files if each.uid == uid)
                 of_users.setdefault(uid, []).append((at, snapshot))
         beyond = {(uid, each) for uid, those in of_users.items() for each in self._beyond(uid, those)}
-        return {snapshot for snapshot, files in held.items() if any((f.uid, snapshot) not in beyond for f in files)}
+        kept = {snapshot for snapshot, files in held.items() if any((f.uid, snapshot) not in beyond for f in files)}
+        return kept | (self._directories.kept() & asked)
 
     def _beyond(self, uid: int, held: Collection[tuple[float, Digest]]) -> set[Digest]:
         """Which of all that a user holds are not kept for it: those that it was handed longest ago."""
@@ -135,8 +142,8 @@ class Leases:
 
     def users(self, snapshot: Digest, locks: dict[tuple[int, int], set[int]]) -> set[int] | None:
         """Who leases it; None when it cannot be told of one. `locks` are the `holders` of this moment."""
-        found: set[int] = set()
-        for held in self.of(snapshot):
+        found = self._directories.users(snapshot, locks)
+        for held in self._files(snapshot):
             for uid in {held.uid} if held.uid is not None else {user_of(pid) for pid in pids(held, locks)}:
                 if uid is None:
                     return None
@@ -153,7 +160,7 @@ class Leases:
             folder = str(self._layout.locks(snapshot))
             names = names_in(folder)
             free = names is not None and all(self._exclude(snapshot, f"{folder}/{name}", opened) for name in names)
-            yield free
+            yield free and snapshot not in self._directories.kept()
 
     def _exclude(self, snapshot: Digest, file: str, opened: contextlib.ExitStack) -> bool:
         uid = uid_of(file)

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,15 +45,15 @@ def held_files(folder: str) -> list[Held]:
     return found
 
 
-def look(file: str, uid: int | None) -> Held | None:
-    """None when nobody holds it."""
+def look(file: str, uid: int | None, is_kind: Callable[[int], bool] = stat.S_ISREG) -> Held | None:
+    """None when nobody holds it, or it is not of the kind (of a mode)."""
     fd, status = -1, None
     try:
         with trying:
             try:
                 fd = open_safely(file, os.O_RDONLY)
                 status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode):
+                if is_kind(status.st_mode):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             finally:
                 if fd >= 0:

@@ -175,6 +175,8 @@ class Worker:
     def _take_up(self, request: Request) -> None:
         if isinstance(request.question, Resolve):
             self._budgets[request.number] = Budget(self._config.max_files, float(self._config.listing_timeout))
+        elif isinstance(request.question, Asking):
+            self._budgets[request.number] = Budget.unbounded()
         self._pool(request.question).submit(self._serve, request)
 
     def _pool(self, question: Question) -> ThreadPoolExecutor:

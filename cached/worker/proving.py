@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
 
+from cached import budget
 from cached.sources.base import Source
 from cached.sources.transfer import denied
 from cached.worker.blob_reader import BlobReader
@@ -29,7 +31,7 @@ class Askers:
         self._helpers = ThreadPoolExecutor(threads, "prove")
 
     def each(self, ask: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """`ask` of every item. Raises the first error, and begins nothing more then."""
+        """`ask` of every item. Raises the first error, and begins nothing more then; nor when nobody waits for it."""
         todo, turn, failures = list(items), threading.Lock(), list[BaseException]()
 
         def work() -> None:
@@ -39,11 +41,12 @@ class Askers:
                         return
                     item = todo.pop()
                 try:
+                    budget.check()
                     ask(item)
                 except BaseException as error:
                     failures.append(error)
 
-        helping = [self._helpers.submit(work) for _ in range(min(len(todo), AT_ONCE) - 1)]
+        helping = [self._helpers.submit(copy_context().run, work) for _ in range(min(len(todo), AT_ONCE) - 1)]
         work()
         wait([helper for helper in helping if not helper.cancel()])  # Those that have not begun find nothing to do.
         if failures:

@@ -12,6 +12,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config, Duration, Share, Size
 from cached.daemon.callers import DAEMON, Caller
+from cached.daemon.people import People
 from cached.daemon.places import Place, Places
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.fetcher import Network
@@ -30,7 +31,7 @@ class TwoDisks:
         bounds = {"limit": Size(100 * KB), "keep_free": Size(0), "user_share": Share(0.5)}
         config = Config(roots=roots, min_residency=Duration(0), **bounds)  # type: ignore[arg-type]
         self.disks = Disks.open(config)
-        self.places = Places(config, self.disks, cast(Workers, None), Network(config))
+        self.places = Places(config, self.disks, cast(Workers, None), Network(config), People(config))
         self.one, self.two = self.places
 
     async def goes_to(self, caller: Caller, name: str, **sizes: int) -> Place:

@@ -94,6 +94,21 @@ async def test_one_that_is_given_up_while_it_waits_takes_nobodys_place() -> None
     await asking.close()
 
 
+async def test_one_that_is_given_up_in_the_moment_in_which_another_ends_is_cancelled_and_nothing_else() -> None:
+    asking = Asking(4)
+    asking.ask("a1", "a2")
+    await settle()
+    asking._ends["a1"].set()  # It comes round first, and upon the turn that was given up.
+    asking._tasks["a2"].cancel()
+    await settle()
+    assert asking._tasks["a2"].cancelled()
+    assert asking._tasks["a1"].done()
+    asking.ask("a3")
+    await settle()
+    assert asking.begun == ["a1", "a3"]
+    await asking.close()
+
+
 async def test_a_user_with_too_many_that_wait_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares_module, "WAITING", 2)
     asking = Asking(4)
@@ -175,5 +190,8 @@ def test_a_plan_that_nobody_waits_for_any_more_is_given_up(node: DaemonProcess, 
     for number in range(4):
         with node.client(timeout=1) as client, pytest.raises(CachedError):
             client.call("POST", "/v1/plan", {"uri": f"hf://org/endless{number}"})
-    assert plan(node, "hf://org/finite") == 2
+    pages = endless.pages
     endless.release()
+    for _ in range(20):
+        assert plan(node, "hf://org/finite") == 2
+    assert endless.pages == pages

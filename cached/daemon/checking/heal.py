@@ -57,14 +57,14 @@ class Healer:
         ref = ModelRef.from_key(read[1].ref, (file.path for file in read[0].files))
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
-        listing = await self._cache.workers.resolve(asked.ref, DAEMON.credentials, timeout)
+        listing = await self._cache.workers.resolve(asked.ref, DAEMON, timeout)
         if listing.revision != read[1].revision:  # Nobody asked for what is there now.
             return False
         found = await self._cache.acquire(asked, DAEMON)
         if isinstance(found, Fill):
-            async for step in found.watch(60.0, abandon=False):
-                if isinstance(step, Ready):
-                    found = step
+            with found.waited_for(abandon=False):
+                async for step in found.watch(60.0):
+                    found = step if isinstance(step, Ready) else found
         rows = await disk.do(disk.store.index.query, "SELECT state FROM snapshot WHERE digest = ?", (snapshot.hex,))
         ready_here = [row["state"] for row in rows] == ["ready"]
         return isinstance(found, Ready) and found.digest == str(snapshot) and ready_here

@@ -20,7 +20,7 @@ from cached.daemon.http.admin import Admin
 from cached.daemon.http.answers import answer, long_answer
 from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.metrics import exposition
-from cached.daemon.http.peer import administers, peer_of, require_admin
+from cached.daemon.http.peer import peer_of
 from cached.daemon.http.plans import held_body, plan_body
 from cached.daemon.http.request import Acquire, flag, number, text
 from cached.daemon.http.server import BODY_SECONDS
@@ -51,6 +51,7 @@ class Api:
         self._inventory = inventory
         self._admin = Admin(cache, inventory)
         self._verifier = verifier
+        self._people = cache.people
         self._shares = Shares(LOOKS)
         self.verbs: tuple[tuple[str, str, str, Handler], ...] = (
             ("POST", "/v1/acquire", "open", self.acquire),
@@ -87,7 +88,7 @@ class Api:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
                 if rule != "open":
-                    require_admin(peer_of(request), self._cache.config.admin_group, path.removeprefix("/v1/"))
+                    await self._people.require_admin(peer_of(request), path.removeprefix("/v1/"))
                 if method == "GET" and path.startswith("/v1/"):
                     check_query(path, request.query)
                 if path in UNSHARED:
@@ -107,18 +108,18 @@ class Api:
         wish = Acquire.parse(await _body(request))
         peer = peer_of(request)
         if wish.pins:
-            require_admin(peer, self._cache.config.admin_group, "pinning")
-        found = await self._cache.acquire(wish.ask, self._caller(peer, wish))
+            await self._people.require_admin(peer, "pinning")
+        found = await self._cache.acquire(wish.ask, await self._caller(peer, wish))
         if isinstance(found, Fill):
             return await self._stream(request, found, wish, peer)
         return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
 
-    def _caller(self, peer: Peer | None, wish: Acquire) -> Caller:
-        return caller_of(peer, wish.credentials, self._cache.config.own_credentials_for)
+    async def _caller(self, peer: Peer | None, wish: Acquire) -> Caller:
+        return caller_of(peer, wish.credentials, await self._people.served(peer))
 
     async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
         """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
-        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), self._caller(peer, wish)
+        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), await self._caller(peer, wish)
         await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
         ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
         disk.uses.touch(digest)
@@ -130,14 +131,15 @@ class Api:
 
     async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        steps = fill.watch(PROGRESS_SECONDS, wish.abandon)
-        try:
-            await response.prepare(request)
-            await self._tell(response, steps, fill, wish, peer)
-        except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
-            log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
-        finally:
-            await steps.aclose()
+        with fill.waited_for(wish.abandon):
+            steps = fill.watch(PROGRESS_SECONDS)
+            try:
+                await response.prepare(request)
+                await self._tell(response, steps, fill, wish, peer)
+            except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
+                log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+            finally:
+                await steps.aclose()
         return response
 
     async def _tell(
@@ -166,27 +168,27 @@ class Api:
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish, peer = Acquire.parse(await _body(request)), peer_of(request)
-        found = await _while_connected(request, self._cache.plan(wish.ask, self._caller(peer, wish)))
+        found = await _while_connected(request, self._cache.plan(wish.ask, await self._caller(peer, wish)))
         if isinstance(found, Held):
             return answer(held_body(found, wish.ask))
         disk, plan = found
-        return await self._long(plan_body(disk, plan, named=self._only(peer) is None))
+        return await self._long(plan_body(disk, plan, named=await self._only(peer) is None))
 
-    def _only(self, peer: Peer | None) -> int | None:
+    async def _only(self, peer: Peer | None) -> int | None:
         """The user whose models alone the peer may hear of; None for administrators, who hear of all."""
-        if administers(peer, self._cache.config.admin_group):
+        if await self._people.administers(peer):
             return None
         return peer.uid if peer is not None else -1
 
     async def snapshots(self, request: web.Request) -> web.StreamResponse:
-        only = self._only(peer_of(request))
+        only = await self._only(peer_of(request))
         parts = await self._of_all(lambda disk: self._inventory.snapshots(disk, only), lambda disk, why: [])
         found = [each for part in parts for each in part]
         found.sort(key=lambda snapshot: str(snapshot["used_at"]), reverse=True)
         return await self._long({"snapshots": found})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        ref, only = request.match_info["ref"], self._only(peer_of(request))
+        ref, only = request.match_info["ref"], await self._only(peer_of(request))
         try:
             disk, digest = await self._inventory.find(ref, only)
         except NotCached:
@@ -196,7 +198,7 @@ class Api:
         return await self._long(await disk.do(self._inventory.details, disk, digest, only))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        return await self._long(await self._status(self._only(peer_of(request))))
+        return await self._long(await self._status(await self._only(peer_of(request))))
 
     async def _long(self, body: dict[str, Any]) -> web.Response:
         return await long_answer(body, self._inventory.threads)
@@ -211,7 +213,7 @@ class Api:
         return {**self._inventory.summary(roots), "fills": fills}
 
     async def leases(self, request: web.Request) -> web.StreamResponse:
-        only = self._only(peer_of(request))
+        only = await self._only(peer_of(request))
         parts = await self._of_all(lambda disk: self._inventory.leases(disk, only), lambda disk, why: [])
         return await self._long({"leases": [each for part in parts for each in part]})
 

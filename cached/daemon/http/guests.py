@@ -9,7 +9,7 @@ from typing import Protocol
 
 GRACE_SECONDS = 1.0  # For which one that says nothing is left alone.
 LOOK_SECONDS = 0.25
-SHARE = 4  # No user but an administrator has more than one in so many of all connections.
+SHARE = 4  # No user but root and the daemon's own has more than one in so many of all connections.
 
 
 class Guest(Protocol):

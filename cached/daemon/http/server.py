@@ -6,7 +6,6 @@ There are four: a head that does not come to its end, a body (see `api`), an ans
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -169,8 +168,13 @@ class Door:
                 log.error("connections.refused", extra={"why": error.strerror})
                 await asyncio.sleep(TRIED_AGAIN_SECONDS)
                 continue
-            with contextlib.suppress(OSError):  # It has gone again.
+            try:
                 await self._let_in(loop, connection, address)
+            except OSError:  # It has gone again.
+                connection.close()
+            except Exception:  # This one is lost; whoever comes next is not.
+                log.exception("connection.bug")
+                connection.close()
 
     async def _let_in(self, loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Any) -> None:
         peer = peer_at(connection)
@@ -179,7 +183,11 @@ class Door:
         assert server is not None  # `open` came first.
         guest = Connection(server, self._guests, owner, loop)
         if self._guests.enter(guest, unbound=peer is not None and peer.uid in (0, os.geteuid())):
-            await loop.connect_accepted_socket(lambda: guest, connection)
+            try:
+                await loop.connect_accepted_socket(lambda: guest, connection)
+            except BaseException:
+                self._guests.leave(guest)  # Nobody else will say so.
+                raise
         elif len(self._refused) < REFUSED:
             await loop.connect_accepted_socket(lambda: _Refused(self._refused), connection)
         else:

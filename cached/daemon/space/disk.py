@@ -41,6 +41,7 @@ class Disk:
         # Whom to tell that a blob or a snapshot, a name in it, may not be what it was; set by who checks that.
         self.suspect: Callable[[Digest, str, str], None] = lambda digest, name, what: None
         self._changed = changed
+        self._leaving: set[asyncio.Future[None]] = set()  # Ends of those that were cancelled as they began.
         self._threads = Threads()  # Of its own: a disk that hangs keeps nobody else's work waiting.
 
     def __repr__(self) -> str:
@@ -86,10 +87,16 @@ class Disk:
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:
-            await asyncio.wait([begun])
-            if begun.exception() is None and (fill := begun.result()) is not None:
-                await self.abandon(fill)
+            leaving = asyncio.ensure_future(self._unbegin(begun))
+            self._leaving.add(leaving)  # It goes on though its caller be cancelled once more.
+            leaving.add_done_callback(self._leaving.discard)
+            await asyncio.shield(leaving)
             raise
+
+    async def _unbegin(self, begun: asyncio.Future[int | None]) -> None:
+        await asyncio.wait([begun])
+        if begun.exception() is None and (fill := begun.result()) is not None:
+            await self.abandon(fill)
 
     async def abandon(self, fill: int) -> None:
         """A fill has ended without a snapshot."""

@@ -103,6 +103,7 @@ class Room:
     async def abandon(self, reserved: Reserved) -> None:
         """The fill has ended without a snapshot: what it has not used is free again."""
         try:
+            await self._running.left(reserved.fill)
             await self._disk.abandon(reserved.fill)
         finally:
             self._running.over(reserved.fill)

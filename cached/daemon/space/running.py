@@ -17,6 +17,7 @@ class _Fill:
     source: str
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    leaving: asyncio.Future[None] | None = None  # Until the last read of one that was cancelled has ended.
 
 
 class Running:
@@ -57,7 +58,14 @@ class Running:
             stopped.cancel()
             if not task.done():
                 task.cancel()
-                await asyncio.shield(_both(leaving, task))
+                known.leaving = asyncio.ensure_future(_both(leaving, task))
+                await asyncio.shield(known.leaving)
+
+    async def left(self, fill: int) -> None:
+        """Wait until nothing is read for it any more: who is cancelled twice comes back from `run` before that."""
+        known = self._fills.get(fill)
+        if known is not None and known.leaving is not None:
+            await asyncio.wait([known.leaving])
 
     async def stop(self, fill: int, for_: int) -> bool:
         """Stop one fill for another, and wait until its room is back. False when that cannot be, or when the other has

@@ -29,7 +29,6 @@ from cached.worker.messages import (
     Question,
     Reply,
     Request,
-    Resolve,
     Shards,
     Started,
     Wanting,
@@ -122,7 +121,8 @@ class Crew:
     async def ask(self, member: Member, question: Question) -> Any:
         """Its answer, or its error.
 
-        A cancelled caller comes back only when the worker is done with the question, unless that writes to no file.
+        A cancelled caller comes back only when the worker is done with the question, which it gives up if a source is
+        asked; at once where the node's own disk is read.
         """
         if not self.alive:
             await asyncio.shield(self.gone)
@@ -134,9 +134,9 @@ class Crew:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
-            if isinstance(question, Resolve) and self.alive:
+            if isinstance(question, Asking) and self.alive:
                 member.writer.write(frame(Cancel(number)))
-            if not isinstance(question, Asking | Check | Inspect | Shards):
+            if not isinstance(question, Check | Inspect | Shards):
                 await asyncio.wait([future])
             raise
 

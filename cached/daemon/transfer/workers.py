@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from pathlib import Path
 from typing import Any
 
-from cached.access import Credentials
 from cached.config import Config
+from cached.daemon.callers import Caller
+from cached.daemon.shares import Shares
 from cached.daemon.threads import Threads
 from cached.daemon.transfer.crew import Crew, Member, lost
 from cached.errors import CachedError, WorkerLost
@@ -21,6 +22,8 @@ from cached.model import Entry, Listing, ModelRef
 from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
 from cached.worker.messages import (
+    PROOFS,
+    RESOLVES,
     Asking,
     Came,
     Check,
@@ -67,6 +70,9 @@ class Workers:
         self._changing = asyncio.Lock()
         self._failed_at = float("-inf")
         self._closed = False
+        # No user keeps the others from being asked about; and proofs do not wait for listings.
+        self._resolves, self._proofs = Shares(RESOLVES * processes(config)), Shares(PROOFS * processes(config))
+        self._asking: set[asyncio.Task[Any]] = set()
         self.lost = 0  # How often they had to be replaced.
 
     @property
@@ -102,13 +108,12 @@ class Workers:
                 self._crew.end()
                 await asyncio.wait([self._crew.gone], timeout=CLOSE_SECONDS)
 
-    async def resolve(
-        self, ref: ModelRef, credentials: Credentials, timeout: float, require: str | None = None
-    ) -> Listing:
+    async def resolve(self, ref: ModelRef, caller: Caller, timeout: float, require: str | None = None) -> Listing:
         """Where one file stands for the whole place, these credentials have proved that they may read it; where rights
         are per file, they have proved nothing. Asked once more when the process dies of it, or beside it.
         ModelIncomplete unless it is fit for what is required."""
-        found: Listing = await self._ask_twice(Resolve(ref, credentials, timeout, require))
+        question = Resolve(ref, caller.credentials, timeout, require)
+        found: Listing = await self._in_turn(self._resolves, caller, question)
         return found
 
     async def inspect(self, ref: ModelRef, folder: Path) -> None:
@@ -120,30 +125,48 @@ class Workers:
         found: tuple[str, ...] = await self._ask_twice(Shards(ref, name, index))
         return found
 
-    async def prove(self, listing: Listing, entries: Iterable[Entry], credentials: Credentials, timeout: float) -> None:
+    async def prove(self, listing: Listing, entries: Iterable[Entry], caller: Caller, timeout: float) -> None:
         """SourceDenied, SourceChanged or NotFound unless these credentials may read every one of these entries at the
         version that the listing names. `timeout` bounds each network call; the first refusal ends it."""
         if chosen := tuple(entries):
-            await self._ask_twice(Prove(listing.part(chosen), credentials, timeout))
+            await self._in_turn(self._proofs, caller, Prove(listing.part(chosen), caller.credentials, timeout))
 
-    async def compare(
-        self, listing: Listing, copies: Mapping[Path, Entry], credentials: Credentials, timeout: float
-    ) -> None:
+    async def compare(self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float) -> None:
         """SourceDenied unless each of these files holds what the source gives these credentials for the entry, as far
         as a range that nobody foresees can tell: else the listing claims what is not there."""
         if copies:
             part = listing.part(tuple(copies.values()))
-            await self._ask_twice(Compare(part, dict(copies), credentials, timeout))
+            question = Compare(part, dict(copies), caller.credentials, timeout)
+            await self._in_turn(self._proofs, caller, question)
 
-    async def principal(self, ref: ModelRef, credentials: Credentials, timeout: float) -> str | None:
+    async def principal(self, ref: ModelRef, caller: Caller, timeout: float) -> str | None:
         """For whom the source takes temporary keys (an account and its role). None where it does not say."""
-        found: str | None = await self._ask_twice(Principal(ref, credentials, timeout))
+        question = Principal(ref, caller.credentials, timeout)
+        found: str | None = await self._in_turn(self._proofs, caller, question)
         return found
 
     async def check(self, asked: Check) -> Checkup:
         """Read a blob again. Asked once more when the process dies meanwhile."""
         found: Checkup = await self._ask_twice(asked)
         return found
+
+    async def _in_turn(self, shares: Shares, caller: Caller, question: Asking) -> Any:
+        """Ask a source when it is this user's turn. Who hangs up is gone at once; the turn lasts until the worker has
+        ended with the question, or has died: else hanging up would be a way to keep all its threads busy."""
+
+        async def ask() -> Any:
+            async with shares.turn(caller.uid):
+                return await self._ask_twice(question)
+
+        asking = asyncio.create_task(ask())
+        self._asking.add(asking)  # The loop itself holds tasks weakly.
+        asking.add_done_callback(self._asking.discard)
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda late: late.cancelled() or late.exception())  # Nobody else sees it.
+            asking.cancel()
+            raise
 
     async def _ask_twice(self, question: Asking | Check | Inspect | Shards) -> Any:
         try:
