@@ -46,6 +46,7 @@ _DETAILS: Shape = {
     "manifest": [_FILE],
     "shared_bytes": 0,
     "unique_bytes": 0,
+    "brought_by": None,
     "entrants": [_ENTRANT],
     "history": [_EVENT],
     "holders": [_LEASE],

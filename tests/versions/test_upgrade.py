@@ -205,7 +205,7 @@ def test_a_root_of_the_release_before_serves_every_model_without_fetching(
     with capsys.disabled():
         change = ", ".join(f"{table} {wrote[table]} → {found[table]}" for table in TABLES)
         print(
-            f"\nupgrade: {sum(KINDS.values())} models, 0 bytes fetched ({proofs} as proofs), open after {opened:.2f} s, "
+            f"\nupgrade: {sum(KINDS.values())} models, 0 bytes fetched ({proofs} to prove), open after {opened:.2f} s, "
             f"all asked for again in {served:.1f} s with {requests[0]} requests to the Hub and {requests[1]} to S3; "
             f"rows: {change}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from cached.daemon.threads import Threads
-from cached.wire import encode
+from cached.wire import API, reply
 
 LONG = 100  # Items of a list.
 
@@ -18,7 +18,7 @@ _json = json.JSONEncoder(separators=(",", ":")).encode
 
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
     """Of a short one."""
-    return web.Response(body=encode(body), status=status, content_type="application/json")
+    return web.Response(body=reply(body), status=status, content_type="application/json")
 
 
 async def long_answer(body: Mapping[str, Any], threads: Threads) -> web.Response:
@@ -28,8 +28,8 @@ async def long_answer(body: Mapping[str, Any], threads: Threads) -> web.Response
 
 
 def written(body: Mapping[str, Any]) -> bytes:
-    """What `encode` gives."""
-    return b"{" + b",".join(_fields(body)) + b"}\n"
+    """What `reply` gives."""
+    return b"{" + b",".join(_fields({**body, "api": API})) + b"}\n"
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[bytes]:

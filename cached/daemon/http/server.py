@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from cached.daemon.http.guests import Guests
 from cached.daemon.http.peer import peer_at
 from cached.errors import Overloaded
-from cached.wire import encode, error_body
+from cached.wire import error_body, reply
 
 log = logging.getLogger("cached.api")
 
@@ -125,7 +125,7 @@ class _Refused(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
-        body = encode(error_body(Overloaded(TOO_MANY)))
+        body = reply(error_body(Overloaded(TOO_MANY)))
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         self._transport.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         self._transport.close()
