@@ -6,8 +6,9 @@ before a caller is given a file that this node has from somebody else, its own c
 * Where one file opens the whole place (the Hub: a right is a repository's) the worker has proved that, resolving it.
 * Elsewhere each file is proved by itself, once for each credentials and version. Which ones is remembered, and when the
   proof of the whole is old, one that nobody can foresee is proved again.
-* A digest is a claim until this place was seen to have the bytes: a range is read there and compared with ours. Else a
-  listing of mine could name your weights.
+* A digest is a claim until this place was seen to have the bytes: ranges are read there and compared with ours. Else a
+  listing of mine could name your weights. Who has some of the bytes could try until only those are asked for: so once a
+  digest was claimed wrongly, whoever claims it next is compared with in every byte.
 
 Whatever is not known to have been read with these credentials counts as unproved: a new way to come by a blob opens
 nothing by being forgotten here.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, So
 from cached.model import Digest, Entry, Listing
 from cached.worker.messages import Check
 
+DOUBTED = 4096  # Digests of which it is remembered that somebody has claimed them wrongly.
 NEW_KEYS = 4  # Files that new keys of a known principal prove: its sessions may be narrower than its role.
 
 
@@ -55,6 +58,7 @@ class Registrar:
     def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
         self.disks, self.workers, self.whose = disks, workers, whose
         self.ttl, self.timeout = float(config.proof_ttl), float(config.resolve_timeout)
+        self._doubted: OrderedDict[Digest, None] = OrderedDict()  # Which were claimed wrongly, since the start.
 
     async def principal(self, listing: Listing, caller: Caller) -> str | None:
         """Whom the source names for these keys, where they are those of a session. The worker remembers that, and for
@@ -62,6 +66,16 @@ class Registrar:
         if not (caller.used(listing.ref) and caller.credentials.temporary):
             return None
         return await self.workers.principal(listing.ref, caller, self.timeout)
+
+    def doubt(self, copy: Copy) -> None:
+        """Somebody has claimed wrongly to have it."""
+        self._doubted[copy.digest] = None
+        self._doubted.move_to_end(copy.digest)
+        while len(self._doubted) > DOUBTED:
+            self._doubted.popitem(last=False)
+
+    def doubts(self, copy: Copy) -> bool:
+        return copy.digest in self._doubted
 
 
 class Rights:
@@ -166,17 +180,20 @@ class Rights:
         left = list(claims)
         while left:
             now = {copy.path: copy for copy in reversed(left)}
-            await self._compare_once(now)
+            await self._compare_once({path: copy for path, copy in now.items() if not self._registrar.doubts(copy)})
+            await self._compare_once({path: copy for path, copy in now.items() if self._registrar.doubts(copy)}, True)
             compared = {copy.entry.path for copy in now.values()}
             identities = {self.listing.identity(copy.entry): copy.digest for copy in now.values()}
             self._identified.update(identities)
             self._proven.update(identities)
             left = [copy for copy in left if copy.entry.path not in compared and self.listing.rights_per_file]
 
-    async def _compare_once(self, copies: Mapping[Path, Copy]) -> None:
+    async def _compare_once(self, copies: Mapping[Path, Copy], whole: bool = False) -> None:
+        if not copies:
+            return
         entries = {path: copy.entry for path, copy in copies.items()}
         try:
-            await self._workers.compare(self.listing, entries, self.caller, self._timeout)
+            await self._workers.compare(self.listing, entries, self.caller, self._timeout, whole)
         except SourceUnavailable as error:
             if all(map(os.path.exists, copies)):
                 raise
@@ -184,10 +201,11 @@ class Rights:
         except SourceDenied as error:
             if len(copies) > 1:  # Which of them it was is not said.
                 for path, copy in copies.items():
-                    await self._compare_once({path: copy})
+                    await self._compare_once({path: copy}, whole)
                 return
             if await self._damaged(*copies.values()):
                 raise SourceChanged(f"A file of {self.listing.ref} was damaged here; ask again.") from error
+            self._registrar.doubt(*copies.values())
             await self.drop()
             raise
         except NotFound:

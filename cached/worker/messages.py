@@ -71,13 +71,14 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Whether these files hold what the source gives these credentials for the entries: a range of each is compared.
-    Answered with None, or SourceDenied."""
+    """Whether these files hold what the source gives these credentials for the entries: ranges of each are compared, or
+    the `whole` of each. Answered with None, or SourceDenied."""
 
     listing: Listing
     copies: Mapping[Path, Entry]
     credentials: Credentials = field(repr=False)
     timeout: float
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

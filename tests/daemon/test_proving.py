@@ -35,6 +35,7 @@ class Asked:
     def __init__(self) -> None:
         self.proved: list[str] = []
         self.compared: list[str] = []
+        self.whole: list[str] = []
         self.silent = 0  # How often it does not say whose keys they are.
         self.refuses: set[str] = set()
         self.damaged = False
@@ -42,7 +43,10 @@ class Asked:
     async def prove(self, listing: Listing, entries: Iterable[Entry], caller: Caller, timeout: float) -> None:
         self._note(self.proved, [entry.path for entry in entries])
 
-    async def compare(self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float) -> None:
+    async def compare(
+        self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float, whole: bool = False
+    ) -> None:
+        self.whole += [entry.path for entry in copies.values() if whole]
         self._note(self.compared, [entry.path for entry in copies.values()])
 
     async def principal(self, ref: ModelRef, caller: Caller, timeout: float) -> str | None:
@@ -168,6 +172,20 @@ def test_a_false_claim_is_refused_and_a_damaged_copy_of_ours_is_not_one(case: Ca
     with pytest.raises(SourceChanged):
         case.cover(case.listing(claims=True))
     assert case.disk.store.index.seen_at("s3://bucket/m", [Digest.of(b"07")]) == set()
+
+
+def test_what_was_claimed_wrongly_once_is_compared_in_every_byte(case: Case) -> None:
+    """Else who has a part of it tries until no other part is asked for."""
+    with case.disk.store.index.transaction() as db:
+        db.execute("DELETE FROM identity")
+    case.asked.refuses = {"07"}
+    with pytest.raises(SourceDenied):
+        case.cover(case.listing(claims=True))
+    assert case.asked.whole == []
+    case.asked.refuses = set()
+    case.asked.took()
+    assert case.cover(case.listing(claims=True), key="ANOTHER") == (0, 30)
+    assert case.asked.whole == ["07"]
 
 
 def test_what_is_remembered_of_files_is_bounded_and_hashed(case: Case) -> None:

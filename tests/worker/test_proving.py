@@ -13,7 +13,7 @@ from cached.access import Credentials
 from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Entry, Listing, ModelRef
 from cached.worker.messages import Compare
-from cached.worker.proving import AT_ONCE, COMPARED, Askers, compare
+from cached.worker.proving import AT_ONCE, COMPARED, RANGES, WHOLE, Askers, compare
 
 REF = ModelRef.parse("s3://bucket/m")
 
@@ -83,12 +83,12 @@ class Bytes:
     def close(self) -> None: ...
 
 
-def compared(source: Bytes, path: Path, size: int) -> None:
+def compared(source: Bytes, path: Path, size: int, whole: bool = False) -> None:
     listing = Listing(REF, "s3://endpoint/bucket/m", "r", (Entry("w.bin", size, "v"),))
-    compare(cast(Any, source), Askers(2), Compare(listing, {path: listing.entries[0]}, Credentials(), 5))
+    compare(cast(Any, source), Askers(2), Compare(listing, {path: listing.entries[0]}, Credentials(), 5, whole))
 
 
-@pytest.mark.parametrize("size", [0, 1, COMPARED, COMPARED + 1, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, COMPARED, COMPARED + 1, 1 << 20, WHOLE, WHOLE + 1])
 def test_a_copy_of_what_the_source_gives_is_one(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
     (tmp_path / "blob").write_bytes(data)
@@ -109,14 +109,22 @@ def test_a_file_of_another_length_is_no_copy(tmp_path: Path, there: int) -> None
         compared(Bytes(data), tmp_path / "blob", 1_000_000)
 
 
-def test_which_range_is_compared_is_not_to_be_foreseen_and_small(tmp_path: Path) -> None:
-    data = os.urandom(1 << 20)
+def test_which_ranges_are_compared_is_not_to_be_foreseen_and_they_are_small(tmp_path: Path) -> None:
+    data = os.urandom(WHOLE + 1)
     (tmp_path / "blob").write_bytes(data)
     source = Bytes(data)
-    for _ in range(10):
+    for _ in range(2):
         compared(source, tmp_path / "blob", len(data))
-    assert len({offset for offset, _ in source.asked}) > 5
-    assert {length for _, length in source.asked} == {COMPARED}
+    assert len({offset for offset, _ in source.asked}) > RANGES
+    assert {length for _, length in source.asked} == {COMPARED} and len(source.asked) == 2 * RANGES
+
+
+@pytest.mark.parametrize("size, whole", [(WHOLE, False), (2 * WHOLE + 1, True)], ids=["small", "doubted"])
+def test_who_has_all_but_a_byte_has_not_got_it(tmp_path: Path, size: int, whole: bool) -> None:
+    data = os.urandom(size)
+    (tmp_path / "blob").write_bytes(data)
+    with pytest.raises(SourceDenied):
+        compared(Bytes(data[:-1] + bytes([data[-1] ^ 1])), tmp_path / "blob", size, whole)
 
 
 def test_a_copy_that_has_gone_is_no_false_claim(tmp_path: Path) -> None:

@@ -131,12 +131,15 @@ class Workers:
         if chosen := tuple(entries):
             await self._in_turn(self._proofs, caller, Prove(listing.part(chosen), caller.credentials, timeout))
 
-    async def compare(self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float) -> None:
+    async def compare(
+        self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float, whole: bool = False
+    ) -> None:
         """SourceDenied unless each of these files holds what the source gives these credentials for the entry, as far
-        as a range that nobody foresees can tell: else the listing claims what is not there."""
+        as ranges that nobody foresees can tell, or (`whole`) in every byte: else the listing claims what is not
+        there."""
         if copies:
             part = listing.part(tuple(copies.values()))
-            question = Compare(part, dict(copies), caller.credentials, timeout)
+            question = Compare(part, dict(copies), caller.credentials, timeout, whole)
             await self._in_turn(self._proofs, caller, question)
 
     async def principal(self, ref: ModelRef, caller: Caller, timeout: float) -> str | None:
