@@ -31,6 +31,8 @@ class Credentials:
         """The caller's own for this kind of source; empty when it has none, and the daemon's are used, if anybody's."""
         deciding, others = _PERSONAL.get(scheme, ((), ()))
         found = {name: self.variables[name] for name in deciding if self.get(name)}
+        if scheme == "hf":  # Spellings of one thing; the first is sent.
+            return dict(list(found.items())[:1])
         return found and {**found, **{name: self.variables[name] for name in others if self.get(name)}}
 
     def namespace(self, scheme: str) -> dict[str, str]:

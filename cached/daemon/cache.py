@@ -32,6 +32,7 @@ from cached.errors import (
     DaemonUnavailable,
     DigestMismatch,
     ModelIncomplete,
+    ModelNotFound,
     NotFound,
     Overloaded,
     SourceChanged,
@@ -117,7 +118,13 @@ class Cache:
         return max(found, key=rank)
 
     async def _resolve(self, ask: Ask, caller: Caller, timeout: float) -> Listing:
-        return await self.workers.resolve(ask.ref, caller, timeout, ask.require)
+        try:
+            return await self.workers.resolve(ask.ref, caller, timeout, ask.require)
+        except ModelIncomplete:
+            raise  # It may be read, and is not whole.
+        except (SourceDenied, ModelNotFound):
+            await self.gate.refused_at(ask.ref, caller)
+            raise
 
     async def _hit(self, held: Held, ask: Ask, stale: bool) -> Ready:
         known, snapshots = held.known, held.disk.store.snapshots

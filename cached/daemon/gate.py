@@ -91,6 +91,16 @@ class Gate:
             who = self._who(disk, claim.ref, claim.caller)
             disk.store.proofs.record(claim.access.probe, who, claim.access.place)
 
+    async def refused_at(self, ref: ModelRef, caller: Caller) -> None:
+        """The source lets the caller read nothing there, whatever it asked for: so nothing that it has proved there
+        under other names and at other revisions stands any more."""
+        for disk in self._disks.writable:
+
+            def forget(disk: Disk = disk) -> None:
+                disk.store.proofs.forget_below(self._who(disk, ref, caller), f"/{ref.place.strip('/')}")
+
+            await self._written(disk, ref, forget)
+
     async def refused(self, disk: Disk, claim: Claim) -> None:
         """The source does not let the caller read it any more: so its uid is shut out, unless it has proved it
         otherwise as well, once whoever was told the path had time to lease it, and when it holds no lease."""

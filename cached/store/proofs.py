@@ -94,6 +94,15 @@ class Proofs:
             for table in ("proof", "proven"):
                 db.execute(f"DELETE FROM {table} WHERE who = ? AND place = ?", (who, place))
 
+    def forget_below(self, who: str, place: str) -> None:
+        """The same for every place that ends so, whatever endpoint it is at. Nothing is written where nothing was
+        proved: refusals come as often as callers like."""
+        end = "who = ? AND substr(place, -length(?)) = ?"
+        for table in ("proof", "proven"):
+            if self._index.query(f"SELECT 1 FROM {table} WHERE {end} LIMIT 1", (who, place, place)):
+                with self._index.transaction() as db:
+                    db.execute(f"DELETE FROM {table} WHERE {end}", (who, place, place))
+
     def forget_older(self, than: float) -> None:
         """Than this time in seconds since the epoch."""
         for table, column in (("proof", "proved_at"), ("proven", "at")):

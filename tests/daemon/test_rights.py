@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cached import CachedError, ModelNotFound, NotCached, SourceChanged, SourceDenied, SourceUnavailable
+from cached.access import Credentials
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import GuardedS3, HubStub, Moto
@@ -302,6 +303,29 @@ def test_who_was_revoked_is_served_nothing_because_we_are_busy(start: Start, hub
 def _ignore(person: Person, uri: str) -> None:
     with contextlib.suppress(CachedError, EOFError):
         person.acquire(uri, timeout=20)
+
+
+@pytest.mark.parametrize("again", [{}, {"include": ["*.json"]}, {"revision": "main"}], ids=str)
+def test_a_refusal_ends_what_was_proved_there_under_every_name(
+    start: Start, hub: HubStub, again: dict[str, object]
+) -> None:
+    """Also when what was refused is another revision, another selection, or what is not held at all."""
+    daemon = start(proof_ttl="1h", max_age="1h")
+    person = with_token(daemon, OWNER, RIGHT)
+    first = person.acquire(GATED)
+    person.acquire(GATED, revision=first.revision)
+    hub.gate("org/gated")
+    refused(lambda: person.acquire(GATED, **{"max_age": 0, "exclude": ["*.md"], **again}))
+    hub.fail(503, times=100)
+    for revision in (first.revision, None):
+        with pytest.raises(CachedError):
+            person.acquire(GATED, revision=revision)
+    hub.reset()
+
+
+def test_a_token_that_is_not_sent_makes_no_other_caller() -> None:
+    both = Credentials({"HF_TOKEN": "a", "HUGGING_FACE_HUB_TOKEN": "b"})
+    assert both.personal("hf") == Credentials({"HF_TOKEN": "a"}).personal("hf") == {"HF_TOKEN": "a"}
 
 
 def test_the_grace_is_for_a_source_that_was_seen_to_be_down(start: Start, hub: HubStub) -> None:
