@@ -26,7 +26,7 @@ PATIENCE = 40.0  # Seconds after which a pull counts as hung.
 
 _BASE = os.urandom(3 * PIECE_BYTES)
 _NUMBERS = itertools.count()
-_SNAPSHOT = re.compile(r"[0-9a-f]{64}(\.json)?\Z")
+_SNAPSHOT = re.compile(r"[0-9a-f]{64}(\.json|\.locks)?\Z")
 
 
 @dataclass(frozen=True)
