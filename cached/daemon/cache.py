@@ -249,6 +249,7 @@ class Cache:
 
     async def _new(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, rights: Rights) -> Ready:
         """What is not known under this name yet, or not to this caller."""
+        rights.pausing = fill.pause
         found = await self._granting.complete(rights, await self._granting.show(rights))
         if found is not None:
             await self._note_current(found, ask, caller, rights)

@@ -25,15 +25,20 @@ class Fill:
     batch: Batch = field(default_factory=Batch)
     paused: Callable[[Batch], bool] = lambda batch: False
     task: asyncio.Task[Ready] | None = None
+    pausing: bool = False  # The source wants to be asked later, or may then be asked again.
     waiters: int = 0
     uids: set[int] = field(default_factory=set)  # Whose it is: who else may not hear of it.
     abandon: bool = True  # Until one waiter wants it to be finished come what may.
 
     def progress(self) -> Progress:
         batch = self.batch
-        phase = "waiting for the source" if self.phase == "fetching" and self.paused(batch) else self.phase
+        pausing = self.pausing or (self.phase == "fetching" and self.paused(batch))
+        phase = "waiting for the source" if pausing else self.phase
         done, files = self.cached_bytes + batch.done, self.cached_files + batch.ended_files
         return Progress(phase, done, self.total_bytes, self.cached_bytes, files, self.total_files)
+
+    def pause(self, pausing: bool) -> None:
+        self.pausing = pausing
 
     async def watch(self, interval: float) -> AsyncGenerator[Progress | Ready, None]:
         """Progress every `interval` seconds, then what was asked for; or the fill's error."""

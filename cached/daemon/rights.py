@@ -16,11 +16,12 @@ nothing by being forgotten here.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from cached.config import Config
 from cached.daemon.callers import Caller
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
+from cached.daemon.transfer.streams import pause_after
 from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
 from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, SourceUnavailable
@@ -57,7 +59,7 @@ class Registrar:
 
     def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
         self.disks, self.workers, self.whose = disks, workers, whose
-        self.ttl, self.timeout = float(config.proof_ttl), float(config.resolve_timeout)
+        self.ttl, self.timeout, self.retries = float(config.proof_ttl), float(config.resolve_timeout), config.retries
         self._doubted: OrderedDict[Digest, None] = OrderedDict()  # Which were claimed wrongly, since the start.
 
     async def principal(self, listing: Listing, caller: Caller) -> str | None:
@@ -93,6 +95,8 @@ class Rights:
         self._proven: set[str] = set()  # Identities that were proved now …
         self._identified: dict[str, Digest] = {}  # … and what the source was seen to have under them.
         self._asked = not listing.open and listing.probe is not None  # By the worker that resolved it.
+        # Told whether it waits before it asks once more; None where what is held may be given in want of an answer.
+        self.pausing: Callable[[bool], None] | None = None
 
     # What is to be shown.
 
@@ -156,12 +160,30 @@ class Rights:
     async def _prove(self, entries: Sequence[Entry]) -> None:
         if entries:
             try:
-                await self._workers.prove(self.listing, entries, self.caller, self._timeout)
+                await self._persist(
+                    lambda: self._workers.prove(self.listing, entries, self.caller, self._timeout), lambda: True
+                )
             except (SourceDenied, NotFound):
                 await self.drop()
                 raise
             self._asked = True
             self._proven.update(map(self.listing.identity, entries))
+
+    async def _persist(self, ask: Callable[[], Awaitable[None]], worth: Callable[[], bool]) -> None:
+        """As often as a read is tried, and after the same pauses: a proof is one, and sources stumble."""
+        for tries in range(1, self._registrar.retries + 1):
+            try:
+                await ask()
+                return
+            except SourceUnavailable as error:
+                if self.pausing is None or tries == self._registrar.retries or not worth():
+                    raise
+                pause = pause_after(tries, error)
+            self.pausing(True)
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                self.pausing(False)
 
     async def _claims(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those whose digest is the listing's word alone: this place was never seen to have such bytes."""
@@ -193,7 +215,10 @@ class Rights:
             return
         entries = {path: copy.entry for path, copy in copies.items()}
         try:
-            await self._workers.compare(self.listing, entries, self.caller, self._timeout, whole)
+            await self._persist(
+                lambda: self._workers.compare(self.listing, entries, self.caller, self._timeout, whole),
+                lambda: all(map(os.path.exists, copies)),
+            )
         except SourceUnavailable as error:
             if all(map(os.path.exists, copies)):
                 raise

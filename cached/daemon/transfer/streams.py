@@ -122,7 +122,7 @@ class Streams:
     def _put_back(self, origin: _Origin, work: Work, part: Part, error: CachedError) -> None:
         if work.given_up:
             return
-        now, pause = time.monotonic(), _pause(part.tries, error)
+        now, pause = time.monotonic(), pause_after(part.tries, error)
         if isinstance(error, SourceUnavailable) and error.retry_after is not None:
             origin.pace.throttled(pause, now)
         work.resume_at = max(work.resume_at, now + pause)
@@ -163,7 +163,7 @@ class Streams:
             self._timer = asyncio.get_running_loop().call_later(min(ends) - now + 0.001, self._dispatch)
 
 
-def _pause(tries: int, error: CachedError) -> float:
+def pause_after(tries: int, error: CachedError) -> float:
     """Seconds to wait after that try: twice as long each time, with jitter, and never less than the source asks."""
     own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
     asked = error.retry_after if isinstance(error, SourceUnavailable) else None
