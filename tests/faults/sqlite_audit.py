@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from cached.access import Access
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.checkup import check
+from cached.store.names import whose
 from cached.store.store import Store
 from tests.faults.holdings import HELD, Library, Rows, blobs_of, rows_of
 from tests.faults.models import open_store, sha256
@@ -71,10 +73,16 @@ def _models(store: Store) -> Iterator[Finding]:
 def _true(store: Store, true: Rows) -> Iterator[Finding]:
     """No row says what was never so."""
     rows = rows_of(store)
-    refs = {row[:5] for row in true["resolution"]}
+    refs = {_meaning(row) for row in true["resolution"]}
+    # Whose a name is that is read from a manifest nobody knows, unless its place is open.
+    refs |= {_meaning(row, whose(Access.parse(str(row[7])))) for row in true["resolution"]}
     yield from (
-        Finding("I1", f"a ref means what it never meant: {r[:5]}") for r in rows["resolution"] if r[:5] not in refs
+        Finding("I1", f"a ref means what it never meant: {_meaning(r)}")
+        for r in rows["resolution"]
+        if _meaning(r) not in refs
     )
+    if len({row[0] for row in rows["resolution"]}) < len(rows["resolution"]):
+        yield Finding(RULE, "a ref that had one meaning has several")
     known = {row[:2] for row in true["identity"]}
     yield from (
         Finding("I1", f"a remote file is what it never was: {r[:2]}") for r in rows["identity"] if r[:2] not in known
@@ -92,6 +100,12 @@ def _true(store: Store, true: Rows) -> Iterator[Finding]:
         yield Finding(RULE, f"{len(found ^ pins)} pins are lost or were never made")
     late = [row for row in rows["snapshot"] if max(row[7], row[8]) > time.time()]  # type: ignore[type-var]
     yield from (Finding("I7", f"{row[0]} is of tomorrow") for row in late)
+
+
+def _meaning(row: tuple[object, ...], who: object = None) -> tuple[object, ...]:
+    """Of a ref, to whom its row says, or to `who`: all but when it was asked."""
+    ref, whom, source, revision, snapshot, _, _, access = row
+    return ref, whom if who is None else who, source, revision, snapshot, access
 
 
 def _space(store: Store) -> Iterator[Finding]:
