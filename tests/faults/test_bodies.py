@@ -13,7 +13,8 @@ def test_a_sound_origin_is_read_without_any_retry(rig: Rig, protocol: str, size:
     target = rig.make(protocol, size)
     before = rig.origin.seen("body")
     rig.recovers(target)
-    assert rig.origin.seen("body") - before == target.middle
+    proofs = 1 if protocol == "s3" else 0  # A byte by which a caller of a bucket shows that it may read there.
+    assert rig.origin.seen("body") - before == proofs + target.pieces
 
 
 @pytest.mark.parametrize("kind", ["short", "cut", "chunked-cut", "no-length-cut", "reset", "not-http"])

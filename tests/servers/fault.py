@@ -140,7 +140,8 @@ class FaultOrigin(LoopServer):
             return False
         if fault is not None:
             answer = ALTER[fault.kind](answer, fault)
-        await wire.head(answer, len(answer.body))
+        named = "Content-Length" in answer.headers  # Of a HEAD: that of the body which is not sent.
+        await wire.head(answer, *([] if named else [len(answer.body)]))
         if method != "HEAD":
             await wire.send(answer.body)
         return True

@@ -96,13 +96,18 @@ def s3(asked: Asked, models: Mapping[str, Model], *, match: bool = True) -> Answ
     if not key:
         return _s3_listing(asked, models)
     name, _, path = key.partition("/")
-    if asked.method == "HEAD":  # By which callers prove that they may read it.
-        there = name in models and path in dict(models[name].sizes)
-        return Answer(200 if there else 404, {}, b"", "head")
-    if name not in models or path not in models[name].files:
-        return Answer(404, {}, b"<Error><Code>NoSuchKey</Code></Error>", "body")
-    data = models[name].files[path]
-    return ranged(asked, data, {"ETag": etag(data), "Last-Modified": MODIFIED}, match=match)
+    model = models.get(name, Model({}))
+    data, claim = model.files.get(path), model.claims.get(path)
+    said = {"ETag": etag(data) if data is not None else '"claimed"', "Last-Modified": MODIFIED}
+    there = data is not None or claim is not None
+    if asked.method == "HEAD":  # By which callers prove that they may read an empty file.
+        length = len(data) if data is not None else claim
+        return Answer(200, {**said, "Content-Length": str(length)}, b"", "head") if there else Answer(404, stage="head")
+    if data is not None:
+        return ranged(asked, data, said, match=match)
+    if claim and asked.headers.get("range") == "bytes=0-0":  # By which they prove that they may read any other.
+        return Answer(206, {**said, "Accept-Ranges": "bytes", "Content-Range": f"bytes 0-0/{claim}"}, b"x", "body")
+    return Answer(404, {}, b"<Error><Code>NoSuchKey</Code></Error>", "body")
 
 
 def _s3_listing(asked: Asked, models: Mapping[str, Model]) -> Answer:
