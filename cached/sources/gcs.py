@@ -125,7 +125,7 @@ class GcsSource:
                 for item in page.get("items") or ():
                     if not (int(item.get("size", 0)) == 0 and item["name"].endswith("/")):
                         entries.append(_entry(item["name"][len(below) :], item))
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
                 raise unavailable(ref, "its listing is not understood") from None
             if not page.get("nextPageToken"):
                 return entries

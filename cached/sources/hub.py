@@ -111,7 +111,7 @@ class HubSource:
             try:
                 budget.listed(len(entries) + len(page))
                 entries += [_entry(item, commit) for item in page if item["type"] == "file"]
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise unavailable(ref, "its listing is not understood") from None
             url = response.links.get("next", {}).get("url")
             if url and origin(url) != origin(self.endpoint):

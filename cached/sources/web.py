@@ -135,7 +135,7 @@ class Web:
             judge(response)
             try:
                 with _large if len(raw) > LARGE_JSON_BYTES else nullcontext():
-                    return json.loads(raw), response
+                    return json.loads(raw, parse_constant=_no_number), response
             except (ValueError, RecursionError):
                 raise unavailable(ref, "its answer is not JSON") from None
 
@@ -191,6 +191,11 @@ class Web:
 
     def close(self) -> None:
         self.clients.close()
+
+
+def _no_number(name: str) -> Any:
+    """`Infinity` and its like, which Python's parser takes and JSON (RFC 8259) does not know."""
+    raise ValueError(f"{name} is no JSON")
 
 
 @contextmanager

@@ -107,6 +107,18 @@ def test_others_have_time_to_begin_before_a_file_gets_a_second_connection() -> N
     assert take(turns, 2, ALONE) == ["x", "x"]
 
 
+def test_models_that_wait_come_before_the_one_that_has_just_been_read() -> None:
+    """With more models than connections: else the first keep them until they have ended."""
+    turns = Turns()
+    works = [work(name, group=name) for name in "abc"]
+    for one in works:
+        turns.add(one)
+    for expected in "abcabc":
+        taken = turns.take(0.0)
+        assert taken is not None and taken[0].name == expected
+        turns.ended(taken[0])
+
+
 def test_a_file_that_nobody_reads_waits_for_no_others() -> None:
     turns = Turns()
     alone = work("x")

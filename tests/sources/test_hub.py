@@ -22,6 +22,7 @@ from cached.errors import (
     SourceUnavailable,
 )
 from cached.model import Checksum, Digest, Listing, ModelRef
+from cached.sources import web
 from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub
@@ -279,3 +280,17 @@ def test_token_is_in_no_error(hub: HubStub, source: HubSource, repo: str) -> Non
             resolve(source, repo, token(TOKEN))
         assert caught.value.__cause__ is None and caught.value.__suppress_context__
         assert TOKEN not in repr(caught.value) and caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("size", ["Infinity", "1e400", "NaN", '"much"', "null"])
+def test_a_size_that_is_no_number_is_not_understood(
+    hub: HubStub, source: HubSource, repo: str, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    hub.add_commit(repo, {"config.json": b"{}"})
+    entry = f'[{{"type": "file", "path": "config.json", "size": {size}, "oid": "{"0" * 40}"}}]'.encode()
+    whole = web._whole
+    monkeypatch.setattr(
+        web, "_whole", lambda answer, *rest: entry if "/tree/" in str(answer.url) else whole(answer, *rest)
+    )
+    with pytest.raises(SourceUnavailable):
+        resolve(source, repo)

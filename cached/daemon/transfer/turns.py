@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class _Group:
     begun: list[Work] = field(default_factory=list)
     fresh: deque[Work] = field(default_factory=deque)
     active: int = 0
+    turn: int = 0  # When it was last given a connection, counted in turns.
 
     def pick(self, now: float, small: bool) -> Work | None:
         """A begun file that nobody reads goes on first, so that files are hashed as they come and end one by one."""
@@ -73,6 +75,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
+        self._turns = itertools.count(1)
 
     def __bool__(self) -> bool:
         """Whether anything is left to be read, or being read."""
@@ -82,11 +85,12 @@ class Turns:
         self._groups.setdefault(work.group, _Group()).fresh.append(work)
 
     def take(self, now: float, small: bool = False) -> tuple[Work, Part] | None:
-        """The next part, of the model with the fewest connections; None when nothing may be read now. `small`: of small
-        files only."""
-        for group in sorted(self._groups.values(), key=lambda group: group.active):
+        """The next part, of the model with the fewest connections, and of several such of the one that was given none
+        for longest; None when nothing may be read now. `small`: of small files only."""
+        for group in sorted(self._groups.values(), key=lambda group: (group.active, group.turn)):
             work = group.pick(now, small)
             if work is not None:
+                group.turn = next(self._turns)
                 work.active += 1
                 group.active += 1
                 return work, work.parts.pop()
