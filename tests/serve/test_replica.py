@@ -15,6 +15,7 @@ from tests.daemon_process import DaemonProcess
 from tests.servers.hub import HubStub
 from tests.servers.proxy import CountingProxy
 from tests.servers.rclone import RcloneS3
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.demo.local_ray import LocalRay
@@ -75,7 +76,7 @@ def test_yaml_with_one_changed_import_path_serves_from_the_cache_and_holds_the_m
         assert local_ray.chat("yaml", "yaml")
 
         local_ray.delete("yaml")
-        assert [item["leased"] for item in snapshots(daemon)] == [False]
+        until(lambda: [item["leased"] for item in snapshots(daemon)] == [False], 60)  # The engine's process ends last.
         collect_everything(daemon)
         assert snapshots(daemon) == []
 
