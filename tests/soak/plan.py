@@ -21,11 +21,11 @@ CANARY = b"CANARY-of-the-working-user"  # In every file of its closed models.
 GUESSED = "secret"  # A closed model's name that hostile users know, and ask for.
 UNSAID = "name-that-no-stranger-says"  # One that they do not, and should never hear.
 BASE = (
-    *(f"hf://work/{GUESSED}", f"s3://private/{GUESSED}", "s3://models/own"),
-    *(f"hf://work/{UNSAID}", f"s3://private/{UNSAID}"),
+    *(f"hf://closed/{GUESSED}", f"s3://private/{GUESSED}", "s3://models/own"),
+    *(f"hf://closed/{UNSAID}", f"s3://private/{UNSAID}"),
     *("hf://org/open", "hf://org/shared"),
 )
-NEW = ("hf://work/new-{}", "s3://models/new-{}", "hf://org/new-{}")
+NEW = ("hf://closed/new-{}", "s3://models/new-{}", "hf://org/new-{}")
 MODEL_BYTES = 30_000  # So that the new models of an hour are well within a share of the store.
 
 
@@ -68,7 +68,7 @@ def begin() -> Plan:
 
 def content(uri: str, tenant: str = "work") -> bytes:
     """The weights of a model; those of closed ones hold the canary, those of another tenant say so."""
-    closed = uri.startswith(("hf://work/", "s3://")) and tenant == "work"
+    closed = uri.startswith(("hf://closed/", "s3://")) and tenant == "work"
     line = b"%s %s %s\n" % (CANARY if closed else b"open", tenant.encode(), uri.encode())
     return (line * (MODEL_BYTES // len(line) + 1))[:MODEL_BYTES]
 

@@ -77,7 +77,7 @@ def _publish(hub: HubStub, s3: Tenants, uri: str) -> None:
     scheme, _, place = uri.partition("://")
     if scheme == "hf":
         hub.add_commit(place, files)
-        if place.startswith("work/"):
+        if place.startswith("closed/"):
             hub.gate(place, WORK_TOKEN)
         elif place == "org/shared":
             hub.gate(place, WORK_TOKEN, EVIL_TOKEN)
@@ -102,4 +102,4 @@ def _set_traps(hub: HubStub, s3: Tenants) -> None:
     shards = {f"s{number}-00001-of-09999.safetensors": b"x" for number in range(15)}
     hub.add_commit("evil/shards", {"config.json": b"{}", **shards})
     hub.add_commit("evil/many", {f"deep/er/{number:04}.txt": b"%d" % number for number in range(2000)})
-    hub.tag(f"work/{GUESSED}", "v1", hub.repositories[f"work/{GUESSED}"].refs["main"])
+    hub.tag(f"closed/{GUESSED}", "v1", hub.repositories[f"closed/{GUESSED}"].refs["main"])

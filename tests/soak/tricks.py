@@ -38,7 +38,7 @@ def smuggle_in_a_uri(user: Hostile) -> None:
     hidden = user.random.choice(("\n", "\r\n", "\r", "%0a", "%0d%0a", "\x85"))
     uri = f"s3://private/{GUESSED}{hidden}HEAD /pub/copy.json {_REST}"
     user.take(uri, user.keys)
-    user.take("hf://work/" + GUESSED, {}, revision=f"main{hidden}X: y")
+    user.take("hf://closed/" + GUESSED, {}, revision=f"main{hidden}X: y")
 
 
 def read_what_is_others(user: Hostile) -> None:
@@ -181,7 +181,7 @@ def places(user: Hostile) -> None:
         "http://[::ffff:169.254.169.254]/",
         "s3://key:secret@private/x",
         "hf://../../x/y",
-        f"hf://work/{GUESSED}/../../..",
+        f"hf://closed/{GUESSED}/../../..",
     )
     user.take(user.random.choice(uris), user.keys)
 
