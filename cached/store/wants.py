@@ -43,7 +43,12 @@ def begin(
             return None
         promised = Promised(room=needed)
     now = time.time()
-    cursor = db.execute("INSERT INTO fill (source, started_at, uid) VALUES (?, ?, ?)", (source, now, promised.uid))
+    # By the clock, so that no number comes again: who ends a fill must not end the next one.
+    cursor = db.execute(
+        "INSERT INTO fill (id, source, started_at, uid) "
+        "VALUES (max(?, 1 + (SELECT coalesce(max(id), 0) FROM fill)), ?, ?, ?)",
+        (int(now * 1e6), source, now, promised.uid),
+    )
     fill = cursor.lastrowid
     assert fill is not None  # sqlite3 types it as optional; an INSERT always has one.
     try:

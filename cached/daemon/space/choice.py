@@ -141,8 +141,9 @@ OWN = "least recently used of what the same user brought, who has more than its 
 
 
 def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, str]]:
-    """Of users with more than their share first, young or not; then by use, those fetched a moment ago last."""
-    mine = (candidate for candidate in free if candidate.brought_by in rows.above)
+    """Of users with more than their share first, young or not, but what others used lately; then by use, those fetched
+    a moment ago last."""
+    mine = (candidate for candidate in free if candidate.brought_by in rows.above and not candidate.shared)
     yield from ((candidate, ABOVE) for candidate in sorted(mine, key=lambda each: (each.used_at, each.digest)))
     yield from (
         (candidate, YOUNG if candidate.young else LRU)
