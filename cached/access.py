@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cached.model import Entry, Listing, ModelRef
-from cached.uris import AZURE_SCHEMES as AZURE_SCHEMES
+from cached.uris import AZURE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)

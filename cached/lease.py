@@ -72,10 +72,8 @@ def take(lock: str) -> int | None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
             return fd
-    except (
-        BlockingIOError
-    ):  # An eviction holds it, for as long as a rename takes; or somebody else, for as long as he likes.
-        pass
+    except BlockingIOError:
+        pass  # An eviction holds it, for as long as a rename takes; or somebody else, for as long as he likes.
     except BaseException:
         os.close(fd)
         raise

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from cached.access import AZURE_SCHEMES
 from cached.config import Config
 from cached.errors import InvalidRequest
 from cached.model import ModelRef
 from cached.sources.base import Source
 from cached.sources.local import LocalSource
+from cached.uris import AZURE_SCHEMES
 
 if TYPE_CHECKING:
     from cached.sources.web import Web
