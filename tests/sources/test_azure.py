@@ -15,7 +15,6 @@ from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChan
 from cached.model import Listing, ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.registry import Registry
-from cached.uris import AZURE_SCHEMES, Credentials
 from tests.servers import AzureStub, Files
 from tests.servers.azure import ACCOUNT, KEY
 
