@@ -156,12 +156,12 @@ def test_one_thread_keeps_one_connection(daemon: DaemonProcess, make_model: Call
     daemon.start(protocols=["file"], file_roots=[str(model.parent)])
     with daemon.client() as client:
         client.pull(f"file://{model}")
-        (before,) = client._idle
+        (before,) = client._connections._idle
         local = before._http.sock
         for _ in range(3):
             client.pull(f"file://{model}")
             client.call("GET", "/v1/status")
-        assert client._idle == [before]
+        assert client._connections._idle == [before]
         assert before._http.sock is local
 
 
