@@ -13,7 +13,8 @@ import pytest
 from cached.access import AZURE_SCHEMES, Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.registry import Registry
 from tests.servers import AzureStub, Files
