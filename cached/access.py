@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.uris import AZURE_SCHEMES
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cached.errors import CachedError, DaemonUnavailable, NotCached, SourceDenied, VersionMismatch
+from cached.connection_pool import CancellableCall, ConnectionPool
+from cached.errors import DaemonUnavailable, NotCached, SourceDenied, VersionMismatch
 from cached.lease import Lease, in_the_way, pauses, take
 from cached.model import Progress
 from cached.request import DEFAULTS, acquire_body
 from cached.uris import display_name
-from cached.wire import API, Ready, api_of, encode, parse_error, parse_progress, parse_ready
+from cached.wire import API, Ready, api_of, parse_error, parse_progress, parse_ready
 
 if TYPE_CHECKING:
     from cached.connection import Connection
@@ -23,7 +24,6 @@ DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
 LEASE_SECONDS = 5.0  # How long it is tried to hold what has been found, where the caller sets no time.
 _LAST = ("ready", "error")  # The events that end an answer.
-_ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -40,8 +40,7 @@ class Client:
 
     def __init__(self, socket: str | Path | None = None, timeout: float = 10.0) -> None:
         self.socket = str(socket or os.environ.get("CACHED_SOCKET") or DEFAULT_SOCKET)
-        self._timeout = timeout
-        self._idle: list[Connection] = []
+        self._connections = ConnectionPool(self.socket, timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self.socket}>"
@@ -54,8 +53,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. Leases stay."""
-        while self._idle:
-            self._idle.pop().close()
+        self._connections.close()
 
     def acquire(
         self,
@@ -83,13 +81,13 @@ class Client:
         DaemonUnavailable quickly when there is no daemon.
         """
         body = acquire_body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require, lean)
-        return self._lease(body, progress, _deadline(timeout), _Call())
+        return self._lease(body, progress, _deadline(timeout), CancellableCall())
 
     async def acquire_async(self, uri: str, **options: Any) -> Lease:
         """`acquire` for asyncio, with the same options. Cancelling it leaves no lease behind."""
         import asyncio  # Here, because importing it costs more than all the rest of this module.
 
-        call = _Call()
+        call = CancellableCall()
         timeout = options.pop("timeout", None)
         progress = options.pop("progress", None)
         body = acquire_body(uri, **{**DEFAULTS, **options})
@@ -105,7 +103,9 @@ class Client:
         """`acquire` without the lease: make it present, and say where."""
         timeout = options.pop("timeout", None)
         progress = options.pop("progress", None)
-        return self._ready(acquire_body(uri, **{**DEFAULTS, **options}), progress, _deadline(timeout), _Call())
+        return self._ready(
+            acquire_body(uri, **{**DEFAULTS, **options}), progress, _deadline(timeout), CancellableCall()
+        )
 
     def path(
         self,
@@ -139,17 +139,17 @@ class Client:
         from cached.replies import complete  # Here, because replicas do without.
 
         try:
-            connection = self._send(method, verb, body, _Call())
+            connection = self._connections.send(method, verb, body, CancellableCall())
             body_text = connection.rest()
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._connections.unavailable(error) from error
         try:
             answer = json.loads(body_text)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise VersionMismatch(f"The daemon at {self.socket} does not know {verb}: update it, or this client.")
-        self._idle.append(connection)
+        self._connections.keep(connection)
         if answer.get("event") == "error":
             raise parse_error({"status": connection.status, **answer})
         self._check_understood(body, answer)
@@ -168,7 +168,7 @@ class Client:
             )
 
     def _lease(
-        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: CancellableCall
     ) -> Lease:
         ready, waiting = self._ready(body, progress, deadline, call), None
         while (fd := _take(ready)) is None:
@@ -186,7 +186,7 @@ class Client:
         return Lease(ready, fd)
 
     def _ready(
-        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: CancellableCall
     ) -> Ready:
         """Ask, and ask the next daemon when a restart cuts the answer."""
         patience: float | None = None
@@ -199,19 +199,19 @@ class Client:
                 patience = patience or time.monotonic() + RESTART_SECONDS
                 if time.monotonic() > min(patience, deadline or patience):
                     silence = error.__cause__ if isinstance(error.__cause__, TimeoutError) else None
-                    raise self._unavailable(silence or error) from error
+                    raise self._connections.unavailable(silence or error) from error
                 time.sleep(max(0.0, min(0.1, (deadline or patience) - time.monotonic())))
 
     def _ask(
-        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: _Call
+        self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: CancellableCall
     ) -> Ready:
-        connection = self._send("POST", "/v1/acquire", body, call, deadline)
+        connection = self._connections.send("POST", "/v1/acquire", body, call, deadline)
         try:
             last = self._follow(connection, body, progress, deadline)
         except BaseException:
             connection.close()
             raise
-        self._idle.append(connection)
+        self._connections.keep(connection)
         if last["event"] == "ready":
             return parse_ready(last)
         failure = parse_error({"status": connection.status, **last})
@@ -230,60 +230,12 @@ class Client:
             if progress is not None and line.get("event") == "progress":
                 progress(parse_progress(line))
             # A little longer than the caller wants to wait: a daemon that is alive speaks several times a second.
-            connection.wait_at_most(self._wait(None if deadline is None else deadline + 1.0))
+            connection.wait_at_most(self._connections.patience(None if deadline is None else deadline + 1.0))
             if deadline is not None and time.monotonic() > deadline:
                 raise DaemonUnavailable(f"{display_name(uri)} was not ready in time; the fetch goes on, so ask again.")
         if line["event"] == "ready":
             self._check_understood(body, line)
         return line
-
-    def _wait(self, deadline: float | None) -> float:
-        """Seconds for the next sign of life."""
-        return self._timeout if deadline is None else max(0.001, min(self._timeout, deadline - time.monotonic()))
-
-    def _send(
-        self, method: str, verb: str, body: Mapping[str, Any] | None, call: _Call, deadline: float | None = None
-    ) -> Connection:
-        """DaemonUnavailable when nobody is there. A kept connection that a restart has closed is replaced once; on one
-        that is silent the daemon may have had the request, so it does not get it again."""
-        payload = encode({**body, "api": API}) if body is not None else None
-        while True:
-            connection, fresh = self._connection()
-            try:
-                call.on(connection)
-                connection.wait_at_most(self._wait(deadline))
-                connection.send(method, verb, payload)
-                return connection
-            except OSError as error:
-                connection.close()
-                if fresh or isinstance(error, TimeoutError):
-                    raise self._unavailable(error) from error
-
-    def _connection(self) -> tuple[Connection, bool]:
-        """A kept connection and False, or a new one and True."""
-        from cached.connection import Connection  # Here: it doubles what `import cached` costs.
-
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:  # Another thread was quicker.
-                break
-            if connection.pid == os.getpid():  # A forked child must not talk on its parent's connections.
-                return connection, False
-        return Connection(self.socket, self._timeout), True
-
-    def _unavailable(self, error: Exception) -> CachedError:
-        if isinstance(error, DaemonUnavailable):
-            return error
-        if isinstance(error, _ABSENT):
-            what = f"There is no cached daemon at {self.socket}; start it, or set CACHED_SOCKET."
-        elif isinstance(error, PermissionError):
-            what = f"You may not use {self.socket}: ask an operator to add you to the socket's group."
-        elif isinstance(error, TimeoutError):
-            what = f"The cached daemon at {self.socket} did not answer in time; see its log."
-        else:
-            what = f"The cached daemon at {self.socket} went away: {error}."
-        return DaemonUnavailable(what)
 
 
 def _take(ready: Ready) -> int | None:
@@ -312,24 +264,6 @@ def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _Cut(str(error)) from error
     return line
-
-
-class _Call:
-    """One request that another thread may cancel."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._connection: Connection | None = None
-
-    def on(self, connection: Connection) -> None:
-        self._connection = connection
-        if self.cancelled:
-            raise ConnectionAbortedError("cancelled")
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self._connection is not None:
-            self._connection.abort()
 
 
 def _seconds(stamp: str) -> float:

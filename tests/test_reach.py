@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cached.client import _Call
+from cached.connection_pool import CancellableCall, ConnectionPool
 from cached.daemon.http.api import Api
 from cached.store import fitness
 from tests.daemon_process import DaemonProcess
@@ -100,12 +100,11 @@ def test_every_file_socket_lock_and_descriptor_of_a_daemon_that_did_everything_h
             seen.look()
             hub.cut_after(24 << 20)
             hub.bytes_served = 0
-            with daemon.client(timeout=1) as client:
-                body = {"uri": "hf://org/parked"}
-                connection = client._send("POST", "/v1/acquire", body, _Call())
-                until(lambda: hub.bytes_served >= 24 << 20)
-                seen.look()
-                connection.close()
+            body = {"uri": "hf://org/parked"}
+            connection = ConnectionPool(str(daemon.socket), 1).send("POST", "/v1/acquire", body, CancellableCall())
+            until(lambda: hub.bytes_served >= 24 << 20)
+            seen.look()
+            connection.close()
             daemon.stop()
             daemon.start()
             seen.look()

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from cached.errors import InvalidRequest
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 
 SIGNED = "https://host/dir/m.gguf?X-Amz-Signature=CANARY&n=1"
 

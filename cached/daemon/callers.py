@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from cached.access import Credentials, unsigned
 from cached.daemon.space.usage import Peer
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from cached.daemon.transfer.download import Batch
-from cached.model import ModelRef, Progress
+from cached.model import Progress
+from cached.model_ref import ModelRef
 from cached.wire import Ready
 
 

@@ -18,7 +18,8 @@ from cached.daemon.space.disks import Disks
 from cached.daemon.standing import Standing
 from cached.daemon.whose import Whose
 from cached.errors import CachedError, NoSpace, StoreDegraded
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 
 log = logging.getLogger("cached.access")
 

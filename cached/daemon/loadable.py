@@ -8,7 +8,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 
 REMEMBERED = 10_000  # Snapshots, each for each way to ask for it; those that are asked for most recently.
 

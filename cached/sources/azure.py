@@ -24,7 +24,8 @@ from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, listing_revision
+from cached.model_ref import ModelRef
 from cached.sources.azure_errors import azure_errors
 from cached.sources.azure_login import default_login, login, own_variables
 from cached.sources.azure_reader import AzureReader, patience

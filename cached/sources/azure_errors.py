@@ -9,7 +9,7 @@ from azure.core import exceptions as azure
 from fsspec.exceptions import FSTimeoutError
 
 from cached.errors import CachedError, ModelNotFound
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.connection_failures import connection_failed
 from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.transfer import denied
 
 # adlfs's options, as the variables that mean the same.

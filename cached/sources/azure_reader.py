@@ -8,7 +8,8 @@ from azure.core import MatchConditions
 from fsspec.asyn import sync
 
 from cached.errors import SourceUnavailable
-from cached.model import Entry, ModelRef
+from cached.model import Entry
+from cached.model_ref import ModelRef
 from cached.sources.azure_errors import azure_errors
 from cached.sources.transfer import changed
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cached.access import Credentials
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 
 
 class Reader(Protocol):

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 
 from cached.errors import SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.http1 import MalformedAnswer
 from cached.sources.transfer import unavailable
 

@@ -23,7 +23,8 @@ from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
-from cached.model import Checksum, Entry, Listing, ModelRef, listing_revision
+from cached.model import Checksum, Entry, Listing, listing_revision
+from cached.model_ref import ModelRef
 from cached.sources.base import Reader
 from cached.sources.gcs_reader import ABSENT, GcsReader, authorization, judge, object_url
 from cached.sources.lane import Lanes

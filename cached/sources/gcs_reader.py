@@ -10,7 +10,8 @@ import google.auth.exceptions
 import httpx2
 
 from cached.errors import CachedError, SourceError
-from cached.model import Entry, ModelRef
+from cached.model import Entry
+from cached.model_ref import ModelRef
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
 from cached.sources.web import Judge, Web, owner_of

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cached.config import Config
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.transfer import unavailable
 
 CHUNK = 10 << 20

@@ -10,7 +10,8 @@ import httpx2
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
-from cached.model import Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, listing_revision
+from cached.model_ref import ModelRef
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, proving, spoken, unavailable

@@ -18,7 +18,8 @@ from huggingface_hub.hf_api import RepoFile
 from cached import budget
 from cached.access import Credentials
 from cached.config import Config
-from cached.model import Checksum, Digest, Entry, Listing, ModelRef
+from cached.model import Checksum, Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.paths import is_safe
 from cached.sources.base import Reader
 from cached.sources.hf_transfer import HfTransfer

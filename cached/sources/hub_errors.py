@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from cached.errors import CachedError, ModelNotFound, RevisionNotFound, SourceError
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.transfer import changed, denied, from_status
 
 _ADVICE = (

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from cached import budget
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.connection_failures import connection_failed
 from cached.sources.http1 import Answer, BodyTooLong, Connection, MalformedAnswer
 from cached.sources.idle import Idle

@@ -13,7 +13,8 @@ from cached import budget
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound
-from cached.model import Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, listing_revision
+from cached.model_ref import ModelRef
 from cached.sources.base import Reader
 from cached.sources.transfer import changed, denied, proving, unavailable
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.base import Source
 from cached.sources.local import LocalSource
 from cached.uris import AZURE_SCHEMES

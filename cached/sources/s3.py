@@ -14,7 +14,8 @@ import s3fs
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, SourceDenied
-from cached.model import Entry, Listing, ModelRef, listing_revision
+from cached.model import Entry, Listing, listing_revision
+from cached.model_ref import ModelRef
 from cached.sources.lane import Lanes
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_listing import S3Pages

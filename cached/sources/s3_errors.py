@@ -9,7 +9,7 @@ import aiohttp
 import botocore.exceptions as boto  # type: ignore[import-untyped]
 
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.connection_failures import connection_failed
 from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
 

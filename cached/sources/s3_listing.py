@@ -11,7 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from cached import budget
-from cached.model import Entry, ModelRef
+from cached.model import Entry
+from cached.model_ref import ModelRef
 from cached.sources.lane import Lanes, lane_errors
 from cached.sources.s3_reader import object_entry
 from cached.sources.s3_signer import S3Signer

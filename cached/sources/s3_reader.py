@@ -11,7 +11,8 @@ from typing import Any
 from fsspec.asyn import sync
 
 from cached.errors import SourceDenied
-from cached.model import Entry, ModelRef
+from cached.model import Entry
+from cached.model_ref import ModelRef
 from cached.sources.lane import Answer, Lanes, Sink, lane_errors
 from cached.sources.s3_errors import s3_errors
 from cached.sources.s3_signer import S3Signer

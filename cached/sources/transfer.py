@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from cached.errors import CachedError, ModelNotFound, SourceChanged, SourceDenied, SourceError, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 
 MAX_SKIP = 64 << 20  # A server without ranges costs a file's start again for each piece: bearable only near the start.
 MAX_RETRY_AFTER = 300.0

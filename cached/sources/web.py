@@ -14,7 +14,7 @@ import httpx2
 
 from cached import budget
 from cached.errors import InvalidRequest, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses
 from cached.sources.clients import Clients
 from cached.sources.connection_failures import connection_failed

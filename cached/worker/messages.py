@@ -16,7 +16,8 @@ from typing import Any
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
-from cached.model import Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.store.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cached import budget
 from cached.errors import InvalidRequest, ModelIncomplete
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.worker.shards import absent_numbers, index_of, refuse_absent, refuse_absent_of, shards_of
 
 log = logging.getLogger("cached.policy")

@@ -24,7 +24,8 @@ from cached.budget import Budget
 from cached.config import Config
 from cached.errors import CachedError
 from cached.logs import configure
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources import idle
 from cached.sources.registry import Registry
 from cached.store.blobs import Blobs

@@ -10,7 +10,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Set
 from pathlib import Path
 
 from cached.errors import ModelIncomplete
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.paths import MAX_PATH_BYTES
 
 MAX_INDEX = 32 << 20  # Bytes; an index that is larger is left to the engine.

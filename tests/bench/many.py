@@ -7,7 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from cached.model import Digest, Manifest, ManifestFile, ModelRef
+from cached.model import Digest, Manifest, ManifestFile
+from cached.model_ref import ModelRef
 from cached.store.layout import Layout
 from cached.store.root import RootLock
 

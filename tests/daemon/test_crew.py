@@ -12,7 +12,8 @@ import pytest
 
 from cached.access import Credentials
 from cached.daemon.transfer.crew import Crew, Member
-from cached.model import Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.worker.messages import Check, Close, Prove, Question, Resolve
 
 REF = ModelRef.parse("org/name")

@@ -19,7 +19,8 @@ from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import BUNDLE, SMALL, Fetcher, Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceDenied, SourceUnavailable
-from cached.model import Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.ingest import Verified
 from cached.worker.messages import Gathered, Into, Remote

@@ -15,7 +15,8 @@ from cached.config import Config, Size
 from cached.daemon.callers import Caller
 from cached.daemon.gate import TIME_TO_LEASE, Claim, Gate
 from cached.daemon.space.disks import Disks
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 from cached.store.store import Store
 from tests.store.stored import add
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cached import InvalidRequest, ModelIncomplete, NotCached
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.worker.policy import leave_out
 from tests.daemon_process import DaemonProcess
 from tests.servers import HubStub

@@ -31,7 +31,7 @@ from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from tests.daemon.rooms import model
 
 REF = ModelRef.parse("s3://bucket/m")

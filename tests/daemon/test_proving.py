@@ -19,7 +19,8 @@ from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
 from cached.errors import SourceChanged, SourceDenied
-from cached.model import Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.store.checkup import Checkup
 from cached.worker.messages import Check
 from tests.store.stored import add

@@ -21,7 +21,8 @@ from cached.daemon.threads import Threads
 from cached.daemon.transfer import crew
 from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceChanged, SourceDenied, SourceUnavailable
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.worker.messages import PROOFS, RESOLVES, Cancel, Request, frame
 from cached.worker.proving import AT_ONCE, Askers
 from tests.servers import GuardedS3, HubStub, Moto

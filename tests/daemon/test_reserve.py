@@ -16,7 +16,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.space.room import Reserved, Room
 from cached.errors import AllHeld
 from cached.lease import take
-from cached.model import Digest, Entry, Listing, ModelRef
+from cached.model import Digest, Entry, Listing
+from cached.model_ref import ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.checkup import Checkup
 from cached.store.store import Store

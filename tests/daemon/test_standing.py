@@ -11,7 +11,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.standing import Standing, Way, may_be_stale, way
 from cached.daemon.whose import Whose
 from cached.errors import CachedError, SourceDenied, SourceUnavailable, StoreDegraded, WorkerLost
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 
 TTL, GRACE = 600.0, 86400.0
 FRESH, RECENT, OLD, NONE = (Standing(False, age, TTL, GRACE) for age in (1.0, TTL + 1, GRACE + 1, None))

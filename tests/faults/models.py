@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cached.config import Config, Size
 from cached.errors import AllHeld
-from cached.model import PIECE_BYTES, Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.model import PIECE_BYTES, Digest, Entry, Listing, Manifest, ManifestFile
+from cached.model_ref import ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.ingest import Ingest, Verified
 from cached.store.landing import write_all

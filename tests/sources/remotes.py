@@ -13,7 +13,8 @@ import fsspec
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.sources.base import Source
 from cached.sources.registry import Registry
 from tests.servers import GcsEmulator, HubStub, Moto, RcloneS3

@@ -10,7 +10,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import ConfigError, InvalidRequest
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses
 from cached.sources.http import HttpSource
 from cached.sources.hub import HubSource

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.registry import Registry
+from cached.uris import AZURE_SCHEMES
 from tests.servers import AzureStub, Files
 from tests.servers.azure import ACCOUNT, KEY
 

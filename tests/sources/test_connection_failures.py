@@ -16,7 +16,7 @@ from botocore.exceptions import MetadataRetrievalError  # type: ignore[import-un
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.connection_failures import connection_failed
 from cached.sources.lane import Lanes
 from cached.sources.registry import Registry

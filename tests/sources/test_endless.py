@@ -14,7 +14,7 @@ from cached.access import Credentials
 from cached.budget import SPARE_PAGES, Budget
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceUnavailable, TooLarge
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.paths import MAX_FOLDERS, check_paths
 from cached.sources import lane, web
 from cached.sources.registry import Registry

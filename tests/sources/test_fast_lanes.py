@@ -10,7 +10,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, SourceChanged
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses
 from cached.sources.base import FastReader
 from cached.sources.http import HttpSource

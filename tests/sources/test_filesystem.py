@@ -12,7 +12,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.filesystem import FilesystemSource
 from cached.sources.registry import Registry
 

@@ -11,7 +11,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceDenied
-from cached.model import Checksum, ModelRef
+from cached.model import Checksum
+from cached.model_ref import ModelRef
 from cached.sources.gcs import GcsSource
 from cached.sources.web import Web
 from tests.servers import GcsEmulator

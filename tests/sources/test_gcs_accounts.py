@@ -11,7 +11,7 @@ import pytest
 from cached import SourceDenied
 from cached.access import Credentials
 from cached.config import Config
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources import gcs as module
 from cached.sources.gcs import GcsSource
 from cached.sources.web import Web

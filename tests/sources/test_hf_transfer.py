@@ -13,7 +13,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub import HubSource
 from cached.sources.hub_reader import HubReader

@@ -12,7 +12,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceUnavailable
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses, Kind
 from cached.sources.http import HttpSource
 from cached.sources.web import Web

@@ -21,7 +21,8 @@ from cached.errors import (
     SourceDenied,
     SourceUnavailable,
 )
-from cached.model import Checksum, Digest, Listing, ModelRef
+from cached.model import Checksum, Digest, Listing
+from cached.model_ref import ModelRef
 from cached.sources import web
 from cached.sources.hub import HubSource
 from cached.sources.web import Web

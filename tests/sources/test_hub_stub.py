@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.hub import HubSource
 from cached.sources.web import Web
 from tests.servers import HubStub

@@ -12,7 +12,7 @@ from aiohttp import web
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceChanged, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.gcs import GcsSource
 from cached.sources.gcs_reader import GcsReader
 from cached.sources.web import Web

@@ -10,7 +10,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses, Kind
 from cached.sources.http import HttpReader, HttpSource
 from cached.sources.web import Web, next_url

@@ -12,7 +12,7 @@ from aiohttp import web
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, SourceChanged, SourceDenied, SourceUnavailable
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.addresses import Addresses, Kind
 from cached.sources.base import Reader
 from cached.sources.hub import HubSource

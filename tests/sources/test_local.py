@@ -10,7 +10,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.local import LocalSource
 
 NOBODY = Credentials()

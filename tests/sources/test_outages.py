@@ -12,7 +12,8 @@ from aiohttp import web
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources.s3 import S3Source
 from cached.sources.s3_errors import s3_errors
 from tests.servers import Moto

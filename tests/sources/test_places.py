@@ -11,7 +11,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceChanged, SourceDenied
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.sources.azure import AzureSource
 from cached.sources.gcs import GcsSource
 from cached.sources.s3 import S3Source

@@ -11,7 +11,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.registry import Registry
 
 REPOSITORY = Path(__file__).parents[2]

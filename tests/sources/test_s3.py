@@ -15,7 +15,8 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
-from cached.model import Listing, ModelRef
+from cached.model import Listing
+from cached.model_ref import ModelRef
 from cached.sources import s3_listing
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source

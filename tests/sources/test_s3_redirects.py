@@ -7,7 +7,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.s3 import S3Source
 from tests.servers import Files
 

@@ -13,7 +13,7 @@ from cached import SourceDenied
 from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.http.request import Acquire
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.sources.base import FastReader
 from cached.sources.s3 import S3Source
 from tests.daemon_process import DaemonProcess

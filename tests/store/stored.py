@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from cached.access import Access
-from cached.model import Digest, Entry, Listing, Manifest, ManifestFile, ModelRef
+from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
+from cached.model_ref import ModelRef
 from cached.store.blobs import ingest_key
 from cached.store.snapshots import Origin
 from cached.store.store import Arrival, Store

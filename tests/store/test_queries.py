@@ -6,7 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.store.seals import teach
 from tests.daemon_process import DaemonProcess
 from tests.servers import Files

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cached.config import Size
-from cached.model import Digest, Manifest, ModelRef
+from cached.model import Digest, Manifest
+from cached.model_ref import ModelRef
 from cached.store import store as store_module
 from cached.store import trim
 from cached.store.snapshots import Origin

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import cached
+from cached.connection_pool import CancellableCall
 from tests.daemon_process import DaemonProcess
 from tests.servers import HubStub
 from tests.versions.release import Release
@@ -171,4 +172,4 @@ def test_the_client_of_this_version_notices_a_daemon_that_does_not_look_at_what_
                     if verb == "/v1/plan":
                         client.call("POST", verb, body)
                     else:
-                        client._ready(body, None, None, cached.client._Call())
+                        client._ready(body, None, None, CancellableCall())

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cached import InvalidRequest
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.worker.policy import _idle, applied
 
 _RULE = re.compile(  # The same in one expression, which takes quadratic time.

@@ -11,7 +11,8 @@ import pytest
 
 from cached.access import Credentials
 from cached.errors import SourceDenied, SourceUnavailable
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.worker.messages import Compare
 from cached.worker.proving import AT_ONCE, COMPARED, RANGES, WHOLE, Askers, compare
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cached import ModelIncomplete
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.worker import shards
 from cached.worker.shards import absent_numbers, refuse_absent, shards_of
 

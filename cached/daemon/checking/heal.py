@@ -11,7 +11,8 @@ from cached.daemon.fill import Fill
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import named
 from cached.errors import CachedError
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 from cached.wire import Ready
 
 log = logging.getLogger("cached.heal")

@@ -10,7 +10,8 @@ from typing import Any
 from cached.access import Access
 from cached.daemon.gate import Gate
 from cached.daemon.space.disk import Disk
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 
 _NAMES = (
     "SELECT r.snapshot, r.ref, r.source, r.revision, r.access, "

@@ -16,7 +16,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import rfc3339
 from cached.daemon.threads import Threads
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
-from cached.model import Digest, ModelRef
+from cached.model import Digest
+from cached.model_ref import ModelRef
 from cached.uris import display_name, spoken
 
 _SNAPSHOTS = (

@@ -9,7 +9,7 @@ from typing import Any
 from cached.access import Credentials
 from cached.daemon.ask import Ask
 from cached.errors import InvalidRequest
-from cached.model import ModelRef
+from cached.model_ref import ModelRef
 from cached.variables import cleaned
 
 MAX_PATTERNS = 1000  # Of both kinds together, …

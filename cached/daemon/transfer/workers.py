@@ -18,7 +18,8 @@ from cached.daemon.shares import Shares
 from cached.daemon.threads import Threads
 from cached.daemon.transfer.crew import Crew, Member, lost
 from cached.errors import CachedError, WorkerLost
-from cached.model import Entry, Listing, ModelRef
+from cached.model import Entry, Listing
+from cached.model_ref import ModelRef
 from cached.store.checkup import Checkup
 from cached.store.ingest import Piece, Verified
 from cached.worker.messages import (
