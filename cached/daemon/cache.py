@@ -14,6 +14,7 @@ from cached.daemon.callers import Caller
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
+from cached.daemon.fills import Fills
 from cached.daemon.gate import Claim, Gate
 from cached.daemon.granting import Granting
 from cached.daemon.loadable import Loadable
@@ -29,12 +30,10 @@ from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import (
     CachedError,
-    DaemonUnavailable,
     DigestMismatch,
     ModelIncomplete,
     ModelNotFound,
     NotFound,
-    Overloaded,
     SourceChanged,
     SourceDenied,
     SourceUnavailable,
@@ -45,8 +44,6 @@ from cached.model import Listing
 from cached.wire import Ready
 
 log = logging.getLogger("cached.cache")
-
-MAX_FILLS = 256  # Of one user at a time.
 
 
 class Cache:
@@ -60,10 +57,9 @@ class Cache:
         self.places = Places(config, disks, workers, self.network, self.people)
         self.counters = Counters()
         self.loadable = Loadable(workers)
-        self.fills: dict[str, Fill] = {}
+        self.fills = Fills(self.counters)
         self._granting = Granting(config, disks, workers, self.places, self.gate.whose)
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
-        self._closing = False
 
     async def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
         """A hit at once, or the fill to wait for: one per ref and credentials, however many ask.
@@ -136,34 +132,13 @@ class Cache:
         return ready(held.disk, known.snapshot, known.revision, ask.ref, known.size, hit=True, stale=stale)
 
     def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
-        if self._closing:
-            raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
         key = f"{ask.ref.key} {ask.require} {ask.offline} {self.gate.whose.key(ask.ref, caller)}"
-        fill = self.fills.get(key)
-        if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
-            self._refuse_too_many(caller)
-            started = fill = self.fills[key] = Fill(ask.ref, paused=self.network.paused)
-            fill.task = asyncio.create_task(self._run(fill, ask, caller, held))
-            fill.task.add_done_callback(lambda task: self._ended(key, started, task))
-        if caller.uid is not None:
-            fill.uids.add(caller.uid)
-        return fill
-
-    def _refuse_too_many(self, caller: Caller) -> None:
-        """Those that nobody waits for any more count too."""
-        if caller.uid is not None and sum(caller.uid in fill.uids for fill in self.fills.values()) >= MAX_FILLS:
-            raise Overloaded(f"{MAX_FILLS} fetches that you asked for are under way; ask again when some have ended.")
-
-    def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
-        if self.fills.get(key) is fill:  # Else another has taken its place, and may have ended before it.
-            del self.fills[key]
-        ref = str(fill.ref)
-        if task.cancelled():
-            log.info("fill.cancelled", extra={"ref": ref})
-        elif error := task.exception():
-            self.counters.failures += 1
-            said = error.said if isinstance(error, SourceDenied) else ""  # Which its caller is not told.
-            log.warning("fill.failed", extra={"ref": ref, "why": str(error), **({"said": said} if said else {})})
+        return self.fills.join(
+            key,
+            caller,
+            lambda: Fill(ask.ref, paused=self.network.paused),
+            lambda fill: self._run(fill, ask, caller, held),
+        )
 
     async def _run(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         """Once more when the source moved under it or sent something else; on the next disk when one fails."""
@@ -304,13 +279,5 @@ class Cache:
 
     async def close(self, patience: float) -> None:
         """Start nothing new, let running fills end for `patience` seconds, then park them."""
-        self._closing = True
-        tasks = [fill.task for fill in self.fills.values() if fill.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=patience)
-        running = [task for task in tasks if not task.done()]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running, timeout=1.0)
+        await self.fills.close(patience)
         await self.flush()

@@ -17,7 +17,7 @@ from cached.daemon.rights import Copy, Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.room import Reserved
-from cached.daemon.transfer.fetcher import SMALL
+from cached.daemon.transfer.bundles import SMALL
 from cached.errors import CachedError
 from cached.model import Digest, Entry, Manifest, ManifestFile
 from cached.store.snapshots import Origin

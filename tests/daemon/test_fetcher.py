@@ -15,8 +15,9 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.room import Room
+from cached.daemon.transfer.bundles import BUNDLE, SMALL
 from cached.daemon.transfer.download import Batch
-from cached.daemon.transfer.fetcher import BUNDLE, SMALL, Fetcher, Network
+from cached.daemon.transfer.fetcher import Fetcher, Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing

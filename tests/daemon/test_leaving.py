@@ -19,7 +19,7 @@ from cached.daemon.callers import Caller
 from cached.daemon.counters import Counters
 from cached.daemon.fill import Fill
 from cached.daemon.filler import Filler
-from cached.daemon.http.api import Api
+from cached.daemon.http.acquiring import Acquiring
 from cached.daemon.http.guests import Guests
 from cached.daemon.http.request import Acquire
 from cached.daemon.http.server import Door
@@ -75,7 +75,7 @@ async def test_a_fetch_ends_with_a_caller_whose_answer_could_not_even_be_begun(m
         raise ConnectionResetError
 
     monkeypatch.setattr(web.StreamResponse, "prepare", gone)
-    await Api._stream(cast(Api, None), cast(web.Request, None), fill, wish, None)
+    await Acquiring._stream(cast(Acquiring, None), cast(web.Request, None), fill, wish, None)
     assert fill.task is not None
     await asyncio.wait([fill.task])
     assert fill.task.cancelled()

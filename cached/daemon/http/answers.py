@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from cached.daemon.threads import Threads
-from cached.wire import API, reply
+from cached.errors import CachedError
+from cached.wire import API, error_body, reply
+
+log = logging.getLogger("cached.api")
 
 LONG = 100  # Items of a list.
 
@@ -25,6 +29,12 @@ async def long_answer(body: Mapping[str, Any], threads: Threads) -> web.Response
     if not any(isinstance(value, list) and len(value) > LONG for value in body.values()):
         return answer(body)
     return web.Response(body=await threads.disk(written, body), content_type="application/json")
+
+
+def unforeseen(verb: str, error: Exception) -> dict[str, Any]:
+    """What a caller hears of a bug."""
+    log.error("api.bug", exc_info=error, extra={"verb": verb})
+    return error_body(CachedError("The daemon failed in a way nobody foresaw; see its log."))
 
 
 def written(body: Mapping[str, Any]) -> bytes:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from aiohttp import ClientError, web
 
 from cached.daemon.ask import Held
 from cached.daemon.cache import Cache
-from cached.daemon.callers import Caller, caller_of
 from cached.daemon.checking.verify import Verifier
-from cached.daemon.fill import Fill
+from cached.daemon.http.acquiring import PROGRESS_SECONDS, Acquiring
 from cached.daemon.http.admin import Admin
-from cached.daemon.http.answers import answer, long_answer
+from cached.daemon.http.answers import answer, long_answer, unforeseen
 from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.metrics import exposition
 from cached.daemon.http.peer import peer_of
@@ -29,16 +28,13 @@ from cached.daemon.shares import Shares
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.usage import Peer
 from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
-from cached.model import Digest, Progress
-from cached.wire import MAX_REQUEST_BYTES, Ready, error_body, progress_line, ready_line, reply
+from cached.wire import MAX_REQUEST_BYTES, error_body
 
 log = logging.getLogger("cached.api")
 
-PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
 LOOKS = 8  # Requests at a time that look through what is here.
 UNSHARED = ("/v1/acquire", "/v1/plan", "/healthz")  # Which look through nothing, or have their turns elsewhere.
 T = TypeVar("T")
-Steps = AsyncGenerator[Progress | Ready, None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -50,6 +46,7 @@ class Api:
         self._disks = cache.disks
         self._inventory = inventory
         self._admin = Admin(cache, inventory)
+        self._acquiring = Acquiring(cache, self._admin)
         self._verifier = verifier
         self._people = cache.people
         self._shares = Shares(LOOKS)
@@ -100,75 +97,16 @@ class Api:
             except web.HTTPException:
                 raise
             except Exception as error:
-                return answer(_unforeseen(path, error), 500)
+                return answer(unforeseen(path, error), 500)
 
         return guarded
 
     async def acquire(self, request: web.Request) -> web.StreamResponse:
-        wish = Acquire.parse(await _body(request))
-        peer = peer_of(request)
-        if wish.pins:
-            await self._people.require_admin(peer, "pinning")
-        found = await self._cache.acquire(wish.ask, await self._caller(peer, wish))
-        if isinstance(found, Fill):
-            return await self._stream(request, found, wish, peer)
-        return web.Response(body=ready_line(await self._given(found, wish, peer)), content_type="application/x-ndjson")
-
-    async def _caller(self, peer: Peer | None, wish: Acquire) -> Caller:
-        return caller_of(peer, wish.credentials, await self._people.served(peer))
-
-    async def _given(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
-        """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
-        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), await self._caller(peer, wish)
-        await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
-        ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
-        disk.uses.touch(digest)
-        if peer is not None:
-            disk.uses.given(digest, peer)
-        if wish.pins and peer is not None:
-            await self._admin.pin_on(disk, digest, wish.keep, peer.uid)
-        return ready
-
-    async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        with fill.waited_for(wish.abandon):
-            steps = fill.watch(PROGRESS_SECONDS)
-            try:
-                await response.prepare(request)
-                await self._tell(response, steps, fill, wish, peer)
-            except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
-                log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
-            finally:
-                await steps.aclose()
-        return response
-
-    async def _tell(
-        self, response: web.StreamResponse, steps: Steps, fill: Fill, wish: Acquire, peer: Peer | None
-    ) -> None:
-        """Progress, and a last line that says what came of it. ConnectionError when the caller does not listen."""
-        try:
-            async for step in steps:
-                ready = isinstance(step, Ready)
-                line = (
-                    ready_line(await self._given(step, wish, peer)) if isinstance(step, Ready) else progress_line(step)
-                )
-                await response.write(line)
-                if ready:
-                    break
-        except CachedError as error:
-            await response.write(reply(error_body(error)))
-        except ConnectionError:
-            raise
-        except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
-            await response.write(reply(_unforeseen("/v1/acquire", error)))
-        except asyncio.CancelledError:
-            if fill.task is None or not fill.task.cancelled():
-                raise
-            await response.write(reply(error_body(DaemonUnavailable("The fetch was stopped."))))
+        return await self._acquiring.answer(request, Acquire.parse(await _body(request)))
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         wish, peer = Acquire.parse(await _body(request)), peer_of(request)
-        found = await _while_connected(request, self._cache.plan(wish.ask, await self._caller(peer, wish)))
+        found = await _while_connected(request, self._cache.plan(wish.ask, await self._acquiring.caller(peer, wish)))
         if isinstance(found, Held):
             return answer(held_body(found, wish.ask))
         disk, plan = found
@@ -204,7 +142,7 @@ class Api:
         return await long_answer(body, self._inventory.threads)
 
     async def _status(self, only: int | None) -> dict[str, Any]:
-        running = [fill for fill in self._cache.fills.values() if only is None or only in fill.uids]
+        running = [fill for fill in self._cache.fills if only is None or only in fill.uids]
         fills = []
         for fill in running:
             fills.append({"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())})
@@ -279,12 +217,6 @@ async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -
 def _owner(request: web.Request) -> int | None:
     peer = peer_of(request)
     return peer.uid if peer is not None else -1
-
-
-def _unforeseen(verb: str, error: Exception) -> dict[str, Any]:
-    """What a caller hears of a bug."""
-    log.error("api.bug", exc_info=error, extra={"verb": verb})
-    return error_body(CachedError("The daemon failed in a way nobody foresaw; see its log."))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

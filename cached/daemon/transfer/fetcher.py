@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cached.config import Config
 from cached.daemon.space.disk import Disk
+from cached.daemon.transfer.bundles import SMALL, Bundles
 from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
@@ -36,8 +36,6 @@ from cached.worker.messages import Into, Remote
 log = logging.getLogger("cached.fetch")
 
 STARTED = 256  # Downloads of one model that may be under way or waiting for a connection; the others are only names.
-SMALL = 1 << 20  # Bytes up to which files are fetched several at a time: their turns would cost more than their bytes.
-BUNDLE = 64  # Files at most in one such turn.
 
 
 class Network:
@@ -75,6 +73,7 @@ class Fetcher:
         self._elsewhere, self._doubt, self._secure = elsewhere, doubt, secure
         self._publishing = Publishing(disk)
         self._running: dict[str, Download] = {}
+        self._bundles = Bundles(self._running, 2 * config.connections)
         self._network = network
         self._streams, self._files = network.streams, network.files
         self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
@@ -83,7 +82,7 @@ class Fetcher:
         """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
         read themselves. On the first error the others are left, and go on only if somebody else waits for them."""
         found: dict[str, Digest] = {}
-        left = self._planned(remote, wants)
+        left = self._bundles.planned(remote, wants)
 
         async def take() -> None:
             for download in left:
@@ -96,28 +95,6 @@ class Fetcher:
         except ExceptionGroup as errors:
             raise _first(errors) from None
         return found
-
-    def _planned(self, remote: Remote, wants: Mapping[str, Entry]) -> Iterator[Download]:
-        """Some thousands of files at a time, as the ones before them are taken: no hit waits for a plan of them all."""
-        keys = iter(wants)
-        while some := {key: wants[key] for key in itertools.islice(keys, 2 * self._config.connections * BUNDLE)}:
-            yield from self._plan(remote, some)
-
-    def _plan(self, remote: Remote, wants: dict[str, Entry]) -> list[Download]:
-        """Running downloads to join, and new ones: large files alone, small ones together."""
-        joined = {id(self._running[key]): self._running[key] for key in wants if key in self._running}
-        new = {key: entry for key, entry in wants.items() if key not in self._running}
-        small = [key for key, entry in new.items() if entry.size <= SMALL]
-        step = min(BUNDLE, max(1, len(small) // (2 * self._config.connections)))
-        bundles = [[key] for key in new if new[key].size > SMALL]
-        bundles += [small[start : start + step] for start in range(0, len(small), step)]
-        return [
-            *joined.values(),
-            *(
-                Download({key: new[key] for key in keys}, remote.origin, remote.listing.place, remote.credentials)
-                for keys in bundles
-            ),
-        ]
 
     async def _wait(
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
@@ -159,7 +136,7 @@ class Fetcher:
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
     ) -> dict[str, Digest]:
         found: dict[str, Digest] = {}
-        for other in self._plan(remote, {key: wanted[key] for key in download.wants if key in wanted}):
+        for other in self._bundles.plan(remote, {key: wanted[key] for key in download.wants if key in wanted}):
             found.update(await self._wait(other, remote, batch, wanted))
         return found
 

@@ -1,0 +1,96 @@
+"""The answer to an acquire: one line for a hit, and a line for each bit of progress while a fill runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from aiohttp import web
+
+from cached.daemon.cache import Cache
+from cached.daemon.callers import Caller, caller_of
+from cached.daemon.fill import Fill
+from cached.daemon.http.admin import Admin
+from cached.daemon.http.answers import unforeseen
+from cached.daemon.http.peer import peer_of
+from cached.daemon.http.request import Acquire
+from cached.daemon.space.usage import Peer
+from cached.errors import CachedError, DaemonUnavailable
+from cached.model import Digest, Progress
+from cached.wire import Ready, error_body, progress_line, ready_line, reply
+
+log = logging.getLogger("cached.api")
+
+PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
+Steps = AsyncGenerator[Progress | Ready, None]
+
+
+class Acquiring:
+    def __init__(self, cache: Cache, admin: Admin) -> None:
+        self._cache, self._disks, self._people, self._admin = cache, cache.disks, cache.people, admin
+
+    async def answer(self, request: web.Request, wish: Acquire) -> web.StreamResponse:
+        peer = peer_of(request)
+        if wish.pins:
+            await self._people.require_admin(peer, "pinning")
+        found = await self._cache.acquire(wish.ask, await self.caller(peer, wish))
+        if isinstance(found, Fill):
+            return await self._stream(request, found, wish, peer)
+        line = ready_line(await self._hand_out(found, wish, peer))
+        return web.Response(body=line, content_type="application/x-ndjson")
+
+    async def caller(self, peer: Peer | None, wish: Acquire) -> Caller:
+        return caller_of(peer, wish.credentials, await self._people.served(peer))
+
+    async def _hand_out(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
+        """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
+        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), await self.caller(peer, wish)
+        await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
+        ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
+        disk.uses.touch(digest)
+        if peer is not None:
+            disk.uses.given(digest, peer)
+        if wish.pins and peer is not None:
+            await self._admin.pin_on(disk, digest, wish.keep, peer.uid)
+        return ready
+
+    async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        with fill.waited_for(wish.abandon):
+            steps = fill.watch(PROGRESS_SECONDS)
+            try:
+                await response.prepare(request)
+                await self._stream_lines(response, steps, fill, wish, peer)
+            except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
+                log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+            finally:
+                await steps.aclose()
+        return response
+
+    async def _stream_lines(
+        self, response: web.StreamResponse, steps: Steps, fill: Fill, wish: Acquire, peer: Peer | None
+    ) -> None:
+        """Progress, and a last line that says what came of it. ConnectionError when the caller does not listen."""
+        try:
+            async for step in steps:
+                ready = isinstance(step, Ready)
+                line = (
+                    ready_line(await self._hand_out(step, wish, peer))
+                    if isinstance(step, Ready)
+                    else progress_line(step)
+                )
+                await response.write(line)
+                if ready:
+                    break
+        except CachedError as error:
+            await response.write(reply(error_body(error)))
+        except ConnectionError:
+            raise
+        except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
+            await response.write(reply(unforeseen("/v1/acquire", error)))
+        except asyncio.CancelledError:
+            if fill.task is None or not fill.task.cancelled():
+                raise
+            await response.write(reply(error_body(DaemonUnavailable("The fetch was stopped."))))

@@ -1,0 +1,42 @@
+"""Which files are fetched together: large ones alone, small ones many at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from cached.daemon.transfer.download import Download
+from cached.model import Entry
+from cached.worker.messages import Remote
+
+SMALL = 1 << 20  # Bytes up to which files are fetched several at a time: their turns would cost more than their bytes.
+BUNDLE = 64  # Files at most in one such turn.
+
+
+class Bundles:
+    """`running`: the downloads under way, by key. `lanes`: how many are wanted, so that all connections are busy."""
+
+    def __init__(self, running: Mapping[str, Download], lanes: int) -> None:
+        self._running, self._lanes = running, lanes
+
+    def planned(self, remote: Remote, wants: Mapping[str, Entry]) -> Iterator[Download]:
+        """Some thousands of files at a time, as the ones before them are taken: no hit waits for a plan of them all."""
+        keys = iter(wants)
+        while some := {key: wants[key] for key in itertools.islice(keys, self._lanes * BUNDLE)}:
+            yield from self.plan(remote, some)
+
+    def plan(self, remote: Remote, wants: dict[str, Entry]) -> list[Download]:
+        """Running downloads to join, and new ones."""
+        joined = {id(self._running[key]): self._running[key] for key in wants if key in self._running}
+        new = {key: entry for key, entry in wants.items() if key not in self._running}
+        small = [key for key, entry in new.items() if entry.size <= SMALL]
+        step = min(BUNDLE, max(1, len(small) // self._lanes))
+        bundles = [[key] for key in new if new[key].size > SMALL]
+        bundles += [small[start : start + step] for start in range(0, len(small), step)]
+        return [
+            *joined.values(),
+            *(
+                Download({key: new[key] for key in keys}, remote.origin, remote.listing.place, remote.credentials)
+                for keys in bundles
+            ),
+        ]
