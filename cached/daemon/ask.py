@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cached.daemon.space.disk import Disk
 from cached.errors import NotCached
 from cached.model import Digest, Listing, ModelRef
-from cached.store.index import Known
+from cached.store.hits import Known
 from cached.wire import Ready
 
 
