@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,7 @@ from cached.access import Access
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
 from cached.model import Digest, Entry, Manifest
-from cached.store import checkup
-from cached.store.arrived import take_arrived
+from cached.store import checkup, publish, usage
 from cached.store.blobs import Blobs
 from cached.store.checkup import Checkup
 from cached.store.entrants import Entrants
@@ -27,33 +25,17 @@ from cached.store.leases import Leases
 from cached.store.opening import open_index
 from cached.store.promises import Promises
 from cached.store.proofs import Proofs
+from cached.store.publish import Arrival
 from cached.store.quarantine import Quarantine
 from cached.store.reconcile import correct, reconcile
 from cached.store.recovered import Recovered
 from cached.store.root import RootLock
 from cached.store.snapshots import Origin, Snapshots, delete_tree
+from cached.store.usage import Usage
 
 log = logging.getLogger("cached.store")
 
 SNAPSHOTS = 10_000  # At most: by other patterns the same few files make any number.
-SPARE = 64 << 20  # Bytes of the index, and of what snapshots take beside their blobs, that are nobody's concern.
-A_SNAPSHOT, A_FILE = 8 << 10, 256  # What a snapshot takes: its directory and manifest, and in these each file.
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it, and what
-    the index and the directories of snapshots have beyond what any node needs.
-
-    `reserved` is set aside for downloads, of which `landed` lies on the disk already.
-    """
-
-    limit: int
-    used: int
-    reserved: int
-    free: int
-    quarantined: int
-    landed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +44,6 @@ class BlobRow:
 
     size: int
     pieces: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A verified blob that waits for its name and its row. `key` is what its ingest is called."""
-
-    key: str
-    verified: Verified
-    identity: str | None  # None where not every byte of it was read there: who read it has to be shown first.
 
 
 class Store:
@@ -125,25 +98,7 @@ class Store:
 
     def usage(self) -> Usage:
         """What is taken and what may be, the real free space of the file system included."""
-        row = self.index.query(
-            "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) AS used, "
-            "(SELECT coalesce(sum(bytes), 0) FROM reservation) AS reserved"
-        )[0]
-        with disk_errors("looking at what is taken"):
-            system = os.statvfs(self.layout.root)
-            parts = sum(self.blobs.parts().values())
-            aside = sum(each.bytes for each in self.quarantine.list())
-            beside = max(0, self._beside() - SPARE)
-        free = system.f_bavail * system.f_frsize
-        configured = int(self._config.limit) or system.f_blocks * system.f_frsize * 9 // 10
-        limit = min(configured - aside - beside, row["used"] + parts + free - int(self._config.keep_free))
-        return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts)
-
-    def _beside(self) -> int:
-        """Bytes of the root that are no blobs: the index, its log, and the snapshots' directories and manifests."""
-        row = self.index.query("SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files FROM snapshot")[0]
-        index = sum(_size(f"{self.layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
-        return index + int(row["snapshots"]) * A_SNAPSHOT + int(row["files"]) * A_FILE
+        return usage.look(self.layout, self._config, self.index, self.blobs, self.quarantine)
 
     def abandon(self, fill: int) -> None:
         """A fill has ended without a snapshot. What lies on the disk for it is parked."""
@@ -160,10 +115,7 @@ class Store:
         for arrival in arrivals:
             self._doubt(arrival.verified)
         with self._publishing, disk_errors("publishing"):
-            times = [self.blobs.publish(arrival.key, arrival.verified) for arrival in arrivals]
-            self.blobs.sync(arrival.verified.digest for arrival in arrivals)
-            pairs = zip(arrivals, times, strict=True)
-            self.index.add_blobs((each.verified, each.identity, each.key, at) for each, at in pairs)
+            publish.publish(self.index, self.blobs, arrivals)
         for arrival in arrivals:
             digest = arrival.verified.digest.hex
             log.debug("blob.published", extra={"digest": digest, "bytes": arrival.verified.size})
@@ -183,7 +135,7 @@ class Store:
         """Of wanted files (by key: the entry and its identity) those that others have brought since they were looked
         for: every fill that wants one holds it, and what had landed of it under that key is gone."""
         with self._publishing:
-            found = take_arrived(self.index, self.blobs, wants)
+            found = publish.take_arrived(self.index, self.blobs, wants)
             for key in found:
                 self.blobs.discard_part(key)
         return found
@@ -328,13 +280,6 @@ class Store:
         """The damaged blob that a download of this key is to replace."""
         rows = self.index.query("SELECT digest FROM blob WHERE digest = ? AND damaged", (key,))
         return Digest(rows[0]["digest"]) if rows else None
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _delete(paths: list[Path | None]) -> None:

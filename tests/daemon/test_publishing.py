@@ -13,7 +13,8 @@ from cached.daemon.transfer import publishing
 from cached.daemon.transfer.publishing import Publishing
 from cached.errors import NoSpace
 from cached.model import Digest, Entry
-from cached.store.store import Arrival, Store
+from cached.store.publish import Arrival
+from cached.store.store import Store
 
 
 class Published:

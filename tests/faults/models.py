@@ -18,8 +18,9 @@ from cached.store.blobs import ingest_key
 from cached.store.ingest import Ingest, Verified
 from cached.store.landing import write_all
 from cached.store.layout import disk_errors
+from cached.store.publish import Arrival
 from cached.store.snapshots import Origin
-from cached.store.store import Arrival, Store
+from cached.store.store import Store
 
 LIMIT = 64 << 20  # Of the store; the large model fits twice.
 STEP = 2 << 20  # Bytes that arrive at a time: enough of them that a piece is noted before it is whole.

@@ -11,8 +11,9 @@ from cached.access import Access
 from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef
 from cached.store.blobs import ingest_key
+from cached.store.publish import Arrival
 from cached.store.snapshots import Origin
-from cached.store.store import Arrival, Store
+from cached.store.store import Store
 
 OPEN = Access("open")
 

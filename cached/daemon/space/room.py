@@ -19,7 +19,7 @@ from cached.daemon.space.running import Running, half_way
 from cached.daemon.space.steps import Steps, Stuck
 from cached.errors import AllHeld, CachedError, TooLarge
 from cached.model import Listing
-from cached.store.store import Usage
+from cached.store.usage import Usage
 from cached.store.wants import NOTHING, Promised
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from cached.errors import (
 )
 from cached.model import Digest, Entry
 from cached.store.ingest import Verified
-from cached.store.store import Arrival
+from cached.store.publish import Arrival
 from cached.worker.messages import Into, Remote
 
 log = logging.getLogger("cached.fetch")

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from cached.daemon.space.disk import Disk
-from cached.store.store import Arrival
+from cached.store.publish import Arrival
 
 MANY = 256  # Files that wait for no others.
 SECONDS = 0.2  # For which they wait at most.

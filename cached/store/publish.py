@@ -1,13 +1,32 @@
-"""What came for somebody else between a fill's look at the store and its turn to fetch."""
+"""Verified blobs get their names and their rows; a fill takes what others have published meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cached.model import Digest, Entry
 from cached.store.blobs import Blobs
 from cached.store.index import Index
+from cached.store.ingest import Verified
 from cached.store.wants import fulfil
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified blob that waits for its name and its row. `key` is what its ingest is called."""
+
+    key: str
+    verified: Verified
+    identity: str | None  # None where not every byte of it was read there: who read it has to be shown first.
+
+
+def publish(index: Index, blobs: Blobs, arrivals: Sequence[Arrival]) -> None:
+    """Name the blobs, durably, then write their rows: all in one transaction."""
+    times = [blobs.publish(arrival.key, arrival.verified) for arrival in arrivals]
+    blobs.sync(arrival.verified.digest for arrival in arrivals)
+    pairs = zip(arrivals, times, strict=True)
+    index.add_blobs((each.verified, each.identity, each.key, at) for each, at in pairs)
 
 
 def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
