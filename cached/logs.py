@@ -2,7 +2,8 @@
 
 Names come from remotes and from other users. So nothing but printable text gets through: what steers a terminal, hides
 or turns the text around (control, format and bidirectional characters, line and paragraph separators, halves of
-surrogate pairs) is written as an escape, and no value begins a line.
+surrogate pairs) is written as an escape, and no value begins a line. What other libraries hang on every record of the
+process, as Ray does, has names that begin with an underscore, and is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class _Logfmt(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {"level": record.levelname.lower(), "event": record.getMessage()}
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"}
         line = " ".join(f"{_quoted(name)}={_quoted(value)}" for name, value in fields.items())
         traces = [self.formatException(record.exc_info)] if record.exc_info else []
         traces += [record.stack_info] if record.stack_info else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,20 @@ def test_no_trace_can_be_taken_for_another_line(log: io.BytesIO) -> None:
 def test_no_value_can_be_taken_for_another(log: io.BytesIO) -> None:
     logging.getLogger("cached.x").info("event", extra={"a": 'x" b=c', "d": "e=f", "g": "ü/ü"})
     assert lines(log) == ['level=info event=event a="x\\" b=c" d="e=f" g=ü/ü']
+
+
+def test_what_other_libraries_hang_on_records_is_left_out(log: io.BytesIO) -> None:
+    """Ray gives every record of a process a `_ray_timestamp_ns`, by a factory of records of its own."""
+    factory = logging.getLogRecordFactory()
+
+    def with_time(*args: Any, **more: Any) -> logging.LogRecord:
+        record = factory(*args, **more)
+        record.__dict__["_ray_timestamp_ns"] = 1
+        return record
+
+    logging.setLogRecordFactory(with_time)
+    try:
+        logging.getLogger("cached.x").info("event", extra={"a": 1})
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert lines(log) == ["level=info event=event a=1"]

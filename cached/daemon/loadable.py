@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
+from cached.daemon.endings import seen
 from cached.model import Digest
 from cached.model_ref import ModelRef
 
@@ -48,5 +49,4 @@ class Loadable:
 
     def _looked(self, key: _Key, task: asyncio.Task[None]) -> None:
         del self._looking[key]
-        if not task.cancelled():
-            task.exception()  # Seen, should nobody wait any more.
+        seen(task)

@@ -176,8 +176,10 @@ class Pressure:
         """How much was evicted, and whatever nobody foresaw."""
         log = self.daemon.log.read_text(errors="replace")
         self.counts["evictions"] = log.count("event=snapshot.evicted")
-        for trace in log.split("Traceback (most recent call last):")[1:]:
-            self.violations.append(f"{RULE} the daemon's log has a traceback: {trace.partition('level=')[0][-800:]}")
+        before, *traces = log.split("Traceback (most recent call last):")
+        for trace in traces:
+            what, its, before = before[-200:], trace.partition("\nlevel=")[0], trace
+            self.violations.append(f"{RULE} the daemon's log has a traceback: {what} {its[-800:]}")
 
     @property
     def acquires(self) -> int:

@@ -14,6 +14,7 @@ from aiohttp import ClientError, web
 from cached.daemon.ask import Held
 from cached.daemon.cache import Cache
 from cached.daemon.checking.verify import Verifier
+from cached.daemon.endings import seen
 from cached.daemon.http.acquiring import PROGRESS_SECONDS, Acquiring
 from cached.daemon.http.admin import Admin
 from cached.daemon.http.answers import answer, long_answer, unforeseen
@@ -204,6 +205,7 @@ class Api:
 async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """What it gives. Cancelled when the caller has gone."""
     task = asyncio.create_task(work)
+    task.add_done_callback(seen)
     try:
         while not task.done():
             await asyncio.wait([task], timeout=PROGRESS_SECONDS)

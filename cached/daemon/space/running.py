@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from cached.daemon.endings import seen
 from cached.errors import AllHeld
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Running:
         """
         known = self._fills[fill]
         task: asyncio.Task[T] = asyncio.ensure_future(work)
+        task.add_done_callback(seen)  # It may fail by itself while it is being stopped.
         stopped = asyncio.ensure_future(known.stopped.wait())
         try:
             await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -59,6 +61,7 @@ class Running:
             if not task.done():
                 task.cancel()
                 known.leaving = asyncio.ensure_future(_both(leaving, task))
+                known.leaving.add_done_callback(seen)
                 await asyncio.shield(known.leaving)
 
     async def left(self, fill: int) -> None:

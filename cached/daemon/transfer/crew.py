@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cached.config import Config
+from cached.daemon.endings import seen
 from cached.daemon.threads import Threads
 from cached.errors import WorkerLost
 from cached.worker.messages import (
@@ -133,7 +134,7 @@ class Crew:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            future.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
+            future.add_done_callback(seen)
             if isinstance(question, Asking) and self.alive:
                 member.writer.write(frame(Cancel(number)))
             if not isinstance(question, Check | Inspect | Shards):

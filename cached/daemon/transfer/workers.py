@@ -14,6 +14,7 @@ from typing import Any
 
 from cached.config import Config
 from cached.daemon.callers import Caller
+from cached.daemon.endings import seen
 from cached.daemon.shares import Shares
 from cached.daemon.threads import Threads
 from cached.daemon.transfer.crew import Crew, Member, lost
@@ -168,7 +169,7 @@ class Workers:
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            asking.add_done_callback(lambda late: late.cancelled() or late.exception())  # Nobody else sees it.
+            asking.add_done_callback(seen)
             asking.cancel()
             raise
 
