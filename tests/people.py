@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import cached.connection  # noqa: F401  Imported before the forks, for whom these files may be out of reach.
 from cached import Client, Lease
+from cached.request import DEFAULTS, acquire_body
 from tests.daemon_process import DaemonProcess
 
 T = TypeVar("T")
@@ -74,6 +75,12 @@ class Person:
 
     def call(self, method: str, verb: str, body: Any = None) -> Any:
         return self.do(lambda: self.client().call(method, verb, body))
+
+    def plan(self, uri: str, **options: Any) -> dict[str, Any]:
+        """What `cached pull --dry-run` would ask, with this user's credentials."""
+        body = {**DEFAULTS, **options}
+        plan: dict[str, Any] = self.do(lambda: self.client().call("POST", "/v1/plan", acquire_body(uri, **body)))
+        return plan
 
     def client(self) -> Client:
         return Client(self.daemon.socket)

@@ -264,7 +264,7 @@ class Cache:
             return held
         listing = await self._resolve(ask, caller, float(self.config.resolve_timeout))
         rights = self._granting.rights(listing, caller)
-        return await self._granting.complete(rights, await self._granting.show(rights)) or (
+        return await self._granting.complete(rights, await self._granting.show_all(rights)) or (
             await self.places.plan(listing, caller)
         )
 

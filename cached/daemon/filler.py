@@ -37,16 +37,16 @@ class Filler:
     async def fill(self, fill: Fill, ask: Ask, rights: Rights) -> Ready:
         """Reserve, fetch what is not here, show that the caller may have what it has not read itself, and commit. What
         had landed when it fails is kept for the next."""
-        remote = Remote(rights.listing, rights.caller.credentials)
+        listing = rights.listing
         self._counters.misses += not ask.mending
         fill.phase = "waiting"
-        place, reserved = await self._places.reserve(remote.listing, rights.caller)
+        place, reserved = await self._places.reserve(listing, rights.caller)
         disk, needs = place.disk, reserved.needs
         try:  # At once: whatever ends the fill from here on, its room is given back.
-            fill.total_files, fill.cached_files = len(remote.listing.entries), len(needs.digests)
+            fill.total_files, fill.cached_files = len(listing.entries), len(needs.digests)
             fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
             fill.phase = "fetching"
-            found = await place.room.run(reserved, self._fetch(place, needs, remote, fill, ask))
+            found = await place.room.run(reserved, self._fetch(place, needs, rights, fill, ask))
             fill.phase = "publishing"
             await rights.cover(_unread(disk, needs, found, fill.batch.read, rights))
             manifest = await disk.do(manifest_of, needs, found)
@@ -58,9 +58,12 @@ class Filler:
             await asyncio.shield(place.room.abandon(reserved))
             raise
 
-    async def _fetch(self, place: Place, needs: Needs, remote: Remote, fill: Fill, ask: Ask) -> dict[str, Digest]:
+    async def _fetch(self, place: Place, needs: Needs, rights: Rights, fill: Fill, ask: Ask) -> dict[str, Digest]:
+        remote = Remote(rights.listing, rights.caller.credentials)
         found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
         rest = await place.disk.do(_rest, needs, found)
+        if remote.listing.rights_per_file:  # Now, and not when all has come: a refusal would take as long as that.
+            await rights.prove(place.fetcher.joined(remote, rest))
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
     async def _commit(self, place: Place, manifest: Manifest, reserved: Reserved, rights: Rights) -> Ready:

@@ -46,6 +46,14 @@ class Granting:
         await rights.cover(list(copies.values()))
         return here
 
+    async def show_all(self, rights: Rights) -> list[tuple[Place, Needs]]:
+        """As `show`, and also what is not here: what a plan says to one who may read only some of the files does not
+        depend on which of them others have brought."""
+        here = await self.show(rights)
+        if rights.listing.rights_per_file:
+            await rights.prove(rights.listing.entries)
+        return here
+
     async def complete(self, rights: Rights, here: list[tuple[Place, Needs]]) -> Held | None:
         """A snapshot of exactly these files, on some disk."""
         listing = rights.listing

@@ -89,12 +89,12 @@ def test_who_may_not_read_it_cannot_tell_a_held_model_from_an_absent_one(start: 
     for options in ({}, {"offline": True}):
         held = answer(lambda: stranger.acquire(PRIVATE, **options), "org/private")  # noqa: B023
         assert held == answer(lambda: stranger.acquire("hf://org/absent", **options), "org/absent")  # noqa: B023
-    body = {"offline": True}
-    for verb, path in (("GET", "/v1/snapshots/{}"), ("POST", "/v1/plan")):
-        held, absent = (
-            answer(lambda: stranger.call(verb, path.format(uri), {**body, "uri": uri} if verb == "POST" else None), uri)  # noqa: B023
-            for uri in (PRIVATE, "hf://org/absent")
-        )
+    for ask in (
+        lambda uri: stranger.call("GET", f"/v1/snapshots/{uri}"),
+        lambda uri: stranger.plan(uri),
+        lambda uri: stranger.plan(uri, offline=True),
+    ):
+        held, absent = (answer(lambda: ask(uri), uri.removeprefix("hf://")) for uri in (PRIVATE, "hf://org/absent"))  # noqa: B023
         assert held == absent
     assert stranger.call("GET", "/v1/snapshots") == {"snapshots": []}
     assert stranger.call("GET", "/v1/leases") == {"leases": []}

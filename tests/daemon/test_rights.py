@@ -199,7 +199,7 @@ def test_one_readable_object_opens_no_other(start: Start, moto: Moto, s3: Guarde
     path = owner.acquire("s3://team").path
     for include in (["b/one", "a/*"], ["a/config.json"], []):
         refused(lambda: other.acquire("s3://team", include=include))  # noqa: B023
-        refused(lambda: other.call("POST", "/v1/plan", {"uri": "s3://team", "include": include}))  # noqa: B023
+        refused(lambda: other.plan("s3://team", include=include))  # noqa: B023
     assert not other.can_read(path)
     assert os.listdir(Path(other.acquire("s3://team", include=["b/*"]).path, "b")) == ["one"]
 
@@ -244,6 +244,46 @@ def test_who_asks_without_keys_is_given_no_object_that_is_not_public(start: Star
     for uri in ("s3://half/m", "s3://anonymous@half/m"):
         refused(lambda: other.acquire(uri))  # noqa: B023
     assert not other.can_read(path)
+
+
+def test_a_plan_says_the_same_whether_others_have_brought_the_files_or_not(
+    start: Start, moto: Moto, s3: GuardedS3
+) -> None:
+    for name in ("m/weights", *(f"m/cards/{number}" for number in range(20))):
+        moto.put("planned", name, name.encode())
+    s3.allow("AKIAA", lists=["planned/"], reads=["planned/"])
+    s3.allow("AKIAB", lists=["planned/"], reads=["planned/m/cards/"])
+    daemon = start(s3_endpoint=s3.endpoint)
+    owner, other = with_key(daemon, OWNER, "AKIAA"), with_key(daemon, OTHER, "AKIAB")
+
+    def plan() -> str:
+        with pytest.raises(CachedError) as caught:
+            other.plan("s3://planned/m")
+        return repr(caught.value)
+
+    absent = plan()
+    owner.acquire("s3://planned/m")
+    assert absent == plan()
+    assert other.plan("s3://planned/m", include=["cards/*"])["fetch_bytes"] == 0
+    assert owner.plan("s3://planned/m")["fetch_bytes"] == 0
+
+
+def test_who_may_not_read_a_file_does_not_wait_for_anothers_download_of_it(
+    start: Start, moto: Moto, s3: GuardedS3
+) -> None:
+    moto.put("joined", "m/card", b"card")
+    moto.put("joined", "m/weights", os.urandom(3 << 20))
+    s3.allow("AKIAA", lists=["joined/"], reads=["joined/"])
+    s3.allow("AKIAB", lists=["joined/"], reads=["joined/m/card"])
+    daemon = start(s3_endpoint=s3.endpoint)
+    owner, other = with_key(daemon, OWNER, "AKIAA"), with_key(daemon, OTHER, "AKIAB")
+    s3.hold("AKIAA", "joined/m/weights")
+    first = threading.Thread(target=owner.acquire, args=("s3://joined/m",))
+    first.start()
+    until(lambda: any((who, name) == ("AKIAA", "joined/m/weights") for who, _, name in s3.requests))
+    refused(lambda: other.acquire("s3://joined/m", timeout=20))
+    s3.let_go()
+    first.join()
 
 
 # Names.

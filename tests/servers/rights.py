@@ -5,11 +5,13 @@ with Moto() as s3, GuardedS3(s3.endpoint) as guarded:
     guarded.allow("AKIAB", lists=["models/"], reads=["models/team/b/"])      bucket/prefix of each
     guarded.allow("AKIAB", lists=["models/"], reads=["models/"], heads_only=["models/locked/"])
     guarded.tenant("AKIAB", models="models-of-b")          its bucket `models` is really another
+    guarded.hold("AKIAA", "models/a/weights") / guarded.let_go()       no answer to these requests meanwhile
     guarded.requests       (access key, method, bucket/key) of all that came; "" is nobody's key
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
@@ -46,11 +48,20 @@ class Guarded(Front):
         super().__init__(upstream)
         self.requests: list[tuple[str, str, str]] = []
         self._rights: dict[str, Rights] = {}
+        self._held: tuple[str, str] | None = None
+        self._let_go = asyncio.Event()
 
     def allow(self, who: str, lists: list[str], reads: list[str], heads_only: list[str] | None = None) -> None:
         """From now on, in place of what was said before. `who` is "" for those without a key."""
         said = {"lists": tuple(lists), "reads": tuple(reads), "heads_only": tuple(heads_only or ())}
         self._rights[who] = replace(self._of(who), **said)
+
+    def hold(self, who: str, name: str) -> None:
+        """`name` is `bucket/key`."""
+        self._held = who, name
+
+    def let_go(self) -> None:
+        self.loop.call_soon_threadsafe(self._let_go.set)
 
     def routes(self) -> list[web.RouteDef]:
         return []
@@ -70,6 +81,8 @@ class GuardedS3(Guarded):
         who = found[1] if found else ""
         bucket, _, key = unquote(request.raw_path.partition("?")[0]).lstrip("/").partition("/")
         self.requests.append((who, request.method, f"{bucket}/{key}"))
+        if (who, f"{bucket}/{key}") == self._held:
+            await self._let_go.wait()
         rights = self._of(who)
         name = f"{bucket}/{key or request.query.get('prefix', '')}"
         if key and request.method != "HEAD" and name.startswith(rights.heads_only or ("\0",)):

@@ -78,6 +78,12 @@ class Fetcher:
         self._streams, self._files = network.streams, network.files
         self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
 
+    def joined(self, remote: Remote, wants: Mapping[str, Entry]) -> list[Entry]:
+        """Those of them that are on their way already, read with other credentials."""
+        running = {key: self._running[key] for key in wants if key in self._running}
+        place, credentials = remote.listing.place, remote.credentials
+        return [wants[key] for key, download in running.items() if not download.serves(place, credentials)]
+
     async def fetch(self, remote: Remote, wants: Mapping[str, Entry], batch: Batch) -> dict[str, Digest]:
         """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
         read themselves. On the first error the others are left, and go on only if somebody else waits for them."""
