@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,3 +54,11 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     pairs = enumerate(zip(left, right, strict=False))
     alike = next((at for at, (ours, theirs) in pairs if ours != theirs), min(len(left), len(right)))
     return [f"{len(left)} bytes == {len(right)} bytes", f"the first {alike} are the same"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was left out, and why: in a line, because it is a part of the result."""
+    why = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ()))
+    if why:
+        reasons = "; ".join(f"{count} because {reason}" for reason, count in sorted(why.items()))
+        terminalreporter.write_line(f"Left out: {sum(why.values())} tests: {reasons}.", yellow=True)

@@ -6,12 +6,14 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from tests.programs import program
+
 
 @contextmanager
 def injecting(what: str, pids: Sequence[int]) -> Iterator[None]:
     """strace's `--inject`, on all threads of these processes, for as long as the block lasts."""
     calls = what.partition(":")[0]
-    command = ["strace", "-f", "-e", f"trace={calls}", "-e", f"inject={what}"]
+    command = [program("strace"), "-f", "-e", f"trace={calls}", "-e", f"inject={what}"]
     for pid in pids:
         command += ["-p", str(pid)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

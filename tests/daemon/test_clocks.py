@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from tests.daemon_process import DaemonProcess
 from tests.holder import Holder
+from tests.programs import program
 from tests.waiting import until
 
 Model = Callable[..., Path]
@@ -62,9 +62,9 @@ class Clock:
 
 def _library() -> str:
     """What `faketime` would preload; it names it by a path that the dynamic linker completes."""
-    faketime = shutil.which("faketime")
-    assert faketime, "the package faketime is missing"
-    shown = subprocess.run([faketime, "-f", "+0", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [program("faketime"), "-f", "+0", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
     return shown.stdout.strip()
 
 

@@ -19,6 +19,7 @@ from tests.faults.points import INVARIANTS, Tally
 from tests.faults.roots import remove_root
 from tests.faults.suite import Context
 from tests.faults.suites import SUITES
+from tests.programs import missing
 
 
 def main() -> int:
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long the pressure goes on")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at once")
     given = parser.parse_args()
+    if absent := missing():
+        parser.error(f"install {', '.join(absent)} first: `python -m tests.programs` does where it may")
     tallies, seconds = _run(given)
     violations = [str(violation) for tally in tallies for violation in tally.violations]
     if given.json:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.programs import program
 
 # Calls that change the disk, make it durable, or may fail in a way that matters. `?` : where the machine has it.
 MAKE = ("openat", "mkdir", "mkdirat", "link", "linkat")
@@ -39,11 +40,8 @@ class Call:
 
 def attach(pid: int, log: Path, *options: str, watched: tuple[str, ...] = WATCHED) -> subprocess.Popen[bytes]:
     """Once this returns every call of `pid` is watched. It ends when that process does."""
-    program = shutil.which("strace")
-    if program is None:
-        raise FileNotFoundError("strace is not installed; `.ci/run` installs it")
     trace = "trace=" + ",".join(f"?{name}" for name in watched)
-    command = [program, "-y", "-o", str(log), "-e", "signal=none", "-e", trace, *options, "-p", str(pid)]
+    command = [program("strace"), "-y", "-o", str(log), "-e", "signal=none", "-e", trace, *options, "-p", str(pid)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None  # Asked for above.
     said = process.stderr.readline()

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.programs import program
+
 
 class SmallDisk:
     """Mounted at `path` from the beginning of the block to its end. `inodes` is how many files there may be."""
@@ -83,7 +85,7 @@ class SmallDisk:
             image.truncate(self._size)
         # All space is everybody's, also root's; and the device does not go on being initialised behind our back.
         options = ("-m", "0", "-e", "remount-ro", "-E", "lazy_itable_init=0,lazy_journal_init=0")
-        self._run("mkfs.ext4", "-q", "-N", str(self._inodes), *options, str(self._image))
+        self._run(program("mkfs.ext4"), "-q", "-N", str(self._inodes), *options, str(self._image))
         self._mount()
         return self
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cached.config import Config
+from tests.programs import program
 from tests.systemd.unit import FOLDER, directives
 
 UNIT = (FOLDER / "cached.service").read_text()
@@ -25,7 +26,7 @@ def unit(tmp_path: Path) -> Path:
 
 def analyze(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["systemd-analyze", "--no-pager", *args],
+        [program("systemd-analyze"), "--no-pager", *args],
         check=False,
         capture_output=True,
         text=True,

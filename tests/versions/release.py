@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.programs import program
+
 COMMIT = "8437a421eddfb51f8cec58d24312d3a1db854958"  # The release before. The next release names itself here.
 _REPOSITORY = Path(__file__).parents[2]
 _PARTS = ("pyproject.toml", "README.md", "LICENSE", "cached", "serve_integration")
@@ -40,7 +42,9 @@ class Release:
 def _wheel(cache: Path) -> Path:
     tree, wheels = cache / "tree", cache / "wheels"
     tree.mkdir(exist_ok=True)
-    with subprocess.Popen(["git", "archive", COMMIT, *_PARTS], cwd=_REPOSITORY, stdout=subprocess.PIPE) as archive:
+    with subprocess.Popen(
+        [program("git"), "archive", COMMIT, *_PARTS], cwd=_REPOSITORY, stdout=subprocess.PIPE
+    ) as archive:
         subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=False)
     if archive.returncode:
         raise Unobtainable(
