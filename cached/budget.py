@@ -68,19 +68,13 @@ class Budget:
     def page(self) -> None:
         self._pages += 1
         if self._pages > self.max_pages:
-            raise TooLarge(
-                f"The source lists files on more than {self.max_pages:,} pages, too many for a model of at most "
-                f"{self.max_files:,} files; ask for a smaller place, or raise `max_files`."
-            )
+            raise self._too_large(f"The source lists files on more than {self.max_pages:,} pages")
         self.check()
 
     def read(self, count: int) -> None:
         self._bytes += count
         if self._bytes > self.max_bytes:
-            raise TooLarge(
-                f"The source's listing has more than {self.max_bytes:,} bytes, too many for a model of at most "
-                f"{self.max_files:,} files; ask for a smaller place, or raise `max_files`."
-            )
+            raise self._too_large(f"The source's listing has more than {self.max_bytes:,} bytes")
         self.check()
 
     def listed(self, count: int) -> None:
@@ -90,6 +84,12 @@ class Budget:
                 "ask for a smaller place, or raise `max_files`."
             )
         self.check()
+
+    def _too_large(self, finding: str) -> TooLarge:
+        return TooLarge(
+            f"{finding}, too many for a model of at most {self.max_files:,} files; ask for a smaller place, or raise "
+            "`max_files`."
+        )
 
 
 _current: ContextVar[Budget | None] = ContextVar("budget", default=None)

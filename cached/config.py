@@ -220,6 +220,14 @@ _SPOKEN = {
 }
 
 
+_WORDS = {
+    "engine": ("auto", "hf_transfer"),
+    "weights": ("allow", "warn", "refuse"),
+    "access": ("caller", "node"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+
+
 def _problem(config: Config) -> str | None:
     """The first thing wrong with the values, as a sentence; None when all are in range."""
     if not 0 < config.low_watermark <= config.high_watermark <= 1:
@@ -236,14 +244,9 @@ def _problem(config: Config) -> str | None:
         return "The setting 'max_connections_per_user' must be at least 1."
     if not 0 <= config.workers <= 64:
         return "The setting 'workers' must be between 0 and 64."
-    if config.engine not in ("auto", "hf_transfer"):
-        return f"The setting 'engine' must be auto or hf_transfer, not {config.engine!r}."
-    if config.weights not in ("allow", "warn", "refuse"):
-        return f"The setting 'weights' must be allow, warn or refuse, not {config.weights!r}."
-    if config.access not in ("caller", "node"):
-        return f"The setting 'access' must be caller or node, not {config.access!r}."
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        return f"The setting 'log_level' must be debug, info, warning or error, not {config.log_level!r}."
+    for name, words in _WORDS.items():
+        if (value := getattr(config, name)) not in words:
+            return f"The setting {name!r} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}."
     if config.listen and not re.match(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}\Z", config.listen):
         return f"The setting 'listen' must be HOST:PORT, not {config.listen!r}."
     if not all(root.is_absolute() for root in config.all_roots) or not config.socket.is_absolute():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,28 +39,12 @@ def pull(
     The path goes to stdout and progress to stderr. Nothing holds the model afterwards: it stays until its space is
     needed. Pin it, or let the process that loads it take a lease, to keep it for longer.
     """
+    asked = {**_selection(revision, include, exclude, lean), "offline": offline, "max_age": max_age}
     if dry_run:
-        patterns = {"include": include or (), "exclude": exclude or (), "lean": lean}
-        options_given = {"revision": revision, **patterns, "offline": offline, "max_age": max_age}
-        return show_plan(acquire_body(uri, **{**DEFAULTS, **options_given}), as_json, socket)
+        return show_plan(acquire_body(uri, **{**DEFAULTS, **asked}), as_json, socket)
     with options.connect(socket) as client, display(uri, quiet) as show:
-        ready = client.pull(
-            uri,
-            revision=revision,
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            lean=lean,
-            progress=show,
-            max_age=max_age,
-            offline=offline,
-            pin=pin or keep is not None,
-            keep=keep,
-        )
-    if ready.stale:
-        warn(
-            f"{display_name(uri)}: the source did not answer, so this is revision {ready.revision}, the latest that "
-            "the node knows."
-        )
+        ready = client.pull(uri, **asked, progress=show, pin=pin or keep is not None, keep=keep)
+    _warn_if_stale(uri, ready)
     _print_ready(ready, as_json)
     return 0
 
@@ -79,10 +63,24 @@ def path(
     Exit 3 if the node does not hold it. Give the patterns, or `--lean`, with which it was pulled.
     """
     with options.connect(socket) as client:
-        patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
-        ready = client.path(uri, revision=revision, lean=lean, **patterns)
+        ready = client.path(uri, **_selection(revision, include, exclude, lean))
     _print_ready(ready, as_json)
     return 0
+
+
+def _selection(
+    revision: str | None, include: list[str] | None, exclude: list[str] | None, lean: bool
+) -> dict[str, Any]:
+    """The options of an acquire that select files."""
+    return {"revision": revision, "include": tuple(include or ()), "exclude": tuple(exclude or ()), "lean": lean}
+
+
+def _warn_if_stale(uri: str, ready: Ready) -> None:
+    if ready.stale:
+        warn(
+            f"{display_name(uri)}: the source did not answer, so this is revision {ready.revision}, the latest that "
+            "the node knows."
+        )
 
 
 def _print_ready(ready: Ready, as_json: bool) -> None:

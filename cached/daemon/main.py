@@ -86,10 +86,7 @@ def check_variables() -> None:
 
 
 async def _serve(config: Config) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = _asked_to_stop()
     _allow_many_files()
     prefer_this_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -128,6 +125,15 @@ async def _serve(config: Config) -> None:
     finally:
         disks.close()
     log.info("daemon.stopped")
+
+
+def _asked_to_stop() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
 
 
 async def _start_early(workers: Workers) -> None:

@@ -14,7 +14,7 @@ from cached.model import Entry
 from cached.model_ref import ModelRef
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
-from cached.sources.web import Judge, Web, owner_of
+from cached.sources.web import HttpRequest, Judge, Web, owner_of
 
 if TYPE_CHECKING:
     import gcsfs  # At run time `gcs` imports it, with care.
@@ -50,16 +50,11 @@ class GcsReader:
     def read(self, offset: int, length: int) -> bytes:
         if not length:
             return b""
+        span = Span(self._name, offset, length, self._entry.size)
+        # Objects stored compressed come as they are stored, which is what size and checksums count.
+        request = HttpRequest(self._media, {"Accept-Encoding": "gzip"}, authorization(self._client, self._ref))
         data, _ = self._web.read(
-            self._ref,
-            Span(self._name, offset, length, self._entry.size),
-            self._media,
-            timeout=self._timeout,
-            judge=self._judge_answer,
-            # Objects stored compressed come as they are stored, which is what size and checksums count.
-            headers={"Accept-Encoding": "gzip"},
-            stored_encoding=True,
-            private=authorization(self._client, self._ref),
+            self._ref, span, request, timeout=self._timeout, judge=self._judge_answer, stored_encoding=True
         )
         return data
 

@@ -15,7 +15,7 @@ from cached.model_ref import ModelRef
 from cached.sources.base import Reader
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, from_status, proving, spoken, unavailable
-from cached.sources.web import Web, web_errors, wire_url
+from cached.sources.web import HttpRequest, Web, web_errors, wire_url
 
 _STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, less what is not ASCII.
 
@@ -66,15 +66,9 @@ class HttpReader:
     def read(self, offset: int, length: int) -> bytes:
         if not length:
             return b""
-        data, link = self._web.read(
-            self._ref,
-            Span(spoken(self._ref), offset, length, self._entry.size),
-            self._ref.url,
-            timeout=self._timeout,
-            judge=self._judge,
-            headers=self._pin(),
-            trusted=False,
-        )
+        span = Span(spoken(self._ref), offset, length, self._entry.size)
+        request = HttpRequest(self._ref.url, self._pin(), trusted=False)
+        data, link = self._web.read(self._ref, span, request, timeout=self._timeout, judge=self._judge)
         if self._link is None and self._tries:
             self._link = link
         return data
@@ -126,11 +120,8 @@ class HttpReader:
 
 def probe(web: Web, ref: ModelRef, timeout: float) -> tuple[int, str]:
     """Size and version. A GET of one byte: not every server answers HEAD, and this shows whether ranges work."""
-    headers = {"Range": "bytes=0-0"}
-    with (
-        web_errors(ref),
-        web.request("GET", ref.url, timeout=timeout, headers=headers, trusted=False) as response,
-    ):
+    first = HttpRequest(ref.url, {"Range": "bytes=0-0"}, trusted=False)
+    with web_errors(ref), web.request(first, timeout) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if response.status_code == 200 and not total:
             total = response.headers.get("Content-Length", "")

@@ -27,7 +27,7 @@ from cached.sources.hub_errors import check
 from cached.sources.hub_reader import HubReader, Transport, judge_version
 from cached.sources.lane import Lanes
 from cached.sources.transfer import proving, spoken, unavailable
-from cached.sources.web import Web, origin, web_errors
+from cached.sources.web import HttpRequest, Web, origin, web_errors
 
 REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.
@@ -64,7 +64,6 @@ class HubSource:
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
         ref, url = listing.ref, file_url(self.endpoint, listing, entry)
-        sent: dict[str, Any] = {"timeout": timeout, "private": _authorization(credentials)}
 
         def judge(response: httpx2.Response) -> None:
             check(ref, response)
@@ -75,8 +74,9 @@ class HubSource:
             if origin(str(response.url.join(response.headers["Location"]))) != origin(url):
                 raise _LeavesHub
 
+        request = HttpRequest(url, private=_authorization(credentials), hop=hop, method="HEAD")
         try:
-            with proving(ref), web_errors(ref), self._web.request("HEAD", url, hop=hop, **sent) as answer:
+            with proving(ref), web_errors(ref), self._web.request(request, timeout) as answer:
                 judge(answer)
         except _LeavesHub:
             pass  # The way to the content network is the grant.

@@ -16,7 +16,7 @@ from cached.sources.hf_transfer import HfTransfer
 from cached.sources.hub_errors import check
 from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transfer import Span, changed, spoken, unavailable
-from cached.sources.web import Judge, Web, next_url, origin, owner_of, web_errors
+from cached.sources.web import HttpRequest, Judge, Web, next_url, origin, owner_of, web_errors
 
 _EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
 
@@ -128,9 +128,8 @@ class HubReader:
             raise unavailable(self._ref, "it did not answer in time")
         try:
             if self._link is None:
-                first, web = {"Range": "bytes=0-0"}, self._transport.web
-                sent = {"timeout": self._timeout, "headers": first, "private": self._private, "hop": self._leave}
-                with web_errors(self._ref), web.request("GET", self._url, **sent) as answer:  # type: ignore[arg-type]
+                first = HttpRequest(self._url, {"Range": "bytes=0-0"}, self._private, hop=self._leave)
+                with web_errors(self._ref), self._transport.web.request(first, self._timeout) as answer:
                     self._judge(answer)
                     self._link = str(answer.url)
             return self._link
@@ -148,17 +147,8 @@ class HubReader:
             raise _LinkFound(target)
 
     def _get(self, span: Span, url: str, judge: Judge) -> bytes:
-        web = self._transport.web
-        data, _ = web.read(
-            self._ref,
-            span,
-            url,
-            timeout=self._timeout,
-            judge=judge,
-            private=self._private,
-            endpoint=self._url,
-            hop=self._judge_hop,
-        )
+        request = HttpRequest(url, private=self._private, endpoint=self._url, hop=self._judge_hop)
+        data, _ = self._transport.web.read(self._ref, span, request, timeout=self._timeout, judge=judge)
         return data
 
     def _found(self, turn: ExitStack) -> Judge:

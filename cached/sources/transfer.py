@@ -5,6 +5,8 @@ from __future__ import annotations
 import email.utils
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cached.errors import CachedError, ModelNotFound, SourceChanged, SourceDenied, SourceError, SourceUnavailable
@@ -102,19 +104,13 @@ def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
     return error
 
 
-class proving:
+@contextmanager
+def proving(ref: ModelRef) -> Iterator[None]:
     """In a proof of access: what is absent is denied like what is forbidden, whatever else asking for it would say."""
-
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ModelRef) -> None:
-        self._ref = ref
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ModelNotFound):
-            raise denied(self._ref, "check the URI, and your credentials for it", "it is absent") from None
+    try:
+        yield
+    except ModelNotFound:
+        raise denied(ref, "check the URI, and your credentials for it", "it is absent") from None
 
 
 def unavailable(ref: ModelRef, why: str, retry_after: str | None = None, *, seen: bool = False) -> SourceUnavailable:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -54,6 +55,31 @@ def owner_of(private: Mapping[str, str]) -> Hashable:
     return tuple(sorted(private.items())) or None
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class HttpRequest:
+    """A request as it is sent first, and how far redirects may take it.
+
+    `trusted` says that the operator, not a caller, chose the host of `endpoint`: the URL itself if it is not given.
+    `private` headers (tokens) go there only. `hop` sees each redirect before it is followed.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    private: Mapping[str, str] = field(default_factory=dict)
+    trusted: bool = True
+    endpoint: str = ""
+    hop: Judge | None = None
+    method: str = "GET"
+
+    def __repr__(self) -> str:
+        return "<HttpRequest>"  # A URL may be signed.
+
+    @property
+    def home(self) -> str:
+        """A URL of the origin that may see what is private."""
+        return self.endpoint or self.url
+
+
 class Web:
     """Shared by sources and threads. `private` headers (tokens) go to the first URL's origin and nowhere else."""
 
@@ -62,57 +88,34 @@ class Web:
         self.clients = Clients(connections)
 
     @contextmanager
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        timeout: float,
-        headers: Mapping[str, str] | None = None,
-        private: Mapping[str, str] | None = None,
-        trusted: bool = True,
-        endpoint: str = "",
-        hop: Judge | None = None,
-    ) -> Iterator[httpx2.Response]:
-        """The final answer, its body not yet read. `hop` sees each redirect before it is followed.
+    def request(self, request: HttpRequest, timeout: float) -> Iterator[httpx2.Response]:
+        """The final answer, its body not yet read.
 
-        `trusted` says that the operator, not a caller, chose the host of `endpoint`: the first URL itself if it is not
-        given. `private` goes there only. InvalidRequest when the way leads to an address that may not be asked.
+        InvalidRequest when the way leads to an address that may not be asked.
         """
-        url = wire_url(url)  # What is checked is what is sent: two parsers may see two hosts in one URL.
-        with self.clients.of(owner_of(private or {})) as client:
-            yield from self._walk(
-                client, method, url, timeout, headers or {}, private or {}, trusted, endpoint or url, hop
-            )
+        # What is checked is what is sent: two parsers may see two hosts in one URL.
+        request = replace(request, url=wire_url(request.url))
+        with self.clients.of(owner_of(request.private)) as client:
+            yield from self._walk(client, request, timeout)
 
-    def _walk(
-        self,
-        client: httpx2.Client,
-        method: str,
-        url: str,
-        timeout: float,
-        headers: Mapping[str, str],
-        secrets: Mapping[str, str],
-        trusted: bool,
-        endpoint: str,
-        hop: Judge | None,
-    ) -> Iterator[httpx2.Response]:
-        home, target = origin(endpoint), url
+    def _walk(self, client: httpx2.Client, request: HttpRequest, timeout: float) -> Iterator[httpx2.Response]:
+        home, target, secrets = origin(request.home), request.url, request.private
+        exempt = request.home if request.trusted else ""
         for _ in range(MAX_REDIRECTS):
-            checked = not trusted or origin(target) != home
+            checked = not request.trusted or origin(target) != home
             if checked:
-                self.addresses.check_url(target, endpoint if trusted else "")
+                self.addresses.check_url(target, exempt)
             if origin(target) != home:
                 secrets = {}  # For good: not even a redirect back gets them again.
-            response = _send(client, method, target, {**headers, **secrets}, timeout)
+            response = _send(client, request.method, target, {**request.headers, **secrets}, timeout)
             try:
                 if checked and _is_direct(client, target):
-                    self.addresses.check(_peer(response), endpoint if trusted else "")
+                    self.addresses.check(_peer(response), exempt)
                 if not response.has_redirect_location:
                     yield response
                     return
-                if hop:
-                    hop(response)
+                if request.hop:
+                    request.hop(response)
                 target = next_url(target, response.headers["Location"])
             finally:
                 response.close()
@@ -130,7 +133,7 @@ class Web:
         """The decoded answer to a GET, charged to the budget as a page. `judge` raises on failures."""
         budget.page()
         timeout = budget.seconds_left(timeout)
-        with web_errors(ref), self.request("GET", url, timeout=timeout, private=private) as response:
+        with web_errors(ref), self.request(HttpRequest(url, private=private or {}), timeout) as response:
             raw = _whole(response, ref, time.monotonic() + timeout)
             judge(response)
             try:
@@ -143,15 +146,10 @@ class Web:
         self,
         ref: ModelRef,
         span: Span,
-        url: str,
+        request: HttpRequest,
         *,
         timeout: float,
         judge: Judge,
-        headers: Mapping[str, str] | None = None,
-        private: Mapping[str, str] | None = None,
-        trusted: bool = True,
-        endpoint: str = "",
-        hop: Judge | None = None,
         stored_encoding: bool = False,
     ) -> tuple[bytes, str]:
         """The span's bytes and the URL that gave them. `judge` raises unless the answer is of the right version.
@@ -159,15 +157,8 @@ class Web:
         A compressed body is refused unless `stored_encoding` says that the remote stores the file so.
         """
         deadline = time.monotonic() + timeout
-        sent = {**(headers or {}), "Range": span.header}
-        arguments: dict[str, Any] = {
-            "headers": sent,
-            "private": private,
-            "trusted": trusted,
-            "endpoint": endpoint,
-            "hop": hop,
-        }
-        with web_errors(ref), self.request("GET", url, timeout=timeout, **arguments) as response:
+        ranged = replace(request, headers={**request.headers, "Range": span.header})
+        with web_errors(ref), self.request(ranged, timeout) as response:
             if response.status_code not in (200, 206):
                 _whole(response, ref, deadline)  # Judges look at the body of a failure.
             judge(response)
@@ -176,18 +167,7 @@ class Web:
                 raise SourceUnavailable(
                     f"The source sent {span.name} compressed ({encoding[:20]}), unasked; try again."
                 )
-            length = response.headers.get("Content-Length", "")
-            skip = bytes_to_skip(
-                span,
-                response.status_code,
-                response.headers.get("Content-Range"),
-                int(length) if length.isdigit() else None,
-            )
-            collector = Collector(span, skip, deadline)
-            for chunk in response.iter_raw():
-                if not collector.take(chunk):
-                    break
-            return collector.bytes(), str(response.url)
+            return _part(response, span, deadline), str(response.url)
 
     def close(self) -> None:
         self.clients.close()
@@ -224,6 +204,22 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
             raise unavailable(ref, "its answer is too long or too slow")
     response._content = b"".join(chunks)  # What `response.read()` does, which has no deadline.
     return response._content
+
+
+def _part(response: httpx2.Response, span: Span, deadline: float) -> bytes:
+    """The span's bytes from the body as it was sent, within a deadline."""
+    length = response.headers.get("Content-Length", "")
+    skip = bytes_to_skip(
+        span,
+        response.status_code,
+        response.headers.get("Content-Range"),
+        int(length) if length.isdigit() else None,
+    )
+    collector = Collector(span, skip, deadline)
+    for chunk in response.iter_raw():
+        if not collector.take(chunk):
+            break
+    return collector.bytes()
 
 
 def next_url(url: str, location: str) -> str:

@@ -49,6 +49,7 @@ from cached.worker.messages import (
     Hello,
     Inspect,
     Open,
+    Opened,
     Principal,
     Prove,
     Question,
@@ -239,6 +240,13 @@ class Worker:
             source.prove(listing, listing.probe, credentials, timeout)
         return applied(listing, self._config.weights, require)  # After the proof: it tells what there is.
 
+    def _open(self, question: Open) -> Opened:
+        source = self._registry.source_for(question.remote.listing.ref)
+        ask = functools.partial(self._room.ask, question.transfer)
+        file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question, ask)
+        self._files[question.transfer] = file
+        return file.opened
+
     def _answer(self, question: Question) -> Any:
         match question:
             case Resolve(ref, credentials, timeout, require):
@@ -250,11 +258,7 @@ class Worker:
             case Principal(ref, credentials, timeout):
                 return self._registry.source_for(ref).principal(credentials, timeout)
             case Open():
-                source = self._registry.source_for(question.remote.listing.ref)
-                ask = functools.partial(self._room.ask, question.transfer)
-                file = LargeFile(source, self._blobs[question.into.root], self._bandwidth, question, ask)
-                self._files[question.transfer] = file
-                return file.opened
+                return self._open(question)
             case Read(transfer, piece):
                 with self._tally.count(transfer) as count:
                     self._files[transfer].read(piece, count)

@@ -10,6 +10,7 @@ import pytest
 from cached.config import Config, Size
 from cached.daemon.space.disk import Disk
 from cached.store.store import Store
+from tests.daemon.rooms import Rooms
 from tests.servers import CountingProxy, RcloneS3
 
 
@@ -19,6 +20,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     store = Store(Config(root=tmp_path / "root", keep_free=Size(0), limit=Size(1 << 30)))
     yield Disk(store)
     store.close()
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Iterator[Rooms]:
+    made = Rooms(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,13 +21,6 @@ from cached.store.blobs import ingest_key
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, on_disk, ready, reserve, store_of, used
 
 WEIGHTS = Entry("w", 2 * PIECE_BYTES, "v1")
-
-
-@pytest.fixture
-def rooms(tmp_path: Path) -> Iterator[Rooms]:
-    made = Rooms(tmp_path)
-    yield made
-    made.close()
 
 
 async def test_what_is_promised_stays_until_its_room_is_needed_and_goes_one_by_one(rooms: Rooms) -> None:

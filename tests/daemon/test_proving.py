@@ -86,6 +86,11 @@ class Case:
         )
         return Listing(REF, "s3://bucket/m", "revision", entries, probe=entries[0] if claims else None)
 
+    def came_from_elsewhere(self) -> None:
+        """Nothing that the store has of it is known to have come from this place."""
+        with self.disk.store.index.transaction() as db:
+            db.execute("DELETE FROM identity")
+
     def cover(self, listing: Listing, key: str = "AKIA", token: str = "", record: bool = True) -> tuple[int, int]:
         """What the source is asked when this caller is to be given all of it."""
         variables = {"AWS_ACCESS_KEY_ID": key, **({"AWS_SESSION_TOKEN": token} if token else {})}
@@ -156,16 +161,14 @@ def test_nothing_is_remembered_before_all_of_it_was_shown(case: Case) -> None:
 
 
 def test_a_claimed_digest_is_compared_once_and_then_known(case: Case) -> None:
-    with case.disk.store.index.transaction() as db:
-        db.execute("DELETE FROM identity")  # As if all of it had come from another place.
+    case.came_from_elsewhere()
     assert case.cover(case.listing(claims=True)) == (0, 30)
     assert case.cover(case.listing(claims=True)) == (0, 0)
     assert case.cover(case.listing("v2", claims=True), key="ANOTHER") == (0, 0), "this place has those bytes"
 
 
 def test_a_false_claim_is_refused_and_a_damaged_copy_of_ours_is_not_one(case: Case) -> None:
-    with case.disk.store.index.transaction() as db:
-        db.execute("DELETE FROM identity")
+    case.came_from_elsewhere()
     case.asked.refuses = {"07"}
     with pytest.raises(SourceDenied):
         case.cover(case.listing(claims=True))
@@ -177,8 +180,7 @@ def test_a_false_claim_is_refused_and_a_damaged_copy_of_ours_is_not_one(case: Ca
 
 def test_what_was_claimed_wrongly_once_is_compared_in_every_byte(case: Case) -> None:
     """Else who has a part of it tries until no other part is asked for."""
-    with case.disk.store.index.transaction() as db:
-        db.execute("DELETE FROM identity")
+    case.came_from_elsewhere()
     case.asked.refuses = {"07"}
     with pytest.raises(SourceDenied):
         case.cover(case.listing(claims=True))

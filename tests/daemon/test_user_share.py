@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +15,6 @@ from cached.model import Digest
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, store_of, used
 
 GREEDY, MODEST, THIRD = 4001, 4002, 4003
-
-
-@pytest.fixture
-def rooms(tmp_path: Path) -> Iterator[Rooms]:
-    made = Rooms(tmp_path)
-    yield made
-    made.close()
 
 
 def given(room: Room, digest: Digest, uid: int) -> None:

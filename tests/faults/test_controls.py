@@ -33,7 +33,7 @@ def told_elsewhere(origin: FaultOrigin) -> list[str]:
     there = {"Location": f"{origin.cdn}/files/m/f"}
     origin.fail("status", status=302, headers=there, times=1, stages=("body", "probe"), server="origin")
     uri = origin.uri("http", "m", "f")
-    with web.Web(1).request("GET", uri, timeout=5, private={"Authorization": TOKEN}) as response:
+    with web.Web(1).request(web.HttpRequest(uri, private={"Authorization": TOKEN}), 5) as response:
         assert response.read() == b"data"
     assert [seen.headers.get("authorization") for seen in origin.requests if seen.server == "origin"] == [TOKEN]
     return [seen.headers.get("authorization") for seen in origin.requests if seen.server == "cdn"]

@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from tests.servers.loop import LoopServer
+from tests.servers.stream import StreamServer
 
 RULES = ("right", "ignore", "as-200", "shifted", "unnamed", "short", "gzip", "drip")
 
 
-class Files(LoopServer):
+class Files(StreamServer):
     """`files` by path; `rule` says how ranges are answered:
 
     right     206, and 412 when If-Match does not match
@@ -36,8 +36,7 @@ class Files(LoopServer):
     """
 
     def __init__(self, files: Mapping[str, bytes] | None = None, host: str = "127.0.0.1") -> None:
-        super().__init__()
-        self.host = host
+        super().__init__(host)
         self.files = dict(files or {})
         self.rule = "right"
         self.faults: list[str] = []
@@ -47,20 +46,6 @@ class Files(LoopServer):
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.targets: list[str] = []
-        self.port = 0
-        self._server: asyncio.Server | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self.host, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def shut(self) -> None:
-        if self._server is not None:
-            self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

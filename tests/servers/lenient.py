@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import threading
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+
+from tests.servers.listener import Listener
 
 _KEY = re.compile(r"Credential=([^/]+)/")
 _DATE = "Mon, 23 Nov 2026 10:00:00 GMT"
@@ -36,31 +37,17 @@ class LenientS3:
     seen: list[Seen] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._clients: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._serve)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # `accept` would go on otherwise.
         self._listener.close()
-        for client in self._clients:
-            client.close()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client = self._listener.accept()[0]
-            except OSError:
-                return
-            self._clients.append(client)
-            threading.Thread(target=self._serve, args=(client, len(self._clients)), daemon=True).start()
+        return self._listener.endpoint
 
     def _serve(self, client: socket.socket, number: int) -> None:
         rest = b""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
-from tests.servers.loop import LoopServer
+from tests.servers.stream import StreamServer
 
 CHUNK = 1 << 18
 
 
-class CountingProxy(LoopServer):
+class CountingProxy(StreamServer):
     """In front of `upstream` (`http://host:port`); clients use `endpoint`.
 
     bytes_down    bytes that came from the server, headers included
@@ -25,14 +25,8 @@ class CountingProxy(LoopServer):
         parts = urlsplit(upstream)
         self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
         self.bytes_down = self.bytes_up = self.connections = 0
-        self.port = 0
-        self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._left: int | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def reset(self) -> None:
         """Count from zero again."""
@@ -48,19 +42,12 @@ class CountingProxy(LoopServer):
         self._left = None
         self.run(self.open())
 
-    async def open(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
-
     async def shut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        await super().shut()
         for writer in list(self._open):
             writer.transport.abort()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._open.add(writer)
         try:

@@ -18,7 +18,7 @@ from email.utils import formatdate
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
-from tests.servers.loop import LoopServer
+from tests.servers.stream import StreamServer
 
 _KEY = re.compile(r"Credential=([^/]+)/")
 _MODIFIED = "2026-11-23T10:00:00.000Z"
@@ -35,7 +35,7 @@ class Huge:
 Content = bytes | Huge
 
 
-class Tenants(LoopServer):
+class Tenants(StreamServer):
     """`add(access_key, tenant)` makes a key known: whoever shows it is that tenant. Signatures are not checked, so a
     key is a secret here. `put("", …)` is for everybody, unsigned too.
 
@@ -43,21 +43,17 @@ class Tenants(LoopServer):
     endless       buckets (of everybody) whose listings never end         page_size   keys of a page
     """
 
+    LIMIT = 1 << 20
+
     def __init__(self) -> None:
         super().__init__()
         self.body_bytes = 0
         self.requests: list[tuple[str, str, str]] = []
         self.endless: set[str] = set()
         self.page_size = 1000
-        self.port = 0
         self._tenants: dict[str, str] = {}
         self._buckets: dict[tuple[str, str], dict[str, Content]] = {}
         self._tags: dict[bytes, str] = {}
-        self._server: asyncio.Server | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def add(self, access_key: str, tenant: str) -> dict[str, str]:
         """The variables that make a process that tenant."""
@@ -74,14 +70,6 @@ class Tenants(LoopServer):
         """Count from zero again."""
         self.body_bytes = 0
         self.requests.clear()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 20)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def shut(self) -> None:
-        if self._server is not None:
-            self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -15,7 +15,7 @@ from cached.sources.clients import CLIENTS
 from cached.sources.http1 import Connection
 from cached.sources.idle import KEPT, KEPT_IN_ALL, KEPT_SECONDS, Idle
 from cached.sources.lane import Lanes, Request
-from cached.sources.web import Web
+from cached.sources.web import HttpRequest, Web
 from tests.servers.lenient import LenientS3
 from tests.servers.tls import contexts
 from tests.sources.test_lane import ANSWER, Scripted
@@ -104,7 +104,7 @@ def test_the_slow_lane_keeps_connections_by_owner_as_well(server: LenientS3) -> 
     web = Web(4)
     for token in ("", "alice", "bob", "alice", "", "bob"):
         private = {"Authorization": f"Bearer {token}"} if token else {}
-        with web.request("GET", f"{server.endpoint}/pub/a", timeout=5, private=private) as answer:
+        with web.request(HttpRequest(f"{server.endpoint}/pub/a", private=private), 5) as answer:
             assert answer.read() == b"ok"
     assert [seen.connection for seen in server.seen] == [1, 2, 3, 2, 1, 3]
     web.close()
@@ -114,7 +114,7 @@ def test_an_answer_too_many_is_nobodys_on_the_slow_lane() -> None:
     server = Scripted(ANSWER + b"ok" + ANSWER + b"no", ANSWER + b"no")
     web, request = Web(4), server.request()
     for _ in range(2):
-        with web.request("GET", f"{request.scheme}://{request.place}/file", timeout=5) as answer:
+        with web.request(HttpRequest(f"{request.scheme}://{request.place}/file"), 5) as answer:
             assert answer.read() == b"ok"
     assert len(server.connections) == 2
     web.close()
@@ -137,7 +137,7 @@ def test_what_nobody_asks_again_is_closed_after_a_while(clock: Clock) -> None:
 
 def test_clients_of_nobody_are_closed_after_a_while(clock: Clock, server: LenientS3) -> None:
     web = Web(4)
-    with web.request("GET", f"{server.endpoint}/pub/a", timeout=5, private={"Authorization": "x"}) as answer:
+    with web.request(HttpRequest(f"{server.endpoint}/pub/a", private={"Authorization": "x"}), 5) as answer:
         answer.read()
         clock.now += KEPT_SECONDS + 1
         idle.sweep()  # It is in use.
@@ -173,7 +173,7 @@ def test_one_place_does_not_take_all(clock: Clock) -> None:
 def test_there_is_a_bound_on_clients(server: LenientS3) -> None:
     web = Web(4)
     for number in range(CLIENTS + 5):
-        with web.request("GET", f"{server.endpoint}/pub/a", timeout=5, private={"A": str(number)}) as answer:
+        with web.request(HttpRequest(f"{server.endpoint}/pub/a", private={"A": str(number)}), 5) as answer:
             answer.read()
     assert len(web.clients) == CLIENTS
     web.close()
@@ -185,10 +185,8 @@ def test_a_link_that_leads_away_is_asked_apart_for_each_caller() -> None:
         web = Web(4)
         for token in ("alice", "bob", "alice"):
             private = {"Authorization": f"Bearer {token}"}
-            asked = web.request(
-                "GET", f"{away.endpoint}/pub/a", timeout=5, private=private, endpoint="http://127.0.0.1:1/hub"
-            )
-            with asked as answer:
+            request = HttpRequest(f"{away.endpoint}/pub/a", private=private, endpoint="http://127.0.0.1:1/hub")
+            with web.request(request, 5) as answer:
                 assert answer.read() == b"ok" and "Authorization" not in answer.request.headers
         assert [seen.connection for seen in away.seen] == [1, 2, 1]
         web.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from cached.sources.lane import Lanes, Request
+from tests.servers.listener import Listener
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: listed\r\n\r\n"
 
@@ -19,23 +19,13 @@ class Scripted:
 
     def __init__(self, *answers: bytes) -> None:
         self._answers = answers
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._serve)
+        self.connections = self._listener.connections
 
     def request(self) -> Request:
-        return Request.of(f"http://127.0.0.1:{self._listener.getsockname()[1]}/file", {}, None)
+        return Request.of(f"{self._listener.endpoint}/file", {}, None)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client = self._listener.accept()[0]
-            except OSError:
-                return
-            self.connections.append(client)
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket, number: int) -> None:
         with contextlib.suppress(OSError):
             for answer in self._answers:
                 if not client.recv(65536):
@@ -44,8 +34,6 @@ class Scripted:
 
     def close(self) -> None:
         self._listener.close()
-        for client in self.connections:
-            client.close()
 
 
 @pytest.fixture

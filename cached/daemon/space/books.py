@@ -97,29 +97,34 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
     before = [fill for fill in others if rank(fill) < mine]
     later = [fill for fill in reversed(others) if rank(fill) > mine]
-    kept = {candidate.digest for candidate in books.rows.candidates if candidate.kept}
-    theirs = {fill.id for fill in before}
-    gone = frozenset(digest for digest, fill in books.promised.items() if fill in theirs and digest not in kept)
-    held = books.rows.held | wish.blobs
-    rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
+    rows = _left_by(before, books)
+    rows = replace(rows, held=rows.held | wish.blobs, above=above, greedy=wish.uid if greedy else None)
     claims = _Claims(books, wish, before, later)
     within: list[Victim] = []
     if budget is not None:
         inner = _only(rows, under)
         need = claims.under(budget, under, inner) - budget.limit
         within = [victim.explained(f"to keep {budget}") for victim in choose(inner, need)]
-        short = need - freed(inner, gone | {victim.digest for victim in within})
+        short = need - freed(inner, rows.gone | {victim.digest for victim in within})
         if short > 0:
             fills = [fill for fill in later if fill.source in under]
             yields = claims.yields(fills)
             return Decision(tuple(within), short, tuple(f.id for f in fills), yields, greedy, budget)
-    gone |= {victim.digest for victim in within}
+    gone = rows.gone | {victim.digest for victim in within}
     need = claims.needed - books.loose[0]
     chosen = choose(replace(rows, gone=gone), need)
     victims = within + [victim.explained(wish.purpose) for victim in chosen]
     short = need - freed(rows, gone | {victim.digest for victim in victims}) - books.loose[1]
     ids = tuple(fill.id for fill in later)
     return Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
+
+
+def _left_by(before: Collection[FillRow], books: Books) -> Rows:
+    """The rows once what is promised to these fills has gone."""
+    kept = {candidate.digest for candidate in books.rows.candidates if candidate.kept}
+    theirs = {fill.id for fill in before}
+    gone = frozenset(digest for digest, fill in books.promised.items() if fill in theirs and digest not in kept)
+    return replace(books.rows, gone=gone)
 
 
 def freed(rows: Rows, gone: Collection[Digest]) -> int:
