@@ -25,7 +25,6 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.room import Plan
 from cached.daemon.standing import Standing, Way, may_be_stale, way
-from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import (
@@ -133,12 +132,14 @@ class Cache:
 
     def _fill(self, ask: Ask, caller: Caller, held: Held | None) -> Fill:
         key = f"{ask.ref.key} {ask.require} {ask.offline} {self.gate.whose.key(ask.ref, caller)}"
-        return self.fills.join(
+        fill = self.fills.join(
             key,
             caller,
             lambda: Fill(ask.ref, paused=self.network.paused),
             lambda fill: self._run(fill, ask, caller, held),
         )
+        self.network.files.give()  # Who joins may have what those before have to wait for.
+        return fill
 
     async def _run(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         """Once more when the source moved under it or sent something else; on the next disk when one fails."""
@@ -155,7 +156,7 @@ class Cache:
                     raise
                 why = error.message  # Its disk is out of the count now, so this ends.
             log.info("fill.again", extra={"ref": str(ask.ref), "why": why})
-            fill.batch = Batch()
+            fill.fetch_anew()
 
     async def _once(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
         """Ask, and fetch what that names unless it is here. Whoever is refused goes by nothing that it had proved."""

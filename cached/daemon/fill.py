@@ -23,13 +23,20 @@ class Fill:
     cached_files: int = 0
     total_files: int = 0
     total_bytes: int = 0
-    batch: Batch = field(default_factory=Batch)
     paused: Callable[[Batch], bool] = lambda batch: False
     task: asyncio.Task[Ready] | None = None
     pausing: bool = False  # The source wants to be asked later, or may then be asked again.
     waiters: int = 0
     uids: set[int] = field(default_factory=set)  # Whose it is: who else may not hear of it.
     abandon: bool = True  # Until one waiter wants it to be finished come what may.
+    batch: Batch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fetch_anew()
+
+    def fetch_anew(self) -> None:
+        """Nothing has been fetched yet, or none of it counts any longer."""
+        self.batch = Batch(self.uids)
 
     def progress(self) -> Progress:
         batch = self.batch

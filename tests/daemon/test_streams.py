@@ -129,6 +129,46 @@ async def test_small_files_of_one_origin_leave_another_its_connections() -> None
         await asyncio.sleep(0)
 
 
+async def end(running: list[asyncio.Task[None]], *reads: Reads) -> None:
+    """Whatever has been read of them: else they would be waited for when the test is over."""
+    for task in running:
+        task.cancel()
+    while not all(task.done() for task in running):
+        for read in (read for each in reads for read in each.begun):
+            if not read.done():
+                read.set_result(None)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["large", "small"])
+async def test_an_origin_that_comes_late_has_the_next_connection_however_busy_the_others_are(small: bool) -> None:
+    busy, late, streams = Reads(), Reads(), Streams(2, 4, retries=5)
+    names = [f"s3://busy{number}" for _ in range(10) for number in range(4)]
+    running = [asyncio.create_task(streams.run(work_of(busy, 1, name, small=small))) for name in names]
+    await busy.running(4)
+    running.append(asyncio.create_task(streams.run(work_of(late, 1, "s3://late", small=small))))
+    await settle()
+    busy.begun[0].set_result(None)
+    await settle()
+    begun = len(busy.begun), len(late.begun)
+    await end(running, busy, late)
+    assert begun == (4, 1)
+
+
+async def test_origins_that_have_as_few_take_turns() -> None:
+    streams, origins = Streams(1, 1, retries=5), {f"s3://origin{number}": Reads() for number in range(3)}
+    works = [work_of(reads, 1, name) for name, reads in origins.items() for _ in range(10)]
+    running = [asyncio.create_task(streams.run(work)) for work in works]
+    for _ in range(5):
+        await settle()
+        (read,) = (read for reads in origins.values() for read in reads.begun if not read.done())
+        read.set_result(None)
+    await settle()
+    begun = [len(reads.begun) for reads in origins.values()]
+    await end(running, *origins.values())
+    assert begun == [2, 2, 2]
+
+
 async def test_origins_without_work_are_left_out_and_the_pace_of_the_last_ones_is_remembered(reads: Reads) -> None:
     streams = Streams(4, 4, retries=5)
     for number in range(300):

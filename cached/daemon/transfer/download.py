@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cached.access import Credentials
@@ -38,8 +39,12 @@ class Download:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """The downloads of one fill: those under way, with the bytes of each that it wants, and what has ended."""
+    """The downloads of one fill: those under way, with the bytes of each that it wants, and what has ended.
 
+    `uids`: of the fill's users; others may still join. None of them: the daemon itself.
+    """
+
+    uids: Collection[int] = ()
     running: dict[Download, int] = field(default_factory=dict)
     ended_bytes: int = 0
     ended_files: int = 0

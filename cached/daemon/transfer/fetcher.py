@@ -14,6 +14,7 @@ from cached.config import Config
 from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.bundles import SMALL, Bundles
 from cached.daemon.transfer.download import Batch, Download
+from cached.daemon.transfer.open_files import OpenFiles
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
@@ -39,12 +40,11 @@ STARTED = 256  # Downloads of one model that may be under way or waiting for a c
 
 
 class Network:
-    """What all fetchers of this node share: the connections, and what came over them."""
+    """What all fetchers of this node share: the connections, the files that are open, and what came over them."""
 
     def __init__(self, config: Config) -> None:
         self.streams = Streams(config.min_connections, config.connections, config.retries)
-        # Large files open at once: enough to keep the connections busy.
-        self.files = asyncio.Semaphore(2 * config.connections)
+        self.files = OpenFiles(config.connections)
         self.fetched_bytes = 0
 
     def paused(self, batch: Batch) -> bool:
@@ -95,9 +95,10 @@ class Fetcher:
                 found.update(await self._wait(download, remote, batch, wants))
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(STARTED, len(wants))):
-                    group.create_task(take())
+            with self._files.wanted(remote.group, batch.uids):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(STARTED, len(wants))):
+                        group.create_task(take())
         except ExceptionGroup as errors:
             raise _first(errors) from None
         return found
@@ -161,7 +162,7 @@ class Fetcher:
         if entries[0].size <= SMALL:
             await self._small(download, remote, digests)
         else:
-            async with self._files:
+            async with self._files.turn(remote.group):
                 await self._again(download, functools.partial(self._large, download, remote, digests))
         extra = {"source": str(remote.listing.ref), "file": entries[0].path, "files": len(entries)}
         log.info(

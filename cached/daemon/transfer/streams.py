@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import random
 import time
@@ -26,6 +28,11 @@ class _Origin:
     pace: Pace
     turns: Turns = field(default_factory=Turns)
     came: int = 0
+    turn: int = 0  # When it was last given a connection, counted in turns.
+
+    def rank(self, number: int) -> tuple[int, int, int]:
+        """For sorting, the one that is served first: `number` tells those apart that were never given any."""
+        return self.pace.active + self.pace.extra, self.turn, number
 
 
 class Streams:
@@ -38,6 +45,7 @@ class Streams:
         self._ended: dict[Work, asyncio.Future[None]] = {}
         self._failed: dict[Work, BaseException] = {}
         self._active = 0
+        self._turns = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, work: Work) -> None:
@@ -88,23 +96,33 @@ class Streams:
     def _dispatch(self) -> None:
         """Start what may start, and come back when the next pause ends."""
         now = time.monotonic()
-        for origin in self._origins.values():
-            while self._active < self._most and origin.pace.may_start(now):
-                turn = origin.turns.take(now)
-                if turn is None:
-                    break
-                self._launch(origin, *turn)
-        for origin in self._origins.values():  # Of what the others have left.
-            while self._active < self._most and origin.pace.may_start_extra(now):
-                turn = origin.turns.take(now, small=True)
-                if turn is None:
-                    break
-                self._launch(origin, *turn, extra=True)
+        self._share_out(now)
+        self._share_out(now, extra=True)  # Of what the others have left.
         self._put_aside()
         self._wake_later(now)
 
+    def _share_out(self, now: float, extra: bool = False) -> None:
+        """Start parts of the origin with the fewest connections, and of several such of the one that was given none
+        for longest, until nothing is free or nobody may have it."""
+        if self._active >= self._most:
+            return
+        origins = list(self._origins.values())
+        waiting = [origin.rank(number) for number, origin in enumerate(origins)]
+        heapq.heapify(waiting)
+        while waiting and self._active < self._most:
+            number = waiting[0][-1]
+            origin = origins[number]
+            may = origin.pace.may_start_extra(now) if extra else origin.pace.may_start(now)
+            turn = origin.turns.take(now, small=extra) if may else None
+            if turn is None:
+                heapq.heappop(waiting)
+                continue
+            self._launch(origin, *turn, extra=extra)
+            heapq.heapreplace(waiting, origin.rank(number))
+
     def _launch(self, origin: _Origin, work: Work, part: Part, extra: bool = False) -> None:
         self._active += 1
+        origin.turn = next(self._turns)
         origin.pace.active += not extra
         origin.pace.extra += extra
         task = asyncio.create_task(self._read(origin, work, part))

@@ -1,0 +1,125 @@
+"""Which large files may be open at once. A file has its turn until its last byte, however slowly that comes: so nobody
+may have so many that the next user, or the user's next model, finds nothing free."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterator
+
+from cached.daemon.transfer.users import User, Users
+
+OF_USER, OF_NODE = 2, 8  # Times as many as there are connections.
+
+_Turn = asyncio.Future[User]
+
+
+class OpenFiles:
+    """Use from the event loop only.
+
+    1. A model has as many open as there are connections: each of its files has a part to read, so that they are busy.
+    2. A user has twice as many, beyond which only a model that has none open gets its first one.
+    3. The node has eight times as many, beyond which only a user that has none gets a first one.
+
+    Those that wait are served by need: the user that has least, then its model that has least, then who came first.
+    A worker has two descriptors for each, three when it copies from another root; the unit's LimitNOFILE covers that.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self._connections = connections
+        self._users = Users()
+        self._open, self._by_user, self._by_model = 0, Counter[User](), Counter[str]()
+        # By model, the one that has waited longest since it was given one first. Nobody here may have one now.
+        self._waiting: OrderedDict[str, OrderedDict[_Turn, None]] = OrderedDict()
+
+    @contextlib.contextmanager
+    def wanted(self, model: str, uids: Collection[int]) -> Iterator[None]:
+        """As long as the block lasts, these users want the model. Call `give` when others are added to `uids`."""
+        with self._users.fetching(model, uids):
+            if model in self._waiting:
+                self.give()
+            yield
+
+    @contextlib.asynccontextmanager
+    async def turn(self, model: str) -> AsyncIterator[None]:
+        """One file of the model may be open as long as the block lasts."""
+        at_once = model not in self._waiting and self._may(model)
+        user = self._take(model) if at_once else await self._wait(model)
+        try:
+            yield
+        finally:
+            self._leave(model, user)
+
+    def give(self) -> None:
+        """Give what is free to those who wait."""
+        self._pass_over()
+        while (model := self._next()) is not None:
+            turns = self._waiting.pop(model)
+            turn, _ = turns.popitem(last=False)
+            if turns:
+                self._waiting[model] = turns  # Behind the others.
+            if not turn.done():  # Else given up as well.
+                turn.set_result(self._take(model))
+
+    def _pass_over(self) -> None:
+        """Those first ones that were given up, and have not taken themselves out yet: all at once, since many often go
+        together, and each look for the next goes through all models."""
+        for model, turns in list(self._waiting.items()):
+            while turns and next(iter(turns)).done():
+                turns.popitem(last=False)
+            if not turns:
+                del self._waiting[model]
+
+    async def _wait(self, model: str) -> User:
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(model, OrderedDict())[turn] = None
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._drop(model, turn)
+            else:  # It came in the moment in which nobody wanted it any more.
+                self._leave(model, turn.result())
+            raise
+
+    def _drop(self, model: str, turn: _Turn) -> None:
+        turns = self._waiting.get(model, OrderedDict())
+        turns.pop(turn, None)
+        if not turns:
+            self._waiting.pop(model, None)
+
+    def _take(self, model: str) -> User:
+        """Returns the user that it counts for."""
+        user = self._payer(model)
+        self._open += 1
+        self._by_user[user] += 1
+        self._by_model[model] += 1
+        return user
+
+    def _leave(self, model: str, user: User) -> None:
+        self._open -= 1
+        self._by_user[user] -= 1
+        self._by_model[model] -= 1
+        if not self._by_user[user]:
+            del self._by_user[user]
+        if not self._by_model[model]:
+            del self._by_model[model]
+        self.give()
+
+    def _next(self) -> str | None:
+        """Of the models that may have another, the one that is served first."""
+        ready = (model for model in self._waiting if self._may(model))
+        return min(ready, key=lambda model: (self._by_user[self._payer(model)], self._by_model[model]), default=None)
+
+    def _may(self, model: str) -> bool:
+        """Whether it may have another one open."""
+        its, has = self._by_model[model], self._by_user[self._payer(model)]
+        if its >= self._connections:
+            return False
+        if self._open >= OF_NODE * self._connections:
+            return not has
+        return not its or has < OF_USER * self._connections
+
+    def _payer(self, model: str) -> User:
+        return self._users.payer(model, self._by_user)

@@ -1,0 +1,32 @@
+"""Whose models are being fetched."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+
+User = int | None  # None: the daemon itself.
+
+
+class Users:
+    """A model may have several. Each of them alone is enough to fetch it, so it costs the one who has least."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[object, Collection[int]]] = {}  # By fetch: two may have the same users.
+
+    @contextlib.contextmanager
+    def fetching(self, model: str, uids: Collection[int]) -> Iterator[None]:
+        """As long as the block lasts, these users want the model; others may be added to `uids` meanwhile."""
+        fetch = object()
+        self._of.setdefault(model, {})[fetch] = uids
+        try:
+            yield
+        finally:
+            del self._of[model][fetch]
+            if not self._of[model]:
+                del self._of[model]
+
+    def payer(self, model: str, has: Mapping[User, int]) -> User:
+        """The one of its users who has least; the daemon, where nobody else wants it."""
+        uids = {uid for uids in self._of.get(model, {}).values() for uid in uids}
+        return min(uids, key=lambda uid: has.get(uid, 0), default=None)
