@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 
 from cached.daemon.transfer.users import User, Users
 
-OF_USER, OF_NODE = 2, 8  # Times as many as there are connections.
+OF_MODEL, OF_USER, OF_NODE = 2, 3, 8  # Times as many as there are connections.
 
 _Turn = asyncio.Future[User]
 
@@ -18,8 +18,8 @@ _Turn = asyncio.Future[User]
 class OpenFiles:
     """Use from the event loop only.
 
-    1. A model has as many open as there are connections: each of its files has a part to read, so that they are busy.
-    2. A user has twice as many, beyond which only a model that has none open gets its first one.
+    1. A model has twice as many open as there are connections: they are busy while some of its files begin and end.
+    2. A user has three times as many, beyond which only a model that has none open gets its first one.
     3. The node has eight times as many, beyond which only a user that has none gets a first one.
 
     Those that wait are served by need: the user that has least, then its model that has least, then who came first.
@@ -115,7 +115,7 @@ class OpenFiles:
     def _may(self, model: str) -> bool:
         """Whether it may have another one open."""
         its, has = self._by_model[model], self._by_user[self._payer(model)]
-        if its >= self._connections:
+        if its >= OF_MODEL * self._connections:
             return False
         if self._open >= OF_NODE * self._connections:
             return not has
