@@ -270,6 +270,12 @@ def promises_and_shares(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def fills_have_overhead(db: Database) -> None:
+    """What the snapshot that a fill will make takes beside its blobs is set aside."""
+    db.execute("ALTER TABLE fill ADD COLUMN overhead INTEGER NOT NULL DEFAULT 0")  # Bytes.
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -290,4 +296,5 @@ _KNOWN = {
     "queries_hashed",
     "fingerprints_anew",
     "promises_and_shares",
+    "fills_have_overhead",
 }
