@@ -70,6 +70,12 @@ class Books:
             taken[wish.uid] += wish.overhead
         return {uid: bytes_ for uid, bytes_ in self.overhead.charges(taken).items() if uid is not None}
 
+    def promised_to(self, fills: Iterable[FillRow]) -> frozenset[Digest]:
+        """Snapshots that go for these, and may go."""
+        kept = {candidate.digest for candidate in self.rows.candidates if candidate.kept}
+        theirs = {fill.id for fill in fills}
+        return frozenset(digest for digest, fill in self.promised.items() if fill in theirs and digest not in kept)
+
     def _sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
         return {key: self.reservations[key].size for key in keys if key in self.reservations}
 
@@ -115,9 +121,7 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
     before = [fill for fill in others if rank(fill) < mine]
     later = [fill for fill in reversed(others) if rank(fill) > mine]
-    kept = {candidate.digest for candidate in books.rows.candidates if candidate.kept}
-    theirs = {fill.id for fill in before}
-    gone = frozenset(digest for digest, fill in books.promised.items() if fill in theirs and digest not in kept)
+    gone = books.promised_to(before)
     held = books.rows.held | wish.blobs
     claims = _Claims(books, wish, before, later)
     rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
