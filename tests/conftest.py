@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +31,17 @@ def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
     process = DaemonProcess(tmp_path / "daemon")
     yield process
     process.close()
+
+
+@pytest.fixture
+def reachable() -> Iterator[DaemonProcess]:
+    """Like `daemon`, but every user of the node can come to its root and to its socket."""
+    with tempfile.TemporaryDirectory(prefix="cached-reachable-") as folder:
+        Path(folder).chmod(0o755)
+        process = DaemonProcess(Path(folder, "daemon"), socket_mode="0666")
+        process.socket.parent.chmod(0o755)
+        yield process
+        process.close()
 
 
 @pytest.fixture

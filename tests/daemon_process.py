@@ -75,6 +75,11 @@ class DaemonProcess:
         """SIGTERM; the exit code."""
         return self._end(signal.SIGTERM, timeout)
 
+    def restart(self, **settings: Any) -> DaemonProcess:
+        """With these settings added to the earlier ones; it need not have been started before."""
+        self.stop()
+        return self.start(**settings)
+
     def kill(self) -> int:
         return self._end(signal.SIGKILL, 15.0)
 

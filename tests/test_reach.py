@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -71,15 +70,9 @@ def test_every_row_says_by_whom_and_at_what_cost_and_names_tests_that_exist() ->
 
 
 @pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with tempfile.TemporaryDirectory(prefix="cached-reach-") as folder:
-        Path(folder).chmod(0o755)
-        daemon = DaemonProcess(
-            Path(folder, "daemon"), socket_mode="0666", listen=f"127.0.0.1:{free_port()}", retries=20
-        )
-        daemon.socket.parent.chmod(0o755)
-        yield daemon
-        daemon.close()
+def daemon(reachable: DaemonProcess) -> DaemonProcess:
+    reachable.config(listen=f"127.0.0.1:{free_port()}", retries=20)
+    return reachable
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")

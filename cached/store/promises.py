@@ -25,13 +25,15 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class FillRow:
-    """A fill as the index knows it: keys that it waits for, blobs (hex) that it counts on."""
+    """A fill as the index knows it: keys that it waits for, blobs (hex) that it counts on; `overhead` is set
+    aside for what its snapshot will take beside them."""
 
     id: int
     source: str
     uid: int | None
     wants: frozenset[str]
     holds: frozenset[str]
+    overhead: int = 0
 
 
 class Promises:
@@ -50,9 +52,12 @@ class Promises:
         """Those that run, the oldest first."""
         wanted = self._grouped("SELECT fill, key FROM want")
         held = self._grouped("SELECT fill, blob FROM hold")
+        rows = self._index.query("SELECT id, source, uid, overhead FROM fill ORDER BY id")
         return [
-            FillRow(row["id"], row["source"], row["uid"], frozenset(wanted.get(row["id"], ())), _set(held, row["id"]))
-            for row in self._index.query("SELECT id, source, uid FROM fill ORDER BY id")
+            FillRow(
+                row["id"], row["source"], row["uid"], _set(wanted, row["id"]), _set(held, row["id"]), row["overhead"]
+            )
+            for row in rows
         ]
 
     def waiting(self, keys: Iterable[str]) -> list[int]:
@@ -78,6 +83,11 @@ class Promises:
             there = {row["digest"] for row in db.execute("SELECT digest FROM snapshot")}
             if db.execute("SELECT 1 FROM fill WHERE id = ?", (fill,)).fetchone():
                 wants.promise(db, fill, [digest for digest in snapshots if digest.hex in there])
+
+    def set_aside(self, fill: int, overhead: int) -> None:
+        """So many bytes for what the fill's snapshot will take beside its blobs; the caller has seen that there are."""
+        with self._index.transaction() as db:
+            db.execute("UPDATE fill SET overhead = ? WHERE id = ?", (overhead, fill))
 
     def give_up(self, fill: int) -> None:
         """See `wants.give_up`."""

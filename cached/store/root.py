@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cached.errors import StoreDegraded
@@ -98,18 +98,12 @@ def _claimed(layout: Layout) -> int:
 
 def _claim(layout: Layout) -> int | None:
     """Of what is there; None when it is not any more."""
-    fd = private.open_safely(layout.format, os.O_RDWR)
-    try:
-        if not _locked(layout, fd):
-            raise _in_use(layout)
+
+    def still_there(fd: int) -> bool:
         _require_exclusion(layout, layout.format)
-        if _same(os.fstat(fd), _status(layout.format)):
-            return fd
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
+        return _same(os.fstat(fd), _status(layout.format))
+
+    return _claimed_if(layout, private.open_safely(layout.format, os.O_RDWR), still_there)
 
 
 def _claim_anew(layout: Layout, there: os.stat_result | None) -> int | None:
@@ -117,11 +111,20 @@ def _claim_anew(layout: Layout, there: os.stat_result | None) -> int | None:
 
     Two that try it exclude each other by the lock on the new file, which has one name.
     """
-    fd = _open_next(layout)
+
+    def put_in_place(fd: int) -> bool:
+        return _same(os.fstat(fd), _status(layout.next_format)) and _put_in_place(layout, fd, there)
+
+    return _claimed_if(layout, _open_next(layout), put_in_place)
+
+
+def _claimed_if(layout: Layout, fd: int, holds: Callable[[int], bool]) -> int | None:
+    """The descriptor, locked by us, if that holds of it then; else it is closed. StoreDegraded when somebody else has
+    locked it."""
     try:
         if not _locked(layout, fd):
             raise _in_use(layout)
-        if _same(os.fstat(fd), _status(layout.next_format)) and _put_in_place(layout, fd, there):
+        if holds(fd):
             return fd
     except BaseException:
         os.close(fd)

@@ -21,6 +21,12 @@ __all__ = ["Database", "migrate"]
 
 migrations = Migrations("cached")
 
+
+def _run(db: Database, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        db.execute(statement)
+
+
 _FIRST = (
     """CREATE TABLE blob (            -- published files
         digest TEXT PRIMARY KEY,       -- hex
@@ -111,8 +117,7 @@ _FIRST = (
 
 @migrations()
 def first(db: Database) -> None:
-    for statement in _FIRST:
-        db.execute(statement)
+    _run(db, _FIRST)
 
 
 _SECOND = (
@@ -133,8 +138,7 @@ _SECOND = (
 
 @migrations()
 def second(db: Database) -> None:
-    for statement in _SECOND:
-        db.execute(statement)
+    _run(db, _SECOND)
 
 
 @migrations()
@@ -174,8 +178,7 @@ _FOURTH = (
 def fourth(db: Database) -> None:
     """Who may read what."""
     seals.teach(db.conn)
-    for statement in _FOURTH:
-        db.execute(statement)
+    _run(db, _FOURTH)
     db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
 
 
@@ -227,8 +230,7 @@ _BY_CREDENTIALS = (
 def resolutions_by_credentials(db: Database) -> None:
     """A name is what it means to whoever asks, and proofs that rested on less than is asked for now are none."""
     seals.teach(db.conn)
-    for statement in _BY_CREDENTIALS:
-        db.execute(statement)
+    _run(db, _BY_CREDENTIALS)
     db.execute(f"UPDATE resolution SET seal = seal({seals.SEALED['resolution']})")
 
 
@@ -258,16 +260,20 @@ _PROMISES = (
     "CREATE INDEX promise_by_fill ON promise (fill)",
     # The user on whose account it was fetched; NULL: on nobody's, or nobody knows.
     "ALTER TABLE snapshot ADD COLUMN brought_by INTEGER",
-    # When somebody else than that user was last given it.
-    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",  # When another was last given it.
 )
 
 
 @migrations()
 def promises_and_shares(db: Database) -> None:
     """Room that is promised before it is there, and whose the models are."""
-    for statement in _PROMISES:
-        db.execute(statement)
+    _run(db, _PROMISES)
+
+
+@migrations()
+def fills_have_overhead(db: Database) -> None:
+    """What the snapshot that a fill will make takes beside its blobs is set aside."""
+    db.execute("ALTER TABLE fill ADD COLUMN overhead INTEGER NOT NULL DEFAULT 0")  # Bytes.
 
 
 def migrate(db: Database) -> None:
@@ -290,4 +296,5 @@ _KNOWN = {
     "queries_hashed",
     "fingerprints_anew",
     "promises_and_shares",
+    "fills_have_overhead",
 }

@@ -23,6 +23,7 @@ from cached.store.ingest import Verified
 from cached.store.layout import Layout, disk_errors
 from cached.store.leases import Leases
 from cached.store.opening import open_index
+from cached.store.overhead import Overhead
 from cached.store.promises import Promises
 from cached.store.proofs import Proofs
 from cached.store.publish import Arrival
@@ -99,6 +100,10 @@ class Store:
     def usage(self) -> Usage:
         """What is taken and what may be, the real free space of the file system included."""
         return usage.look(self.layout, self._config, self.index, self.blobs, self.quarantine)
+
+    def overhead(self) -> Overhead:
+        """What is taken beside blobs."""
+        return usage.look_beside(self.index, usage.index_bytes(self.layout))
 
     def abandon(self, fill: int) -> None:
         """A fill has ended without a snapshot. What lies on the disk for it is parked."""

@@ -6,19 +6,18 @@ import os
 from dataclasses import dataclass
 
 from cached.config import Config
+from cached.store import overhead
 from cached.store.blobs import Blobs
 from cached.store.index import Index
 from cached.store.layout import Layout, disk_errors
+from cached.store.overhead import NONE, Overhead
 from cached.store.quarantine import Quarantine
-
-SPARE = 64 << 20  # Bytes of the index, and of what snapshots take beside their blobs, that are nobody's concern.
-A_SNAPSHOT, A_FILE = 8 << 10, 256  # What a snapshot takes: its directory and manifest, and in these each file.
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it, and what
-    the index and the directories of snapshots have beyond what any node needs.
+    the index and the directories of snapshots have beyond what any node needs: the latter is the `overhead`'s excess.
 
     `reserved` is set aside for downloads, of which `landed` lies on the disk already.
     """
@@ -29,6 +28,12 @@ class Usage:
     free: int
     quarantined: int
     landed: int
+    overhead: Overhead = NONE
+
+    @property
+    def unclaimed(self) -> int:
+        """What is neither used nor set aside; below nothing when there is less than that."""
+        return self.limit - self.used - self.reserved
 
 
 def look(layout: Layout, config: Config, index: Index, blobs: Blobs, quarantine: Quarantine) -> Usage:
@@ -41,18 +46,30 @@ def look(layout: Layout, config: Config, index: Index, blobs: Blobs, quarantine:
         system = os.statvfs(layout.root)
         parts = sum(blobs.parts().values())
         aside = sum(each.bytes for each in quarantine.list())
-        beside = max(0, _beside(layout, index) - SPARE)
+        own = index_bytes(layout)
+        beside = look_beside(index, own)
     free = system.f_bavail * system.f_frsize
     configured = int(config.limit) or system.f_blocks * system.f_frsize * 9 // 10
-    limit = min(configured - aside - beside, row["used"] + parts + free - int(config.keep_free))
-    return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts)
+    limit = min(
+        configured - aside - max(0, own - overhead.SPARE) - beside.excess,
+        row["used"] + parts + free - int(config.keep_free),
+    )
+    return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts, beside)
 
 
-def _beside(layout: Layout, index: Index) -> int:
-    """Bytes of the root that are no blobs: the index, its log, and the snapshots' directories and manifests."""
-    row = index.query("SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files FROM snapshot")[0]
-    own = sum(_size(f"{layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
-    return own + int(row["snapshots"]) * A_SNAPSHOT + int(row["files"]) * A_FILE
+def look_beside(index: Index, own: int) -> Overhead:
+    """What is taken beside blobs, and what the `own` bytes of the index leave to spare for it."""
+    row = index.query(
+        "SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files, "
+        "(SELECT coalesce(sum(overhead), 0) FROM fill) AS coming FROM snapshot"
+    )[0]
+    taken = overhead.of(row["files"], row["snapshots"]) + row["coming"]
+    return Overhead(taken, max(0, overhead.SPARE - own))
+
+
+def index_bytes(layout: Layout) -> int:
+    """With its log."""
+    return sum(_size(f"{layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
 
 
 def _size(path: str) -> int:

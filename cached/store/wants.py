@@ -18,11 +18,13 @@ from cached.model import Digest
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """What a fill begins with. `uid`: on whose account it is; `room`: bytes that are free for it already."""
+    """What a fill begins with. `uid`: on whose account it is; `room`: bytes that are free for it already; `overhead`:
+    those that are set aside for what its snapshot will take beside its blobs."""
 
     snapshots: tuple[Digest, ...] = ()
     room: int = 0
     uid: int | None = None
+    overhead: int = 0
 
 
 NOTHING = Promised()
@@ -45,9 +47,9 @@ def begin(
     now = time.time()
     # By the clock, so that no number comes again: who ends a fill must not end the next one.
     cursor = db.execute(
-        "INSERT INTO fill (id, source, started_at, uid) "
-        "VALUES (max(?, 1 + (SELECT coalesce(max(id), 0) FROM fill)), ?, ?, ?)",
-        (int(now * 1e6), source, now, promised.uid),
+        "INSERT INTO fill (id, source, started_at, uid, overhead) "
+        "VALUES (max(?, 1 + (SELECT coalesce(max(id), 0) FROM fill)), ?, ?, ?, ?)",
+        (int(now * 1e6), source, now, promised.uid, promised.overhead),
     )
     fill = cursor.lastrowid
     assert fill is not None  # sqlite3 types it as optional; an INSERT always has one.

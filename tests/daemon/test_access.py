@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -39,19 +37,9 @@ def hub() -> Iterator[HubStub]:
 
 
 @pytest.fixture
-def start(hub: HubStub) -> Iterator[Start]:
-    """A daemon that every user can reach, as its own: not the user of any caller."""
-    with tempfile.TemporaryDirectory(prefix="cached-access-") as folder:
-        Path(folder).chmod(0o755)
-        daemon = DaemonProcess(Path(folder, "daemon"), hub_endpoint=hub.endpoint, socket_mode="0666", max_age="1h")
-        daemon.socket.parent.chmod(0o755)
-
-        def start(**settings: object) -> DaemonProcess:
-            daemon.stop()
-            return daemon.start(**settings)
-
-        yield start
-        daemon.close()
+def start(hub: HubStub, reachable: DaemonProcess) -> Start:
+    reachable.config(hub_endpoint=hub.endpoint, max_age="1h")
+    return reachable.restart
 
 
 def someone(daemon: DaemonProcess, uid: int, token: str | None = None) -> Person:

@@ -6,8 +6,7 @@ import http.client
 import os
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,14 +173,10 @@ def test_many_requests_on_one_connection_are_answered_in_order(hasty: DaemonProc
 
 
 @pytest.fixture
-def node() -> Iterator[DaemonProcess]:
+def node(reachable: DaemonProcess) -> DaemonProcess:
     """One that every user can reach."""
-    with tempfile.TemporaryDirectory(prefix="cached-connections-") as folder:
-        Path(folder).chmod(0o755)
-        daemon = DaemonProcess(Path(folder, "daemon"), socket_mode="0666", workers=1)
-        daemon.socket.parent.chmod(0o755)
-        yield daemon
-        daemon.close()
+    reachable.config(workers=1)
+    return reachable
 
 
 def crowd(daemon: DaemonProcess, count: int, sent: bytes) -> tuple[None, list[socket.socket]]:

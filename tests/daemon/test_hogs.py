@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import _strptime  # noqa: F401  Imported before the forks, for whom it may be out of reach.
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -36,15 +34,10 @@ def hub() -> Iterator[HubStub]:
 
 
 @pytest.fixture
-def start(hub: HubStub) -> Iterator[Start]:
-    with tempfile.TemporaryDirectory(prefix="cached-hogs-") as folder:
-        Path(folder).chmod(0o755)
-        settings = {"hub_endpoint": hub.endpoint, "socket_mode": "0666", "max_age": "1h", "limit": "9MB"}
-        watermarks = {"high_watermark": 1.0, "low_watermark": 1.0, "min_residency": "10m"}
-        daemon = DaemonProcess(Path(folder, "daemon"), **settings, **watermarks)
-        daemon.socket.parent.chmod(0o755)
-        yield daemon.start
-        daemon.close()
+def start(hub: HubStub, reachable: DaemonProcess) -> Start:
+    watermarks = {"high_watermark": 1.0, "low_watermark": 1.0, "min_residency": "10m"}
+    reachable.config(hub_endpoint=hub.endpoint, max_age="1h", limit="9MB", **watermarks)
+    return reachable.start
 
 
 def here(daemon: DaemonProcess) -> set[str]:

@@ -8,7 +8,6 @@ import itertools
 import os
 import socket
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,20 +52,10 @@ def s3(moto: Moto) -> Iterator[GuardedS3]:
 
 
 @pytest.fixture
-def start(hub: HubStub) -> Iterator[Start]:
-    """A daemon that every user can reach; it has no credentials of its own."""
-    with tempfile.TemporaryDirectory(prefix="cached-rights-") as folder:
-        Path(folder).chmod(0o755)
-        settings = {"hub_endpoint": hub.endpoint, "socket_mode": "0666", "max_age": "1h", "own_credentials_for": []}
-        daemon = DaemonProcess(Path(folder, "daemon"), **settings)
-        daemon.socket.parent.chmod(0o755)
-
-        def start(**settings: object) -> DaemonProcess:
-            daemon.stop()
-            return daemon.start(**settings)
-
-        yield start
-        daemon.close()
+def start(hub: HubStub, reachable: DaemonProcess) -> Start:
+    """The daemon has no credentials of its own."""
+    reachable.config(hub_endpoint=hub.endpoint, max_age="1h", own_credentials_for=[])
+    return reachable.restart
 
 
 def with_token(daemon: DaemonProcess, uid: int, token: str | None = None) -> Person:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,9 @@ def files() -> Iterator[Files]:
 
 
 @pytest.fixture
-def daemon(files: Files) -> Iterator[DaemonProcess]:
-    with tempfile.TemporaryDirectory(prefix="cached-secrets-") as folder:
-        Path(folder).chmod(0o755)
-        settings = {"protocols": ["http", "s3"], "private_networks": ["127.0.0.0/8"], "socket_mode": "0666"}
-        started = DaemonProcess(Path(folder, "daemon"), log_level="debug", max_age=0, **settings)
-        started.socket.parent.chmod(0o755)
-        yield started.start()
-        started.close()
+def daemon(files: Files, reachable: DaemonProcess) -> DaemonProcess:
+    settings = {"protocols": ["http", "s3"], "private_networks": ["127.0.0.0/8"]}
+    return reachable.start(log_level="debug", max_age=0, **settings)
 
 
 def told(person: Person) -> str:

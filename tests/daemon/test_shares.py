@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -130,15 +128,10 @@ def endless() -> Iterator[EndlessServer]:
 
 
 @pytest.fixture
-def node(endless: EndlessServer) -> Iterator[DaemonProcess]:
-    """One that every user can reach, with one worker."""
-    with tempfile.TemporaryDirectory(prefix="cached-shares-") as folder:
-        Path(folder).chmod(0o755)
-        settings = {"hub_endpoint": endless.endpoint, "socket_mode": "0666", "workers": 1, "read_timeout": "60s"}
-        daemon = DaemonProcess(Path(folder, "daemon"), **settings)
-        daemon.socket.parent.chmod(0o755)
-        yield daemon.start(resolve_timeout="60s")
-        daemon.close()
+def node(endless: EndlessServer, reachable: DaemonProcess) -> DaemonProcess:
+    """With one worker."""
+    settings = {"hub_endpoint": endless.endpoint, "workers": 1, "read_timeout": "60s"}
+    return reachable.start(resolve_timeout="60s", **settings)
 
 
 def plan(daemon: DaemonProcess, uri: str) -> int:

@@ -44,15 +44,10 @@ def hub() -> Iterator[HubStub]:
 
 
 @pytest.fixture
-def start(hub: HubStub, s3: RcloneS3) -> Iterator[Start]:
-    """A daemon that every user can reach. It has no credentials of its own."""
-    with tempfile.TemporaryDirectory(prefix="cached-visibility-") as folder:
-        Path(folder).chmod(0o755)
-        settings = {"hub_endpoint": hub.endpoint, "s3_endpoint": s3.endpoint, "socket_mode": "0666", "max_age": "1h"}
-        daemon = DaemonProcess(Path(folder, "daemon"), **settings)
-        daemon.socket.parent.chmod(0o755)
-        yield daemon.start
-        daemon.close()
+def start(hub: HubStub, s3: RcloneS3, reachable: DaemonProcess) -> Start:
+    """The daemon has no credentials of its own."""
+    reachable.config(hub_endpoint=hub.endpoint, s3_endpoint=s3.endpoint, max_age="1h")
+    return reachable.start
 
 
 @pytest.fixture

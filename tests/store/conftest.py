@@ -28,14 +28,20 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
+def store_root(tmp_path: Path) -> Path:
+    """Where `open_store` has its root; a module whose tests need it elsewhere has a fixture of its own."""
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def open_store(store_root: Path) -> Iterator[Callable[[], Store]]:
     """Opens the store on one root; opening it again is a restart."""
     opened: list[Store] = []
 
     def open_() -> Store:
         while opened:
             opened.pop().close()
-        opened.append(Store(Config(root=tmp_path / "root", keep_free=Size(0))))
+        opened.append(Store(Config(root=store_root, keep_free=Size(0))))
         return opened[0]
 
     yield open_

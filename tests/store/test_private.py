@@ -26,19 +26,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become 
 
 
 @pytest.fixture
-def open_store(place: Path) -> Iterator[Open]:
-    """Where strangers can come to as well; opening it again is a restart."""
-    opened: list[Store] = []
-
-    def open_() -> Store:
-        while opened:
-            opened.pop().close()
-        opened.append(Store(Config(root=place / "root", keep_free=Size(0))))
-        return opened[0]
-
-    yield open_
-    while opened:
-        opened.pop().close()
+def store_root(place: Path) -> Path:
+    """Where strangers can come to as well."""
+    return place / "root"
 
 
 @contextlib.contextmanager

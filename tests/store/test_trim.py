@@ -11,8 +11,8 @@ import pytest
 from cached.config import Size
 from cached.model import Digest, Manifest
 from cached.model_ref import ModelRef
+from cached.store import overhead, trim
 from cached.store import store as store_module
-from cached.store import trim, usage
 from cached.store.snapshots import Origin
 from cached.store.store import Store
 from tests.store.stored import OPEN, add
@@ -93,11 +93,11 @@ def test_what_the_index_and_snapshots_take_beyond_what_any_node_needs_is_taken_o
     store = open_store()
     store._config = replace(store._config, limit=Size(1 << 30))
     before = store.usage().limit
-    monkeypatch.setattr(usage, "SPARE", 0)
+    monkeypatch.setattr(overhead, "SPARE", 0)
     bare = store.usage().limit
     assert before - bare >= store.layout.index.stat().st_size
     add(store, "model", {f"{number}": b"x" for number in range(100)})
-    assert bare - store.usage().limit >= usage.A_SNAPSHOT + 100 * usage.A_FILE
+    assert bare - store.usage().limit >= overhead.A_SNAPSHOT + 100 * overhead.A_FILE
 
 
 def test_the_index_stays_as_long_as_it_is_however_often_names_come_and_go(

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 
 from cached.daemon.space.choice import Budget, Rows, Victim, Wish, choose
 from cached.model import Digest
+from cached.store.overhead import NONE, Overhead
 from cached.store.promises import FillRow, Reservation
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
     """`rows` without anything that is peculiar to a fill. `share`: bytes that a user's models may take before it takes
-    room from others; None: there is no such bound. `sources` by snapshot. `loose`: bytes of no use to anyone, and those
-    that would have to be fetched again."""
+    room from others; None: there is no such bound. `loose`: bytes of no use to anyone, and those that would have to be
+    fetched again."""
 
     limit: int
     used: int
@@ -25,6 +26,7 @@ class Books:
     promised: Mapping[Digest, int]
     share: int | None
     loose: tuple[int, int] = (0, 0)
+    overhead: Overhead = NONE
 
     @property
     def free(self) -> int:
@@ -32,7 +34,10 @@ class Books:
         return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
 
     def above(self, wish: Wish | None = None) -> dict[int, int]:
-        """Bytes above its share of each user that has more; its fills count, and so does what it wishes to begin."""
+        """Bytes above its share of each user that has more; its fills count, and so does what it wishes to begin.
+
+        Of what its snapshots take beside their blobs it has what it is `charged`.
+        """
         if self.share is None:
             return {}
         blobs: dict[int, set[str]] = {}
@@ -47,10 +52,29 @@ class Books:
         if wish is not None and wish.fill is None and wish.uid is not None:
             blobs.setdefault(wish.uid, set()).update(wish.blobs)
             keys.setdefault(wish.uid, {}).update(wish.wants)
+        charged = self.charged(wish)
         taken = {
-            uid: self._bytes(blobs.get(uid, ())) + sum(keys.get(uid, {}).values()) for uid in blobs.keys() | keys.keys()
+            uid: self._bytes(blobs.get(uid, ())) + sum(keys.get(uid, {}).values()) + charged.get(uid, 0)
+            for uid in blobs.keys() | keys.keys() | charged.keys()
         }
         return {uid: bytes_ - self.share for uid, bytes_ in taken.items() if bytes_ > self.share}
+
+    def charged(self, wish: Wish | None = None) -> dict[int, int]:
+        """What each user has of the excess of overhead, with what it wishes to begin."""
+        taken = Counter[int | None]()
+        for candidate in self.rows.candidates:
+            taken[candidate.brought_by] += candidate.overhead
+        for fill in self.fills:
+            taken[fill.uid] += fill.overhead
+        if wish is not None and wish.fill is None:
+            taken[wish.uid] += wish.overhead
+        return {uid: bytes_ for uid, bytes_ in self.overhead.charges(taken).items() if uid is not None}
+
+    def promised_to(self, fills: Iterable[FillRow]) -> frozenset[Digest]:
+        """Snapshots that go for these, and may go."""
+        kept = {candidate.digest for candidate in self.rows.candidates if candidate.kept}
+        theirs = {fill.id for fill in fills}
+        return frozenset(digest for digest, fill in self.promised.items() if fill in theirs and digest not in kept)
 
     def _sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
         return {key: self.reservations[key].size for key in keys if key in self.reservations}
@@ -97,9 +121,11 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
     before = [fill for fill in others if rank(fill) < mine]
     later = [fill for fill in reversed(others) if rank(fill) > mine]
-    rows = _left_by(before, books)
-    rows = replace(rows, held=rows.held | wish.blobs, above=above, greedy=wish.uid if greedy else None)
+    gone = books.promised_to(before)
+    held = books.rows.held | wish.blobs
     claims = _Claims(books, wish, before, later)
+    rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
+    rows = replace(rows, excess=books.overhead.excess + claims.overhead, charged=books.charged(wish))
     within: list[Victim] = []
     if budget is not None:
         inner = _only(rows, under)
@@ -119,25 +145,19 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     return Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
 
 
-def _left_by(before: Collection[FillRow], books: Books) -> Rows:
-    """The rows once what is promised to these fills has gone."""
-    kept = {candidate.digest for candidate in books.rows.candidates if candidate.kept}
-    theirs = {fill.id for fill in before}
-    gone = frozenset(digest for digest, fill in books.promised.items() if fill in theirs and digest not in kept)
-    return replace(books.rows, gone=gone)
-
-
 def freed(rows: Rows, gone: Collection[Digest]) -> int:
     """Bytes that are free once these have gone."""
     links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
     links.subtract(Counter(blob for each in rows.candidates if each.digest in gone for blob in each.blobs))
     touched = {blob for each in rows.candidates if each.digest in gone for blob in each.blobs}
-    return sum(rows.sizes.get(blob, 0) for blob in touched if links[blob] == 0 and blob not in rows.held)
+    beside = min(rows.excess, sum(each.overhead for each in rows.candidates if each.digest in gone))
+    return beside + sum(rows.sizes.get(blob, 0) for blob in touched if links[blob] == 0 and blob not in rows.held)
 
 
 def _only(rows: Rows, under: Collection[str]) -> Rows:
-    """Only these sources', also for who shares what."""
-    return replace(rows, candidates=tuple(each for each in rows.candidates if each.source in under))
+    """Only these sources', also for who shares what; budgets are for blobs."""
+    candidates = tuple(each for each in rows.candidates if each.source in under)
+    return replace(rows, candidates=candidates, excess=0, charged={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,12 @@ class _Claims:
         keys = {key for fill in self.before for key in fill.wants} | self.wish.wants.keys()
         lacks = sum(reservations[key].lacks for key in keys if key in reservations)
         new = sum(size for key, size in self.wish.wants.items() if key not in reservations)
-        return lacks + new - self.books.free
+        return lacks + new + self.overhead - self.books.free
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that the wish takes of the limit beside its blobs; of a fill that runs they are set aside."""
+        return self.books.overhead.more(self.wish.overhead) if self.wish.fill is None else 0
 
     def under(self, budget: Budget, under: Collection[str], rows: Rows) -> int:
         """Bytes that would count towards the budget: all of the wish's and of fills before it, what those after it
@@ -185,4 +210,6 @@ class _Claims:
         blobs = {blob for fill in fills for blob in fill.holds} - self.wish.blobs
         blobs -= {blob for fill in stay for blob in fill.holds}
         blobs -= {blob for candidate in rows.candidates for blob in candidate.blobs}
-        return sum(reservations[k].bytes for k in keys if k in reservations) + sum(rows.sizes.get(b, 0) for b in blobs)
+        beside = min(self.books.overhead.excess, sum(fill.overhead for fill in fills))
+        landed = sum(reservations[key].bytes for key in keys if key in reservations)
+        return beside + landed + sum(rows.sizes.get(blob, 0) for blob in blobs)

@@ -13,7 +13,8 @@ from cached.model import Digest
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A snapshot as eviction sees it. `blobs` are its digests; what it frees depends on who shares them."""
+    """A snapshot as eviction sees it. `blobs` are its digests; what it frees depends on who shares them. `overhead`:
+    bytes that it takes beside them."""
 
     digest: Digest
     source: str
@@ -24,6 +25,7 @@ class Candidate:
     brought_by: int | None = None  # The user on whose account it was fetched.
     recent: bool = False  # Used within its minimum residency, by anybody …
     shared: bool = False  # … and by somebody else than who brought it.
+    overhead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Rows:
 
     `gone`: snapshots that go anyway, for another. `above`: bytes above its share of each user that has more. `greedy`:
     such a user, when it is for it that room is made. `spare_young`: rather too little room than one of the young.
+    `excess`: bytes that snapshots take beside their blobs and that count; `charged`: those of each user.
     """
 
     candidates: tuple[Candidate, ...]
@@ -41,6 +44,8 @@ class Rows:
     above: Mapping[int, int] = field(default_factory=dict)
     greedy: int | None = None
     spare_young: bool = False
+    excess: int = 0
+    charged: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Victim:
     frees: int
     why: str
     used_at: float = 0.0
+    overhead: int = 0  # As the candidate's; of `frees` it is what counts of it.
 
     def explained(self, purpose: str) -> Victim:
         """With what it goes for."""
@@ -71,7 +77,8 @@ class Wish:
 
     `spare_young`: rather too little room than something fetched a moment ago. `wants` (bytes by key) and `blobs` are
     what the room is for: downloads that it would go on with, damaged blobs that it would replace, and blobs that are
-    here and that it counts on. `uid`: on whose account, if on anybody's; `fill`: for which, once it runs.
+    here and that it counts on; `overhead` is for what a snapshot of it will take beside them. `uid`: on whose account,
+    if on anybody's; `fill`: for which, once it runs.
     """
 
     purpose: str
@@ -80,6 +87,7 @@ class Wish:
     blobs: frozenset[str] = frozenset()
     uid: int | None = None
     fill: int | None = None
+    overhead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,43 +116,78 @@ def choose(rows: Rows, need: int) -> list[Victim]:
 
     A blob is freed with the last of its snapshots, and never while a fill holds it.
     """
-    links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
-
-    def frees(candidate: Candidate) -> int:
-        links.subtract(candidate.blobs)
-        return sum(rows.sizes.get(b, 0) for b in candidate.blobs if links[b] == 0 and b not in rows.held)
-
-    need -= sum(frees(candidate) for candidate in rows.candidates if candidate.digest in rows.gone)
+    state = _State(rows)
+    need -= sum(state.take(candidate) for candidate in rows.candidates if candidate.digest in rows.gone)
     free = [each for each in rows.candidates if not each.kept and each.digest not in rows.gone]
     free.sort(key=lambda each: (each.young, each.used_at, each.digest))
     order = _ordinary(free, rows) if rows.greedy is None else _greedy(free, rows.greedy)
-    above, victims, chosen = dict(rows.above), list[Victim](), set[Digest]()
+    victims, chosen = list[Victim](), set[Digest]()
     for candidate, order_ in order:
-        owner = candidate.brought_by
         if need <= 0:
             break
-        if candidate.digest in chosen or (order_ is ABOVE and (owner is None or above.get(owner, 0) <= 0)):
+        if candidate.digest in chosen or not state.due(candidate, order_):
             continue
         chosen.add(candidate.digest)
-        freed = frees(candidate)
+        freed = state.take(candidate)
         need -= freed
-        if owner in above and owner is not None:
-            above[owner] -= freed
+        state.settle(candidate.brought_by, freed)
         victims.append(_victim(candidate, freed, order_))
     return victims
 
 
+class _State:
+    """What is left to be freed as snapshots go one by one, and of whom."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
+        self._excess = rows.excess
+        self._above, self._charged = dict(rows.above), dict(rows.charged)
+
+    def take(self, candidate: Candidate) -> int:
+        """It goes: the bytes that this frees."""
+        self._links.subtract(candidate.blobs)
+        sizes, held = self._rows.sizes, self._rows.held
+        freed = sum(sizes.get(blob, 0) for blob in candidate.blobs if self._links[blob] == 0 and blob not in held)
+        beside = min(candidate.overhead, self._excess)
+        self._excess -= beside
+        if candidate.brought_by in self._charged:
+            self._charged[candidate.brought_by] -= beside
+        return freed + beside
+
+    def settle(self, owner: int | None, freed: int) -> None:
+        """The owner has so many bytes less."""
+        if owner in self._above:
+            self._above[owner] -= freed
+
+    def due(self, candidate: Candidate, order: str) -> bool:
+        """Whether there is still the reason for which it would go."""
+        owner = candidate.brought_by
+        if order is ABOVE:
+            return owner is not None and self._above.get(owner, 0) > 0
+        if order is MANY:
+            return owner is not None and self._charged.get(owner, 0) > 0 and self._stays(candidate.blobs)
+        return True
+
+    def _stays(self, blobs: frozenset[str]) -> bool:
+        """Whether none of them would go with a snapshot that has them."""
+        return all(self._links[blob] > 1 or blob in self._rows.held for blob in blobs)
+
+
 LRU = "least recently used"
 YOUNG = "least recently used of those fetched a moment ago"
+MANY = "one of many that the same user brought of files that others have as well"
 ABOVE = "least recently used of what a user brought that has more than its share"
 OWN = "least recently used of what the same user brought, who has more than its share"
 
 
 def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, str]]:
-    """Of users with more than their share first, young or not, but what others used lately; then by use, those fetched
-    a moment ago last."""
-    mine = (candidate for candidate in free if candidate.brought_by in rows.above and not candidate.shared)
-    yield from ((candidate, ABOVE) for candidate in sorted(mine, key=lambda each: (each.used_at, each.digest)))
+    """What costs nothing to make again first, of users who made so many snapshots that these take others' room; then
+    of users with more than their share; both young or not, but what others used lately. Then by use, those fetched a
+    moment ago last."""
+    by_use = sorted((each for each in free if not each.shared), key=lambda each: (each.used_at, each.digest))
+    yield from ((candidate, MANY) for candidate in by_use if candidate.brought_by in rows.charged)
+    yield from ((candidate, ABOVE) for candidate in by_use if candidate.brought_by in rows.above)
     yield from (
         (candidate, YOUNG if candidate.young else LRU)
         for candidate in free
@@ -160,4 +203,5 @@ def _greedy(free: list[Candidate], uid: int) -> Iterator[tuple[Candidate, str]]:
 
 def _victim(candidate: Candidate, freed: int, order: str) -> Victim:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(candidate.used_at))
-    return Victim(candidate.digest, candidate.source, freed, f"{order} (last at {stamp})", candidate.used_at)
+    why = f"{order} (last at {stamp})"
+    return Victim(candidate.digest, candidate.source, freed, why, candidate.used_at, candidate.overhead)

@@ -16,7 +16,6 @@ from cached.model import Digest
 from cached.store.hits import Known
 from cached.store.layout import disk_errors
 from cached.store.store import Store
-from cached.store.wants import Promised
 
 log = logging.getLogger("cached.disk")
 
@@ -79,11 +78,9 @@ class Disk:
             self.heard(error)
             return []
 
-    async def begin(
-        self, source: str, wants: dict[str, int], holds: set[Digest], capacity: int, promised: Promised
-    ) -> int | None:
-        """`Index.begin`; a caller that is cancelled meanwhile leaves no fill behind."""
-        begun = asyncio.ensure_future(self.do(self.store.index.begin, source, wants, holds, capacity, promised))
+    async def begin(self, begin: Callable[[], int | None]) -> int | None:
+        """The fill that this begins; a caller that is cancelled meanwhile leaves none behind."""
+        begun = asyncio.ensure_future(self.do(begin))
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:

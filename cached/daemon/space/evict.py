@@ -11,6 +11,7 @@ from cached.config import Share
 from cached.daemon.space.books import Books
 from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
+from cached.store import overhead
 from cached.store.quarantine import Aside
 from cached.store.store import Store
 
@@ -37,8 +38,9 @@ class Evictor:
             promises.reservations(),
             tuple(promises.fills()),
             promises.promised(),
-            self._share.of(usage.limit),
+            self._share.of(usage.limit + usage.overhead.excess),  # It does not shrink by what others make.
             self._loose(wish),
+            usage.overhead,
         )
 
     def plan(self, need: int, wish: Wish) -> Freed:
@@ -65,28 +67,34 @@ class Evictor:
                 break
         return Freed(tuple(gone), freed, max(0, need - freed))
 
-    def clear(self, need: int, victims: Iterable[Victim], wish: Wish, loose: bool = True) -> Freed:
+    def clear(self, need: int, victims: Iterable[Victim], wish: Wish, loose: bool = True, coming: int = 0) -> Freed:
         """Free at least `need` bytes, of these victims in their order.
 
         What nobody has any use of goes first, if it is `loose` that helps: orphans, parked downloads, what lies in
         quarantine and has been replaced. Then the victims; then the rest of the quarantine, whose good pieces would
-        have to be fetched again.
+        have to be fetched again. What snapshots take beside blobs counts as far as it is too much, or would be with so
+        many bytes that are `coming`.
         """
-        before, gone = self._taken(), list[Victim]()
+        taken, beside, gone = self._taken(), self._store.overhead(), list[Victim]()
+        excess = beside.excess + beside.more(coming)
+
+        def freed() -> int:
+            return taken - self._taken() + min(excess, sum(victim.overhead for victim in gone))
+
         if loose:
             self._drop_unused(need, wish)
-            self._drop_quarantined(need - (before - self._taken()), wish, wanted=False)
+            self._drop_quarantined(need - freed(), wish, wanted=False)
         for victim in victims:
-            if before - self._taken() >= need:
+            if freed() >= need:
                 break
             if self._store.evict(victim.digest, victim.why):
                 gone.append(victim)
         for wanted in (False, True) if loose else ():  # Of damaged files, the last snapshot may just have gone.
-            self._drop_quarantined(need - (before - self._taken()), wish, wanted)
-        freed = before - self._taken()
+            self._drop_quarantined(need - freed(), wish, wanted)
+        done = freed()
         if gone:
-            log.info("evict.done", extra={"snapshots": len(gone), "freed": freed, "wished": need})
-        return Freed(tuple(gone), freed, max(0, need - freed))
+            log.info("evict.done", extra={"snapshots": len(gone), "freed": done, "wished": need})
+        return Freed(tuple(gone), done, max(0, need - done))
 
     def spent(self, budget: Budget) -> int:
         """Bytes under the budget: of its models, and what is set aside for fills of them."""
@@ -135,7 +143,7 @@ class Evictor:
         return self._store.index.orphaned() + parked + unwanted, wanted
 
     def _taken(self) -> int:
-        """Bytes that count against the limit."""
+        """Bytes that count against the limit, but what is beside blobs."""
         return self._store.index.committed() + sum(aside.bytes for aside in self._store.quarantine.list())
 
     def _choosable(self, wish: Wish, refused: Collection[Digest] = ()) -> Rows:
@@ -143,6 +151,7 @@ class Evictor:
         books = self.books(wish)
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
         rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
+        rows = replace(rows, excess=books.overhead.excess, charged=books.charged())
         return replace(rows, above=books.above(), spare_young=wish.spare_young)
 
     def _rows(self, wish: Wish, look: bool) -> Rows:
@@ -154,7 +163,9 @@ class Evictor:
             row["snapshot"] for row in index.query("SELECT snapshot FROM pin WHERE until IS NULL OR until > ?", (now,))
         }
         found: list[Candidate] = []
-        snapshots = index.query("SELECT digest, source, used_at, created_at, brought_by, shared_at FROM snapshot")
+        snapshots = index.query(
+            "SELECT digest, source, used_at, created_at, brought_by, shared_at, files FROM snapshot"
+        )
         leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots) if look else set[Digest]()
         for row in snapshots:
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
@@ -166,7 +177,16 @@ class Evictor:
             kept = kept or digest in leased
             found.append(
                 Candidate(
-                    digest, row["source"], row["used_at"], members, kept, young, row["brought_by"], recent, shared
+                    digest,
+                    row["source"],
+                    row["used_at"],
+                    members,
+                    kept,
+                    young,
+                    row["brought_by"],
+                    recent,
+                    shared,
+                    overhead.of(row["files"]),
                 )
             )
         blobs_held = frozenset(row["blob"] for row in index.query("SELECT blob FROM hold"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from cached.daemon.space.choice import Wish
 from cached.model import Digest, Entry, Listing
+from cached.store import overhead
 from cached.store.blobs import ingest_key
 from cached.store.store import Store
 
@@ -31,6 +32,7 @@ class Needs:
     new: int = field(init=False)  # Bytes to find room for.
     unique: int = field(init=False)  # Bytes of the whole listing, each content once.
     ties: int = field(init=False)  # Bytes that speak for this disk.
+    overhead: int = field(init=False)  # Bytes that the snapshot will take beside its blobs.
 
     def __post_init__(self) -> None:
         """Where it is made, which is a thread: models have thousands of files."""
@@ -42,6 +44,7 @@ class Needs:
         object.__setattr__(self, "missing", missing)
         object.__setattr__(self, "new", missing - sum(size for key, size in self.begun.items() if key in sizes))
         object.__setattr__(self, "unique", unique)
+        object.__setattr__(self, "overhead", overhead.of(len(entries)))
         object.__setattr__(self, "ties", unique - missing + sum(sizes[key] for key in self.begun.keys() | self.damaged))
 
     @classmethod
@@ -70,4 +73,5 @@ class Needs:
     def wish(self, uid: int | None) -> Wish:
         """To make room for this, on that user's account."""
         blobs = frozenset(digest.hex for digest in self.digests.values())
-        return Wish(f"to make room for {self.listing.ref}", wants=self.sizes, blobs=blobs, uid=uid)
+        purpose = f"to make room for {self.listing.ref}"
+        return Wish(purpose, wants=self.sizes, blobs=blobs, uid=uid, overhead=self.overhead)

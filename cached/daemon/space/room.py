@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from cached.config import Config
@@ -47,6 +48,11 @@ class Plan:
     promised: Promised = NOTHING
 
     @property
+    def capacity(self) -> int:
+        """Bytes that blobs and reservations may take once its snapshot has what it takes beside them."""
+        return self.usage.limit - self.usage.overhead.more(self.needs.overhead)
+
+    @property
     def why(self) -> str | None:
         return self.refusal.message if self.refusal is not None else None
 
@@ -77,15 +83,36 @@ class Room:
                 plan = await self._disk.do(self._plan, listing, uid)
                 if plan.refusal is not None:
                     raise plan.refusal
-                holds = set(plan.needs.digests.values())
                 try:
-                    fill = await self._disk.begin(ref, dict(plan.needs.sizes), holds, plan.usage.limit, plan.promised)
+                    fill = await self._disk.begin(partial(self._begin, plan, uid))
                 except LookupError:  # A blob or a snapshot that we counted on was evicted meanwhile: look again.
                     continue
                 assert fill is not None  # What is short is promised.
                 self._running.begin(fill, ref)
                 return Reserved(fill, plan.needs, uid)
         raise _all_held(ref, None)
+
+    def _begin(self, plan: Plan, uid: int | None) -> int | None:
+        """`Index.begin` of what is planned, and what its snapshot takes beside its blobs is set aside."""
+        store, needs = self._disk.store, plan.needs
+        ref, holds = str(needs.listing.ref), set(needs.digests.values())
+        fill = store.index.begin(ref, dict(needs.sizes), holds, plan.capacity, plan.promised)
+        if fill is not None and not plan.promised.overhead:
+            try:
+                self._set_aside(fill, plan, needs.wish(uid))
+            except BaseException:
+                store.abandon(fill)
+                raise
+        return fill
+
+    def _set_aside(self, fill: int, plan: Plan, wish: Wish) -> None:
+        """For its snapshot there was no room beside blobs: the first of what is promised go at once. LookupError when
+        they do not any more."""
+        store, coming = self._disk.store, plan.needs.overhead
+        self._evictor.clear(_short(store.usage(), coming), plan.victims, wish, coming=coming)
+        if _short(store.usage(), coming) > 0:
+            raise LookupError("what would have gone is in use")
+        store.promises.set_aside(fill, coming)
 
     async def plan(self, listing: Listing, uid: int | None = None) -> Plan:
         """What `reserve` would find, without changing anything."""
@@ -147,7 +174,8 @@ class Room:
     def excess(self, share: float) -> int:
         """Bytes above that share of the limit; what is only set aside is not there yet. Synchronous."""
         usage = self._disk.store.usage()
-        return max(0, usage.used + usage.landed - int(usage.limit * share))
+        beside = usage.overhead.excess
+        return max(0, usage.used + usage.landed + beside - int((usage.limit + beside) * share))
 
     def _plan(self, listing: Listing, uid: int | None) -> Plan:
         """What is promised, and what refused: the plan is the deed."""
@@ -163,13 +191,16 @@ class Room:
         victims = decision.victims
         refusal = None if decision.possible else _all_held(ref, decision)
         most = usage.limit if budget is None else max(0, budget.limit - self._evictor.spent(budget))
-        promised = Promised(tuple(victim.digest for victim in victims), 0 if decision.greedy else most, uid)
+        overhead = needs.overhead if _short(usage, needs.overhead) <= 0 else 0
+        room = 0 if decision.greedy else most
+        promised = Promised(tuple(victim.digest for victim in victims), room, uid, overhead)
         return Plan(needs, usage, victims, refusal, promised)
 
     def _decide(self, needs: Needs, usage: Usage, wish: Wish, budget: Budget | None) -> Decision:
         """Leases are looked at only where something may have to go."""
         lacks = sum(each.lacks for each in self._disk.store.promises.reservations().values())
-        if budget is None and usage.used + usage.reserved + lacks + needs.new <= usage.limit:
+        new = needs.new + usage.overhead.more(needs.overhead)
+        if budget is None and usage.used + usage.reserved + lacks + new <= usage.limit:
             greedy = wish.uid is not None and wish.uid in self._evictor.books(wish, look=False).above(wish)
             return Decision((), 0, greedy=greedy)
         self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
@@ -177,20 +208,26 @@ class Room:
         return decide(self._evictor.books(wish), wish, budget, under)
 
     def _refuse_too_large(self, needs: Needs, usage: Usage, budget: Budget | None, uid: int | None) -> None:
-        ref, unique, most = needs.listing.ref, needs.unique, usage.limit + usage.quarantined
+        ref, unique, most = needs.listing.ref, needs.unique, usage.limit + usage.quarantined + usage.overhead.excess
         bound = int(self._config.max_model_size)
         if uid is not None and needs.missing and 0 < bound < unique:
             raise TooLarge(
                 f"{ref} has {unique:,} bytes, and `max_model_size` lets users fetch models of up to {bound:,}; "
                 "ask an administrator to pull it, or to raise that."
             )
-        if unique > most:
+        if unique + max(0, needs.overhead - usage.overhead.spare) > most:
             raise TooLarge(
                 f"{ref} needs {unique:,} bytes, but the store may take {most:,}; "
                 "raise `limit`, free space on the disk, or use a larger one."
             )
         if budget is not None and unique > budget.limit:
             raise TooLarge(f"{ref} needs {unique:,} bytes, more than {budget}; raise it.")
+
+
+def _short(usage: Usage, coming: int) -> int:
+    """Bytes that have to go before so many are taken beside blobs: none, where what is spared has room for them."""
+    more = usage.overhead.more(coming)
+    return more - usage.unclaimed if more else 0
 
 
 def _all_held(ref: str, decision: Decision | None) -> AllHeld:

@@ -1,0 +1,48 @@
+"""What snapshots take beside their blobs: a directory and a manifest each, and in these every file.
+
+A node has some to spare for it. What goes beyond that is taken off the limit, and so it is charged to those who made
+the most of it: what is spared is divided among them in equal parts, and what one leaves is for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cached.store.equal_parts import level
+
+SPARE = 64 << 20  # Bytes of the index, and of what snapshots take beside their blobs, that are nobody's concern.
+A_SNAPSHOT, A_FILE = 8 << 10, 256
+
+T = TypeVar("T")
+
+
+def of(files: int, snapshots: int = 1) -> int:
+    """Bytes that snapshots of so many files in all take beside their blobs."""
+    return snapshots * A_SNAPSHOT + files * A_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Bytes that are `taken` by snapshots, or set aside for those that fills will make; `spare` is what is spared."""
+
+    taken: int = 0
+    spare: int = 0
+
+    @property
+    def excess(self) -> int:
+        """What is taken off the limit."""
+        return max(0, self.taken - self.spare)
+
+    def more(self, coming: int) -> int:
+        """By how much the excess grows when so many bytes are taken besides."""
+        return max(0, self.taken + coming - self.spare) - self.excess
+
+    def charges(self, taken: Mapping[T, int]) -> dict[T, int]:
+        """What each of those who have `taken` it has of the excess; those who have none of that are left out."""
+        most = level(taken.values(), self.spare)
+        return {each: bytes_ - most for each, bytes_ in taken.items() if bytes_ > most}
+
+
+NONE = Overhead()
