@@ -31,7 +31,7 @@ from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.server import Door
 from cached.daemon.notify import notify, watchdog
 from cached.daemon.space.disks import Disks
-from cached.daemon.threads import Threads, prefer_this_thread
+from cached.daemon.threads import Threads, prefer_this_process
 from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, ConfigError, InvalidRequest, StoreDegraded
 from cached.logs import configure
@@ -88,7 +88,7 @@ def check_variables() -> None:
 async def _serve(config: Config) -> None:
     stopping = _asked_to_stop()
     _allow_many_files()
-    prefer_this_thread()
+    prefer_this_process()
     sys.setswitchinterval(SWITCH_SECONDS)
     threads = Threads()
     disks = await threads.disk(Disks.open, config)

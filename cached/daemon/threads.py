@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -14,29 +13,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-LOOP_NICE = -5
+NICE = -5
 
 
-def prefer_this_thread() -> None:
-    """Let the event loop, which answers hits in microseconds, run before whoever loads the cores with long work.
+def prefer_this_process() -> None:
+    """Let the daemon, which answers hits in microseconds, run before whoever loads the cores with long work.
 
-    Linux keeps the nice value per thread. Without the right to it (LimitNICE= in the unit) nothing changes.
+    All of its threads, because the event loop waits for whichever has the interpreter. Long work is not for them: the
+    workers are processes of their own. Without the right to it (LimitNICE= in the unit) nothing changes.
     """
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOOP_NICE)
-
-
-def _ordinary() -> None:
-    """New threads inherit the loop's nice value, and must give it back."""
-    if os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == LOOP_NICE:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 0)
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 class Threads:
     """For short work on the store."""
 
     def __init__(self) -> None:
-        self._disk = ThreadPoolExecutor(4, "disk", _ordinary)
+        self._disk = ThreadPoolExecutor(4, "disk")
 
     async def disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A cancelled caller comes back only when its call has ended: no thread touches a file that was given up."""

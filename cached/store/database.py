@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,13 +19,20 @@ from cached.store import soundness
 from cached.store.schema import Database, migrate
 from cached.store.seals import teach
 
+REMEMBERED = 1024  # Answers.
 LOG_BYTES = 4 << 20  # To which the log is cut when it has been written back; else it stays as long as it ever was.
 
 
 class Reader:
-    """A connection that only reads, by one thread at a time."""
+    """A connection that only reads, by one thread at a time.
 
-    def __init__(self, path: Path) -> None:
+    Given how many `Commits` there have been, it remembers what it read until the next: each question to SQLite lets
+    other threads have the interpreter, and where they are busy a hit would wait for them again and again.
+    """
+
+    def __init__(self, path: Path, commits: Commits | None = None) -> None:
+        self._commits, self._as_of = commits, -1
+        self._remembered: dict[tuple[str, tuple[object, ...]], list[sqlite3.Row]] = {}
         self._connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
         )
@@ -33,20 +41,40 @@ class Reader:
 
     def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
         """What has been committed."""
+        question = sql, tuple(parameters)
         try:
             with self._lock:
-                return self._connection.execute(sql, tuple(parameters)).fetchall()
+                if self._commits is None:
+                    return self._connection.execute(*question).fetchall()
+                self._forget(self._commits.count)
+                if question not in self._remembered:
+                    self._remembered[question] = self._connection.execute(*question).fetchall()
+                return self._remembered[question]
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
+
+    def _forget(self, count: int) -> None:
+        """What was read before so many commits. The count was taken before the next read, so that what is read while
+        one is under way is forgotten with its end."""
+        if self._as_of != count or len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+            self._as_of = count
 
     def close(self) -> None:
         self._connection.close()
 
 
+@dataclass(slots=True)
+class Commits:
+    """How many there have been, those that failed included: nobody knows what they have left."""
+
+    count: int = 0
+
+
 class IndexFile:
     def __init__(self, path: Path) -> None:
         """Open, or create; sqlite3.DatabaseError when the file is damaged, StoreDegraded when it is too new."""
-        self._lock = threading.RLock()
+        self._lock, self._commits = threading.RLock(), Commits()
         self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         self._writer.row_factory = sqlite3.Row
         try:
@@ -60,7 +88,7 @@ class IndexFile:
             if damage is not None:
                 raise sqlite3.DatabaseError(damage)
             self._reader = Reader(path)
-            self.hits = Reader(path)  # Of its own: no hit waits for a listing.
+            self.hits = Reader(path, self._commits)  # Of its own: no hit waits for a listing.
         except BaseException:
             self._writer.close()
             raise
@@ -90,6 +118,8 @@ class IndexFile:
             except BaseException:
                 self._rollback()
                 raise
+            finally:
+                self._commits.count += 1
 
     def _rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):

@@ -24,6 +24,7 @@ from cached.store.locks import holders
 log = logging.getLogger("cached.store")
 
 _READ_ENTER = 5
+_LOOK_AGAIN = 1.0  # Seconds after which it is looked again whether a snapshot with as many users as can be has room.
 _AS_IT_IS: list[int] = []  # Told by its identity: nothing is to be changed.
 
 
@@ -38,6 +39,8 @@ class Entrants:
         self._lock = threading.Lock()  # In the order of locks that `Store` names.
         self._left_open: set[Digest] = set()  # To be shut when it can be told who leases them.
         self._told: dict[tuple[Digest, int], float] = {}  # Until when who was given the path can use it.
+        # Where nobody could be let go: until when (monotonic) that is believed, and what is said meanwhile.
+        self._full: dict[Digest, tuple[float, str]] = {}
         self._telling = threading.Lock()  # Of its own: a hit does not wait for the disk.
 
     def everybody(self, access: Access) -> bool:
@@ -47,6 +50,7 @@ class Entrants:
     def enter(self, snapshot: Digest, uid: int, until: float) -> None:
         """Let the user in at least until then (seconds since the epoch). On an error it is not let in."""
         with self._lock:
+            self._refuse_while_full(snapshot, uid)
             try:
                 with self._index.transaction() as db:
                     db.execute(
@@ -60,6 +64,12 @@ class Entrants:
                 with contextlib.suppress(CachedError):
                     self._apply(snapshot)  # The disk may have taken half of it.
                 raise
+
+    def _refuse_while_full(self, snapshot: Digest, uid: int) -> None:
+        """A look at hundreds of lock files for each of those who crowd in would be dear."""
+        until, why = self._full.get(snapshot, (0.0, ""))
+        if time.monotonic() < until and not self.until(snapshot, uid):
+            raise TooManyUsers(why)
 
     def told(self, snapshot: Digest, uid: int, until: float) -> None:
         """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open
@@ -84,6 +94,8 @@ class Entrants:
         again. An error at one snapshot is raised when all have been looked at."""
         with self._telling:
             self._told = {who: until for who, until in self._told.items() if until >= now}
+        with self._lock:
+            self._full = {which: full for which, full in self._full.items() if full[0] > time.monotonic()}
         for snapshot in sorted(self._left_open, key=str):
             self.apply(snapshot)
         gone, failed = 0, None
@@ -108,6 +120,7 @@ class Entrants:
             self._apply(snapshot)  # On an error the rows stay, for the next sweep.
             for uid in uids:
                 self._leases.drop(snapshot, uid)
+            self._full.pop(snapshot, None)
         log.info("access.ended", extra={"snapshot": snapshot.hex, "uids": sorted(uids)})
         return len(uids)
 
@@ -135,8 +148,9 @@ class Entrants:
                 with disk_errors(f"setting who may enter the snapshot {snapshot.hex[:12]}"):
                     self._allow(snapshot, wanted)
                 return
-            except TooManyUsers:
+            except TooManyUsers as error:
                 if not self._make_room(snapshot, newcomer):
+                    self._full[snapshot] = time.monotonic() + _LOOK_AGAIN, error.message
                     raise
 
     def _wanted(self, snapshot: Digest) -> list[int] | None:

@@ -69,7 +69,7 @@ from cached.worker.tally import Bandwidth, Tally
 
 log = logging.getLogger("cached.worker")
 
-NICE = 5
+NICE = 10
 OOM_SCORE = 500
 SWEPT_EVERY = 1.0  # Seconds between two looks for connections that nobody uses any more.
 TOLD_EVERY = 0.1  # Seconds between two counts of what has come.

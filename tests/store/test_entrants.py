@@ -8,6 +8,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -514,6 +515,29 @@ def test_where_all_of_a_full_acl_are_using_the_model_another_is_told_so_and_the_
     store.entrants.sweep(4.5e9)
     store.entrants.enter(snapshot, 7, 5e9)
     assert inside(store, snapshot) == {7}
+
+
+def test_those_who_crowd_in_where_all_are_using_the_model_are_refused_by_one_look_a_second(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_acls(monkeypatch, errno.ENOSPC)
+    store = open_store()
+    snapshot = full(store, 4e9)
+    for i in range(FULL):
+        store.entrants.told(snapshot, 1000 + i, 4e9)
+    looks, now = [], time.monotonic()
+    monkeypatch.setattr(store.leases, "users", lambda *_: looks.append(1) or set())
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for uid in range(1, 20):
+        with pytest.raises(TooManyUsers, match="try again when some have ended"):
+            store.entrants.enter(snapshot, uid, 4e9)
+    assert len(looks) == 1
+    store.entrants.enter(snapshot, 1000, 5e9)  # Who is inside already stays.
+    assert store.entrants.until(snapshot, 1000) == 5e9
+    now += 1.1
+    with pytest.raises(TooManyUsers):
+        store.entrants.enter(snapshot, 7, 4e9)
+    assert len(looks) == 2
 
 
 def test_as_many_users_as_this_file_system_can_name_and_more_are_let_in_one_after_the_other(
