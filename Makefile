@@ -46,7 +46,7 @@ test: programs  ## run every test; what a machine lacks for some of them is inst
 test-fast: programs  ## run the tests that need neither Ray nor vLLM nor a booted systemd
 	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd'
 
-programs: setup
+programs: setup  ## install what tests need beside Python, where that may be done
 	@$(BIN)/python -m tests.programs
 
 faults: programs  ## every injected fault, and a table of faults and invariants
