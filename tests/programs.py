@@ -19,6 +19,7 @@ PACKAGES = {
     "dbus-daemon": "dbus",
     "faketime": "faketime",
     "git": "git",
+    "e2fsck": "e2fsprogs",
     "mkfs.ext4": "e2fsprogs",
     "strace": "strace",
     "systemd-analyze": "systemd",

@@ -30,7 +30,7 @@ class SmallDisk:
     def mend(self) -> None:
         """Checked and mounted anew, as an operator does. Nobody may have anything open there."""
         self._run("umount", str(self.path))
-        checked = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
+        checked = subprocess.run([program("e2fsck"), "-p", str(self._image)], capture_output=True, text=True)
         assert checked.returncode in (0, 1), checked.stdout
         self._mount()
 
