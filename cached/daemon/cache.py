@@ -138,7 +138,8 @@ class Cache:
             lambda: Fill(ask.ref, paused=self.network.paused),
             lambda fill: self._run(fill, ask, caller, held),
         )
-        self.network.files.give()  # Who joins may have what those before have to wait for.
+        if len(fill.uids) > 1:
+            self.network.files.give()  # Who joins may have what those before have to wait for.
         return fill
 
     async def _run(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:

@@ -19,8 +19,11 @@ from cached.store import soundness
 from cached.store.schema import Database, migrate
 from cached.store.seals import teach
 
-REMEMBERED = 1024  # Answers.
+REMEMBERED, MOST_ROWS, MOST_LETTERS = 1024, 8, 1024  # Answers; the rows of each, and the letters of its question.
 LOG_BYTES = 4 << 20  # To which the log is cut when it has been written back; else it stays as long as it ever was.
+
+
+Question = tuple[str, tuple[object, ...]]
 
 
 class Reader:
@@ -32,7 +35,7 @@ class Reader:
 
     def __init__(self, path: Path, commits: Commits | None = None) -> None:
         self._commits, self._as_of = commits, -1
-        self._remembered: dict[tuple[str, tuple[object, ...]], list[sqlite3.Row]] = {}
+        self._remembered: dict[Question, list[sqlite3.Row]] = {}
         self._connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1
         )
@@ -40,25 +43,34 @@ class Reader:
         self._lock = threading.Lock()
 
     def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
-        """What has been committed."""
+        """Give what has been committed."""
         question = sql, tuple(parameters)
         try:
             with self._lock:
                 if self._commits is None:
                     return self._connection.execute(*question).fetchall()
                 self._forget(self._commits.count)
-                if question not in self._remembered:
-                    self._remembered[question] = self._connection.execute(*question).fetchall()
-                return self._remembered[question]
+                if (known := self._remembered.get(question)) is not None:
+                    return known
+                found = self._connection.execute(*question).fetchall()
+                self._remember(question, found)
+                return found
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
 
     def _forget(self, count: int) -> None:
-        """What was read before so many commits. The count was taken before the next read, so that what is read while
-        one is under way is forgotten with its end."""
-        if self._as_of != count or len(self._remembered) >= REMEMBERED:
+        """Forget what was read before there were so many commits. The count was taken before the next read, so that
+        what is read while one is under way is forgotten with its end."""
+        if self._as_of != count:
             self._remembered.clear()
             self._as_of = count
+
+    def _remember(self, question: Question, found: list[sqlite3.Row]) -> None:
+        """Keep it, unless it is large: who asks chooses how long its names are, and how many there are of a model."""
+        if len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+        if len(found) <= MOST_ROWS and sum(len(each) for each in question[1] if isinstance(each, str)) <= MOST_LETTERS:
+            self._remembered[question] = found
 
     def close(self) -> None:
         self._connection.close()
@@ -66,7 +78,7 @@ class Reader:
 
 @dataclass(slots=True)
 class Commits:
-    """How many there have been, those that failed included: nobody knows what they have left."""
+    """How many have changed something, those that failed included: nobody knows what they have left."""
 
     count: int = 0
 
@@ -105,10 +117,12 @@ class IndexFile:
             if self._writer.in_transaction:
                 yield self._writer
                 return
+            before, done = self._writer.total_changes, False
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
+                done = True
             except sqlite3.IntegrityError:
                 self._rollback()
                 raise
@@ -119,7 +133,8 @@ class IndexFile:
                 self._rollback()
                 raise
             finally:
-                self._commits.count += 1
+                if not done or self._writer.total_changes != before:
+                    self._commits.count += 1
 
     def _rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):

@@ -68,8 +68,13 @@ class Entrants:
     def _refuse_while_full(self, snapshot: Digest, uid: int) -> None:
         """A look at hundreds of lock files for each of those who crowd in would be dear."""
         until, why = self._full.get(snapshot, (0.0, ""))
-        if time.monotonic() < until and not self.until(snapshot, uid):
+        if time.monotonic() < until and not self._is_inside(snapshot, uid):
             raise TooManyUsers(why)
+
+    def _is_inside(self, snapshot: Digest, uid: int) -> bool:
+        """Also where its time is over, as that of who was found inside may be."""
+        found = self._index.query("SELECT 1 FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
+        return bool(found)
 
     def told(self, snapshot: Digest, uid: int, until: float) -> None:
         """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open

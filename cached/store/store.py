@@ -103,7 +103,7 @@ class Store:
 
     def overhead(self) -> Overhead:
         """What is taken beside blobs."""
-        return usage.look_beside(self.index, usage.index_bytes(self.layout))
+        return usage.look_beside(self.index, usage.index_bytes(self.layout))[0]
 
     def abandon(self, fill: int) -> None:
         """A fill has ended without a snapshot. What lies on the disk for it is parked."""

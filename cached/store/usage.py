@@ -47,24 +47,27 @@ def look(layout: Layout, config: Config, index: Index, blobs: Blobs, quarantine:
         parts = sum(blobs.parts().values())
         aside = sum(each.bytes for each in quarantine.list())
         own = index_bytes(layout)
-        beside = look_beside(index, own)
+        beside, index_alone = look_beside(index, own)
     free = system.f_bavail * system.f_frsize
     configured = int(config.limit) or system.f_blocks * system.f_frsize * 9 // 10
     limit = min(
-        configured - aside - max(0, own - overhead.SPARE) - beside.excess,
+        configured - aside - max(0, index_alone - overhead.SPARE) - beside.excess,
         row["used"] + parts + free - int(config.keep_free),
     )
     return Usage(max(0, limit), row["used"], row["reserved"], free, aside, parts, beside)
 
 
-def look_beside(index: Index, own: int) -> Overhead:
-    """What is taken beside blobs, and what the `own` bytes of the index leave to spare for it."""
+def look_beside(index: Index, own: int) -> tuple[Overhead, int]:
+    """What is taken beside blobs, and what the `own` bytes of the index leave to spare for it; bytes that the index has
+    in use for anything but files of snapshots."""
     row = index.query(
         "SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files, "
-        "(SELECT coalesce(sum(overhead), 0) FROM fill) AS coming FROM snapshot"
+        "(SELECT coalesce(sum(overhead), 0) FROM fill) AS coming, "
+        "(SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size) AS unused FROM snapshot"
     )[0]
+    alone = max(0, own - row["unused"] - row["files"] * overhead.IN_INDEX)
     taken = overhead.of(row["files"], row["snapshots"]) + row["coming"]
-    return Overhead(taken, max(0, overhead.SPARE - own))
+    return Overhead(taken, max(0, overhead.SPARE - alone), overhead.SPARE // overhead.FREE), alone
 
 
 def index_bytes(layout: Layout) -> int:

@@ -71,10 +71,11 @@ def files() -> Iterator[Files]:
     made.close()
 
 
-async def fill_the_node(files: Files, uid: int = 1) -> None:
-    """One user's models have all that may be open."""
-    for number in range(2 + 5 * CONNECTIONS):  # Two have all that one may have, the others one each.
-        await files.ask(f"slow{number}", 40, uid)
+async def fill_the_node(files: Files) -> None:
+    """The models of two users have all that may be open."""
+    for number in range(2 + CONNECTIONS):  # Of each, two have all that a user may have, the others one.
+        await files.ask(f"slow{number}", 40, 1)
+        await files.ask(f"other{number}", 40, 101)
     assert files.open.total() == 8 * CONNECTIONS
 
 
@@ -99,6 +100,12 @@ async def test_beyond_what_one_user_may_have_each_further_model_has_one(files: F
     assert files.open == {"a": 8, "b": 4, "c": 1, "d": 1, "e": 1}
     await files.ask("theirs", 40, 2)
     assert files.open["theirs"] == OF_MODEL
+
+
+async def test_the_first_files_of_one_users_models_are_bounded_as_well(files: Files) -> None:
+    for number in range(20 * CONNECTIONS):
+        await files.ask(f"m{number}", 1, 1)
+    assert files.open.total() == 4 * CONNECTIONS
 
 
 async def test_beyond_what_the_node_may_have_a_further_model_of_who_has_some_waits(files: Files) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
+from cached.daemon.transfer.users import Users
 from cached.errors import AllHeld, SourceDenied, SourceUnavailable
 
 
@@ -191,3 +192,40 @@ async def test_what_is_given_up_before_its_turn_leaves_no_origin_behind(reads: R
     reads.begun[0].set_result(None)
     await asyncio.wait_for(running[0], 10)
     assert not streams._origins
+
+
+async def test_a_user_with_many_slow_origins_leaves_another_its_share_of_the_connections(reads: Reads) -> None:
+    users = Users()
+    slow, theirs, streams = Reads(), Reads(), Streams(4, 8, 5, users)
+    with users.fetching("slow", {1}), users.fetching("theirs", {2}):
+        names = [f"s3://slow{number}" for number in range(40)]
+        running = [asyncio.create_task(streams.run(work_of(slow, 1, name, group="slow"))) for name in names]
+        await settle()
+        assert len(slow.begun) == 8
+        works = [work_of(theirs, 1, "s3://theirs", group="theirs") for _ in range(8)]
+        running += [asyncio.create_task(streams.run(work)) for work in works]
+        await settle()
+        assured = len(theirs.begun)
+        for read in slow.begun[:3]:
+            read.set_result(None)
+        await settle()
+        begun = len(slow.begun), len(theirs.begun)
+    await end(running, slow, theirs)
+    assert assured == 2, "a quarter, though none is free"
+    assert begun[0] == 8 and begun[1] > assured, "and those that become free, until it has as many"
+
+
+async def test_users_beyond_twice_the_connections_wait(reads: Reads) -> None:
+    users = Users()
+    streams, running = Streams(4, 4, 5, users), []
+    for uid in range(20):
+        running.append(asyncio.create_task(_one_of(streams, users, reads, uid)))
+    await settle()
+    begun = len(reads.begun)
+    await end(running, reads)
+    assert begun == 8
+
+
+async def _one_of(streams: Streams, users: Users, reads: Reads, uid: int) -> None:
+    with users.fetching(f"m{uid}", {uid}):
+        await streams.run(work_of(reads, 1, f"s3://origin{uid}", group=f"m{uid}"))

@@ -59,3 +59,7 @@ def test_what_comes_makes_the_excess_what_it_is_afterwards(taken: int, spare: in
 def test_each_snapshot_and_each_of_its_files_takes_something() -> None:
     assert of(0) == A_SNAPSHOT
     assert of(10, snapshots=3) == 3 * A_SNAPSHOT + 10 * A_FILE
+
+
+def test_where_nothing_is_spared_who_has_little_is_charged_nothing_all_the_same() -> None:
+    assert Overhead(1_000, 0, free=100).charges({"hog": 900, "modest": 100}) == {"hog": 800}

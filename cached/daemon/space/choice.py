@@ -186,7 +186,8 @@ def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, st
     of users with more than their share; both young or not, but what others used lately. Then by use, those fetched a
     moment ago last."""
     by_use = sorted((each for each in free if not each.shared), key=lambda each: (each.used_at, each.digest))
-    yield from ((candidate, MANY) for candidate in by_use if candidate.brought_by in rows.charged)
+    many = (each for each in by_use if each.brought_by in rows.charged and not (rows.spare_young and each.young))
+    yield from ((candidate, MANY) for candidate in many)
     yield from ((candidate, ABOVE) for candidate in by_use if candidate.brought_by in rows.above)
     yield from (
         (candidate, YOUNG if candidate.young else LRU)

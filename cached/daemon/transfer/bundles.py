@@ -19,6 +19,12 @@ class Bundles:
     def __init__(self, running: Mapping[str, Download], lanes: int) -> None:
         self._running, self._lanes = running, lanes
 
+    def joined(self, remote: Remote, wants: Mapping[str, Entry]) -> list[Entry]:
+        """Those of them that are on their way already, read with other credentials."""
+        running = {key: self._running[key] for key in wants if key in self._running}
+        place, credentials = remote.listing.place, remote.credentials
+        return [wants[key] for key, download in running.items() if not download.serves(place, credentials)]
+
     def planned(self, remote: Remote, wants: Mapping[str, Entry]) -> Iterator[Download]:
         """Some thousands of files at a time, as the ones before them are taken: no hit waits for a plan of them all."""
         keys = iter(wants)
@@ -36,7 +42,13 @@ class Bundles:
         return [
             *joined.values(),
             *(
-                Download({key: new[key] for key in keys}, remote.origin, remote.listing.place, remote.credentials)
+                Download(
+                    {key: new[key] for key in keys},
+                    remote.origin,
+                    remote.listing.place,
+                    remote.credentials,
+                    remote.group,
+                )
                 for keys in bundles
             ),
         ]

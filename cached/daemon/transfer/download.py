@@ -14,14 +14,15 @@ from cached.model import Digest, Entry
 class Download:
     """One large blob on its way, or several small ones together, and how many wait. `done`, `fetched` in bytes.
 
-    `credentials`: of whoever started it, for the files of `place`; others may join. `read`: keys of files of which
-    every byte came from there, and none from another root or an earlier download.
+    `credentials`: of whoever started it, for the files of `place`, and `group` is its model; others may join. `read`:
+    keys of files of which every byte came from there, and none from another root or an earlier download.
     """
 
     wants: dict[str, Entry]
     origin: str
     place: str
     credentials: Credentials
+    group: str = ""
     read: set[str] = field(default_factory=set)
     task: asyncio.Task[dict[str, Digest]] | None = None
     done: int = 0

@@ -7,10 +7,12 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from cached.config import Config
+from cached.daemon.endings import first_of
 from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.bundles import SMALL, Bundles
 from cached.daemon.transfer.download import Batch, Download
@@ -18,10 +20,10 @@ from cached.daemon.transfer.open_files import OpenFiles
 from cached.daemon.transfer.publishing import Publishing
 from cached.daemon.transfer.streams import Streams
 from cached.daemon.transfer.turns import Part, Work
+from cached.daemon.transfer.users import Users
 from cached.daemon.transfer.workers import Secure, Transfer, Workers
 from cached.errors import (
     AllHeld,
-    CachedError,
     CorruptBlob,
     NotFound,
     SourceChanged,
@@ -43,8 +45,9 @@ class Network:
     """What all fetchers of this node share: the connections, the files that are open, and what came over them."""
 
     def __init__(self, config: Config) -> None:
-        self.streams = Streams(config.min_connections, config.connections, config.retries)
-        self.files = OpenFiles(config.connections)
+        users = Users()
+        self.streams = Streams(config.min_connections, config.connections, config.retries, users)
+        self.files = OpenFiles(config.connections, users)
         self.fetched_bytes = 0
 
     def paused(self, batch: Batch) -> bool:
@@ -80,9 +83,7 @@ class Fetcher:
 
     def joined(self, remote: Remote, wants: Mapping[str, Entry]) -> list[Entry]:
         """Those of them that are on their way already, read with other credentials."""
-        running = {key: self._running[key] for key in wants if key in self._running}
-        place, credentials = remote.listing.place, remote.credentials
-        return [wants[key] for key, download in running.items() if not download.serves(place, credentials)]
+        return self._bundles.joined(remote, wants)
 
     async def fetch(self, remote: Remote, wants: Mapping[str, Entry], batch: Batch) -> dict[str, Digest]:
         """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
@@ -100,7 +101,7 @@ class Fetcher:
                     for _ in range(min(STARTED, len(wants))):
                         group.create_task(take())
         except ExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
         return found
 
     async def _wait(
@@ -121,7 +122,8 @@ class Fetcher:
         ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may bring others' as well.
         batch.running[download] = sum(wanted[key].size for key in ours)
         try:
-            digests = await asyncio.shield(download.task)
+            with self._joining(download, remote, batch):
+                digests = await asyncio.shield(download.task)
             batch.ended_bytes += sum(wanted[key].size for key in ours)
             batch.ended_files += len(ours)
             if own:
@@ -138,6 +140,10 @@ class Fetcher:
                 download.task.cancel()
                 await asyncio.wait([download.task])
         return await self._wait_again(download, remote, batch, wanted)  # With the credentials of this caller.
+
+    def _joining(self, download: Download, remote: Remote, batch: Batch) -> AbstractContextManager[None]:
+        """Who joins another model's download need not wait for whoever began it: it may count for either."""
+        return nullcontext() if download.group == remote.group else self._files.wanted(download.group, batch.uids)
 
     async def _wait_again(
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
@@ -292,8 +298,3 @@ def _arrivals(found: Mapping[str, Verified], download: Download, remote: Remote)
         Arrival(key, verified, identity(wants[key]) if key in download.read or wants[key].digest is None else None)
         for key, verified in found.items()
     ]
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    """The error to report of several readers': a named one rather than a surprise."""
-    return next((error for error in errors.exceptions if isinstance(error, CachedError)), errors.exceptions[0])

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 
 from cached.daemon.transfer.users import User, Users
 
-OF_MODEL, OF_USER, OF_NODE = 2, 3, 8  # Times as many as there are connections.
+OF_MODEL, OF_USER, OF_FIRSTS, OF_NODE = 2, 3, 4, 8  # Times as many as there are connections.
 
 _Turn = asyncio.Future[User]
 
@@ -19,16 +19,17 @@ class OpenFiles:
     """Use from the event loop only.
 
     1. A model has twice as many open as there are connections: they are busy while some of its files begin and end.
-    2. A user has three times as many, beyond which only a model that has none open gets its first one.
+    2. A user has three times as many, beyond which only a model that has none open gets its first one, up to four
+       times as many.
     3. The node has eight times as many, beyond which only a user that has none gets a first one.
 
     Those that wait are served by need: the user that has least, then its model that has least, then who came first.
     A worker has two descriptors for each, three when it copies from another root; the unit's LimitNOFILE covers that.
     """
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, users: Users | None = None) -> None:
         self._connections = connections
-        self._users = Users()
+        self._users = users or Users()
         self._open, self._by_user, self._by_model = 0, Counter[User](), Counter[str]()
         # By model, the one that has waited longest since it was given one first. Nobody here may have one now.
         self._waiting: OrderedDict[str, OrderedDict[_Turn, None]] = OrderedDict()
@@ -119,7 +120,7 @@ class OpenFiles:
             return False
         if self._open >= OF_NODE * self._connections:
             return not has
-        return not its or has < OF_USER * self._connections
+        return has < (OF_USER if its else OF_FIRSTS) * self._connections
 
     def _payer(self, model: str) -> User:
         return self._users.payer(model, self._by_user)

@@ -6,13 +6,16 @@ import asyncio
 import heapq
 import itertools
 import logging
+import math
 import random
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cached.daemon.transfer.pace import Pace
 from cached.daemon.transfer.turns import Part, Turns, Work
+from cached.daemon.transfer.users import User, Users
 from cached.errors import CachedError, SizeMismatch, SourceUnavailable
 
 log = logging.getLogger("cached.fetch")
@@ -30,16 +33,23 @@ class _Origin:
     came: int = 0
     turn: int = 0  # When it was last given a connection, counted in turns.
 
-    def rank(self, number: int) -> tuple[int, int, int]:
+    def rank(self, has: Mapping[User, int], number: int) -> tuple[int, int, int, int]:
         """For sorting, the one that is served first: `number` tells those apart that were never given any."""
-        return self.pace.active + self.pace.extra, self.turn, number
+        return self.turns.least(has), self.pace.active + self.pace.extra, self.turn, number
 
 
 class Streams:
-    """At most `most` parts are read at once over all origins, and of each origin as many as its Pace allows."""
+    """At most `most` parts are read at once over all origins, and of each origin as many as its Pace allows. The next
+    one is that of the user who has fewest connections.
 
-    def __init__(self, start: int, most: int, retries: int) -> None:
+    A read may last as long as its source likes. So that nobody who holds them all keeps the others waiting, a user has
+    a quarter of `most` in any case: beyond it, and up to twice as many in all.
+    """
+
+    def __init__(self, start: int, most: int, retries: int, users: Users | None = None) -> None:
         self._start, self._most, self._retries = start, most, retries
+        self._users, self._by_user = users or Users(), Counter[User]()
+        self._assured = max(1, most // 4)
         self._origins: dict[str, _Origin] = {}  # Those that have work, …
         self._idle: OrderedDict[str, _Origin] = OrderedDict()  # … and those that had, the last one last.
         self._ended: dict[Work, asyncio.Future[None]] = {}
@@ -55,6 +65,7 @@ class Streams:
         """
         if not work.parts:
             return
+        work.user = self._users.payer(work.group, self._by_user)
         ended = self._ended[work] = asyncio.get_running_loop().create_future()
         self._origin(work.origin).turns.add(work)
         self._dispatch()
@@ -102,26 +113,31 @@ class Streams:
         self._wake_later(now)
 
     def _share_out(self, now: float, extra: bool = False) -> None:
-        """Start parts of the origin with the fewest connections, and of several such of the one that was given none
-        for longest, until nothing is free or nobody may have it."""
-        if self._active >= self._most:
-            return
+        """Start parts of the user with the fewest connections, of the origin with the fewest, and of several such of
+        the one that was given none for longest, until nothing is free or nobody may have it."""
         origins = list(self._origins.values())
-        waiting = [origin.rank(number) for number, origin in enumerate(origins)]
+        waiting = [origin.rank(self._by_user, number) for number, origin in enumerate(origins)]
         heapq.heapify(waiting)
-        while waiting and self._active < self._most:
-            number = waiting[0][-1]
+        while waiting and (below := self._below()):
+            least, *_, number = waiting[0]
             origin = origins[number]
             may = origin.pace.may_start_extra(now) if extra else origin.pace.may_start(now)
-            turn = origin.turns.take(now, small=extra) if may else None
+            turn = origin.turns.take(now, extra, self._by_user, below) if may and least < below else None
             if turn is None:
                 heapq.heappop(waiting)
                 continue
             self._launch(origin, *turn, extra=extra)
-            heapq.heapreplace(waiting, origin.rank(number))
+            heapq.heapreplace(waiting, origin.rank(self._by_user, number))
+
+    def _below(self) -> float:
+        """How many connections a user may not have yet to be given another; 0: nobody is."""
+        if self._active < self._most:
+            return math.inf
+        return self._assured if self._active < 2 * self._most else 0
 
     def _launch(self, origin: _Origin, work: Work, part: Part, extra: bool = False) -> None:
         self._active += 1
+        self._by_user[work.user] += 1
         origin.turn = next(self._turns)
         origin.pace.active += not extra
         origin.pace.extra += extra
@@ -151,6 +167,9 @@ class Streams:
         """One read has ended. A file ends with its last one, so that none outlives it."""
         origin.pace.measured(origin.came, time.monotonic())
         self._active -= 1
+        self._by_user[work.user] -= 1
+        if not self._by_user[work.user]:
+            del self._by_user[work.user]
         origin.pace.active -= not extra
         origin.pace.extra -= extra
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+
+from cached.daemon.transfer.users import User
 
 # Seconds before a file that is being read gets a second connection: others of its model may be about to begin, and a
 # file is hashed in order, so that those that begin late end late.
 ALONE = 0.02
+_NOBODY: Mapping[User, int] = {}
 
 
 @dataclass(eq=False, slots=True)
@@ -23,7 +27,7 @@ class Part:
 @dataclass(eq=False, slots=True)
 class Work:
     """What is left of one file, or of several small ones. `parts` in reverse: the next one is the last. `group` is the
-    model that it belongs to."""
+    model that it belongs to, `user` whom its connections count for."""
 
     name: str
     origin: str
@@ -34,6 +38,7 @@ class Work:
     resume_at: float = 0.0  # Not before, after a failed try.
     shared_at: float = 0.0  # Not before, while it is being read.
     given_up: bool = False
+    user: User = None
 
     @property
     def next_at(self) -> float:
@@ -50,6 +55,7 @@ class Work:
 class _Group:
     begun: list[Work] = field(default_factory=list)
     fresh: deque[Work] = field(default_factory=deque)
+    user: User = None
     active: int = 0
     turn: int = 0  # When it was last given a connection, counted in turns.
 
@@ -71,7 +77,8 @@ class _Group:
 
 
 class Turns:
-    """The files that wait at one origin. Models take turns, so that a small one need not wait for a large one."""
+    """The files that wait at one origin. Users take turns, and so do models, so that a small one need not wait for a
+    large one. `has`: the connections of each user, wherever they lead."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
@@ -82,19 +89,29 @@ class Turns:
         return bool(self._groups)
 
     def add(self, work: Work) -> None:
-        self._groups.setdefault(work.group, _Group()).fresh.append(work)
+        group = self._groups.setdefault(work.group, _Group())
+        group.fresh.append(work)
+        group.user = work.user
 
-    def take(self, now: float, small: bool = False) -> tuple[Work, Part] | None:
-        """The next part, of the model with the fewest connections, and of several such of the one that was given none
-        for longest; None when nothing may be read now. `small`: of small files only."""
-        for group in sorted(self._groups.values(), key=lambda group: (group.active, group.turn)):
+    def least(self, has: Mapping[User, int]) -> int:
+        """The connections of the user who has fewest of those who wait here."""
+        return min((has.get(group.user, 0) for group in self._groups.values()), default=0)
+
+    def take(
+        self, now: float, small: bool = False, has: Mapping[User, int] = _NOBODY, below: float = math.inf
+    ) -> tuple[Work, Part] | None:
+        """The next part, of the user with the fewest connections, if that has fewer than `below`; of its model with the
+        fewest, and of several such of the one that was given none for longest; None when nothing may be read now.
+        `small`: of small files only."""
+        groups = [group for group in self._groups.values() if has.get(group.user, 0) < below]
+        for group in sorted(groups, key=lambda each: (has.get(each.user, 0), each.active, each.turn)):
             work = group.pick(now, small)
             if work is not None:
                 group.turn = next(self._turns)
                 work.active += 1
                 group.active += 1
                 return work, work.parts.pop()
-        if small:
+        if small or len(groups) < len(self._groups):
             return None
         for group in self._groups.values():  # Of what was given up, nothing is left to wait for.
             group.begun = [work for work in group.begun if work.parts or work.active]

@@ -28,5 +28,6 @@ class Users:
 
     def payer(self, model: str, has: Mapping[User, int]) -> User:
         """The one of its users who has least; the daemon, where nobody else wants it."""
-        uids = {uid for uids in self._of.get(model, {}).values() for uid in uids}
+        fetches = self._of.get(model, {}).values()
+        uids = {uid for uids in fetches for uid in uids} if len(fetches) > 1 else next(iter(fetches), ())
         return min(uids, key=lambda uid: has.get(uid, 0), default=None)
