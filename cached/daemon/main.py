@@ -58,7 +58,7 @@ def run(config: Config) -> int:
     asyncio.run(_serve(config))
     sys.stdout.flush()
     sys.stderr.flush()
-    # A thread that checks a blob of a hundred gigabytes would keep the interpreter alive; all that matters is synced.
+    # A thread that waits for a disk would keep the interpreter alive; all that matters is synced.
     os._exit(0)
 
 

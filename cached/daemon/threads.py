@@ -19,8 +19,9 @@ NICE = -5
 def prefer_this_process() -> None:
     """Let the daemon, which answers hits in microseconds, run before whoever loads the cores with long work.
 
-    All of its threads, because the event loop waits for whichever has the interpreter. Long work is not for them: the
-    workers are processes of their own. Without the right to it (LimitNICE= in the unit) nothing changes.
+    Call it before there are threads: Linux keeps the nice value per thread, and new ones inherit it. It is for all of
+    them, because the event loop waits for whichever has the interpreter; what takes long, as hashing does, is done by
+    the workers, which are processes of their own. Without the right to it (LimitNICE= in the unit) nothing changes.
     """
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
