@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from tests.servers.loop import LoopServer
 
@@ -23,13 +24,18 @@ class StreamServer(LoopServer):
 
     async def open(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=self.LIMIT)
+            self._server = await asyncio.start_server(self._meet, self.host, self.port, limit=self.LIMIT)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Python 3.11 complains of connections that are cancelled, as `_settle` does."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serve(reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""

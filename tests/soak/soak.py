@@ -30,6 +30,7 @@ class Outcome:
     held: str  # How the hostile users were held to half a core.
     hits: Mapping[str, Any]
     pulls: Mapping[str, Any]
+    bare: Mapping[str, float]  # What the machine itself takes for an exchange over a socket.
     tricks: Counter[str]
     leaks: list[str]
     troubles: list[str]  # Of those who did no more than be many.
@@ -75,6 +76,8 @@ class Outcome:
             f"{self.plan.seconds:.0f} s, seed {self.plan.seed}; hostile users held to half a core {self.held}",
             f"hits: {hits['hits']}, p50 {hits['p50'] * 1000:.2f} ms, p99 {hits['p99'] * 1000:.2f} ms, "
             f"p99.9 {hits['p999'] * 1000:.1f} ms, longest {hits['max'] * 1000:.0f} ms",
+            f"beside them, a bare exchange over a socket: p50 {self.bare['p50'] * 1000:.2f} ms, "
+            f"p99 {self.bare['p99'] * 1000:.2f} ms, p99.9 {self.bare['p999'] * 1000:.1f} ms",
             f"new models: {pulls['arrived']} of {pulls['asked']} arrived, the slowest after {pulls['slowest']:.1f} s",
             f"evicted of the working user's: {len(hits['lost']) + len(pulls['lost'])}",
             f"read of it by others: {len(self.leaks)}",
@@ -94,23 +97,25 @@ def run(seconds: float, seed: int, only: Sequence[str] = ()) -> Outcome:
         assert base.answer(START_SECONDS), "the working user has its models"
         here.daemon.workers()  # All have started, and their memory counts as what is there at rest.
         working = [Program(stack, here, here.work, "working", role) for role in ("hits", "pulls")]
+        bare = Program(stack, here, here.work, "bare")
         hostile = [Program(stack, here, here.evil, "hostile", str(uid)) for uid in HOSTILE]
         hostile += [Program(stack, here, here.evil, "crowd")] if plan.tries("crowd") else []
         for program in hostile:
             half.add(program.pid)
         plan = replace(plan, until=time.time() + seconds)
         watch = stack.enter_context(Watch(here.daemon))
-        for program in (*working, *hostile):
+        for program in (*working, bare, *hostile):
             program.begin(plan)
         wait_until(plan.until, lambda: (here.hub.requests.clear(), here.s3.requests.clear()))
         deadline = time.monotonic() + END_SECONDS
         evil = [said for program in hostile if (said := program.answer(deadline - time.monotonic()))]
         hits, pulls = (program.answer(deadline - time.monotonic()) or _SILENT for program in working)
+        exchange = bare.answer(deadline - time.monotonic()) or dict.fromkeys(("p50", "p99", "p999"), 0.0)
         tricks = sum((Counter(each["tricks"]) for each in evil), Counter[str]())
         leaks = [leak for each in evil for leak in each["leaks"]]
         troubles = [trouble for each in evil for trouble in each.get("troubles", ())]
         bugs = here.daemon.log.read_text(errors="replace").count("Traceback (most recent call last)")
-        return Outcome(plan, half.how, hits, pulls, tricks, leaks, troubles, watch, _status(here), bugs)
+        return Outcome(plan, half.how, hits, pulls, exchange, tricks, leaks, troubles, watch, _status(here), bugs)
 
 
 _SILENT: Mapping[str, Any] = {
