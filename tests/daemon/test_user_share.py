@@ -7,6 +7,7 @@ import os
 import pytest
 
 from cached.config import Duration, Share, Size
+from cached.daemon.space import greed
 from cached.daemon.space.choice import Wish
 from cached.daemon.space.room import Room
 from cached.daemon.space.usage import Peer
@@ -225,3 +226,31 @@ async def test_who_was_given_what_is_written_down_by_the_next_flush_when_one_fai
         room._disk.uses.flush()
     room._disk.uses.flush()
     assert store_of(room).index.query("SELECT shared_at FROM snapshot")[0]["shared_at"] > 0
+
+
+async def test_books_are_opened_only_for_who_is_near_its_share(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = rooms.make(100, user_share=Share(0.5))
+    opened: list[int | None] = []
+    books = room._evictor.books
+    monkeypatch.setattr(room._evictor, "books", lambda wish, look=True: opened.append(wish.uid) or books(wish, look))
+    for number in range(4):
+        await bring(room, f"m{number}", MODEST, w=10)
+        await bring(room, f"n{number}", None, w=5)
+    assert opened == []
+    await bring(room, "last", MODEST, w=20)
+    assert MODEST in opened
+
+
+async def test_a_quick_look_never_says_less_than_counts_towards_a_share(rooms: Rooms) -> None:
+    room = rooms.make(1000, user_share=Share(0.0))
+    running = []
+    for number in range(6):
+        uid = (MODEST, GREEDY)[number % 2]
+        await bring(room, f"m{number}", uid, w=10 + number, shared=7)
+        running.append(await reserve(room, f"r{number}", uid, w=20 + number, shared=7))
+        for asks in (MODEST, GREEDY, THIRD):
+            wish = Wish("x", wants={"key": 5 * KB}, uid=asks, overhead=KB)
+            exact = room._evictor.books(wish, look=False).above(wish)
+            assert greed.most(store_of(room), wish) >= exact[asks] > 0
+    for each in running:
+        await room.abandon(each)

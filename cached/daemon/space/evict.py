@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from cached.config import Share
+from cached.daemon.space import greed
 from cached.daemon.space.books import Books
 from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
@@ -26,7 +27,7 @@ class Evictor:
         self._store = store
         self._residency = residency
         self._budgets = budgets
-        self._share = share or Share(1)
+        self._share = Share(1) if share is None else share
 
     def books(self, wish: Wish, look: bool = True) -> Books:
         """What there is to decide on, at this moment. Unless it is to `look`, leases are left out."""
@@ -42,6 +43,15 @@ class Evictor:
             self._loose(wish),
             usage.overhead,
         )
+
+    def greedy(self, wish: Wish) -> bool:
+        """Whether the user of the wish has more than its share with it. For every fill: so the books, which list all
+        that is here, are opened only where that is near."""
+        usage = self._store.usage()
+        share = self._share.of(usage.limit + usage.overhead.excess)
+        if wish.uid is None or share is None or greed.most(self._store, wish) <= share:
+            return False
+        return wish.uid in self.books(wish, look=False).above(wish)
 
     def plan(self, need: int, wish: Wish) -> Freed:
         """What `free` would do, as far as can be said beforehand. Nothing is changed."""

@@ -201,8 +201,7 @@ class Room:
         lacks = sum(each.lacks for each in self._disk.store.promises.reservations().values())
         new = needs.new + usage.overhead.more(needs.overhead)
         if budget is None and usage.used + usage.reserved + lacks + new <= usage.limit:
-            greedy = wish.uid is not None and wish.uid in self._evictor.books(wish, look=False).above(wish)
-            return Decision((), 0, greedy=greedy)
+            return Decision((), 0, greedy=self._evictor.greedy(wish))
         self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
         under = frozenset[str]() if budget is None else self._evictor.under(budget)
         return decide(self._evictor.books(wish), wish, budget, under)

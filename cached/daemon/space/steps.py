@@ -48,7 +48,7 @@ class Steps:
 
     def _take(self, fill: FillRow, steps: Mapping[str, int]) -> Stuck | None:
         budget, wish = budget_of(fill.source, self._budgets), self._wish(fill)
-        greedy, in_vain = self._greedy(wish), 0
+        greedy, in_vain = self._evictor.greedy(wish), 0
         while self._grant(fill, steps, budget, greedy) > 0:
             self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
             under = frozenset[str]() if budget is None else self._evictor.under(budget)
@@ -81,9 +81,6 @@ class Steps:
     def _free(self) -> int:
         usage = self._store.usage()
         return max(0, usage.limit - usage.used - usage.reserved)
-
-    def _greedy(self, wish: Wish) -> bool:
-        return wish.uid is not None and wish.uid in self._evictor.books(wish, look=False).above(wish)
 
     def _wish(self, fill: FillRow) -> Wish:
         sizes = {key: each.size for key, each in self._store.promises.reservations(fill.wants).items()}
