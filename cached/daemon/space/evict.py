@@ -15,6 +15,7 @@ from cached.model import Digest
 from cached.store import overhead
 from cached.store.quarantine import Aside
 from cached.store.store import Store
+from cached.store.usage import Usage
 
 log = logging.getLogger("cached.evict")
 
@@ -39,16 +40,19 @@ class Evictor:
             promises.reservations(),
             tuple(promises.fills()),
             promises.promised(),
-            self._share.of(usage.limit + usage.overhead.excess),  # It does not shrink by what others make.
+            self._share_of(usage),
             self._loose(wish),
             usage.overhead,
         )
 
+    def _share_of(self, usage: Usage) -> int | None:
+        """Bytes that a user may have; None: any number. It does not shrink by what others make beside blobs."""
+        return self._share.of(usage.limit + usage.overhead.excess)
+
     def greedy(self, wish: Wish) -> bool:
         """Whether the user of the wish has more than its share with it. For every fill: so the books, which list all
         that is here, are opened only where that is near."""
-        usage = self._store.usage()
-        share = self._share.of(usage.limit + usage.overhead.excess)
+        share = self._share_of(self._store.usage())
         if wish.uid is None or share is None or greed.most(self._store, wish) <= share:
             return False
         return wish.uid in self.books(wish, look=False).above(wish)

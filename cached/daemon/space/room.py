@@ -73,7 +73,8 @@ class Room:
 
     async def reserve(self, listing: Listing, uid: int | None = None) -> Reserved:
         """Hold what is here and reserve for what is not, on a user's account or on nobody's. Where room is short others
-        are promised for it, if that is enough; they go when their room is needed: see `secure`.
+        are promised for it, if that is enough; they go when their room is needed: see `secure`. Where there is none for
+        what a snapshot takes beside its blobs, the first of them go at once.
 
         TooLarge when an empty store could not take it, AllHeld when too little may go, StoreDegraded.
         """
