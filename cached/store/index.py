@@ -47,9 +47,11 @@ class Index(Hits):
             )
             trim.leases(db)
             db.executemany(
-                "UPDATE snapshot SET shared_at = min(max(shared_at, ?), ?) WHERE digest = ? AND brought_by <> ?",
-                [(at, now, digest.hex, uid) for (digest, uid), at in users.items()],
+                "INSERT INTO sharing SELECT digest, ?2, min(?3, ?4) FROM snapshot WHERE digest = ?1 "
+                "AND brought_by <> ?2 ON CONFLICT DO UPDATE SET at = min(max(at, excluded.at), ?4)",
+                [(digest.hex, uid, at, now) for (digest, uid), at in users.items()],
             )
+            trim.sharers(db, {digest.hex for digest, _ in users})
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
         """These refs (key → source, revision) were asked just now, and mean `snapshot` to `who`."""

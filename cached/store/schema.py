@@ -276,6 +276,23 @@ def fills_have_overhead(db: Database) -> None:
     db.execute("ALTER TABLE fill ADD COLUMN overhead INTEGER NOT NULL DEFAULT 0")  # Bytes.
 
 
+_SHARING = (
+    """CREATE TABLE sharing (         -- who else than who brought it was given a snapshot, and when last; bounded
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        uid INTEGER NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (snapshot, uid)
+    ) STRICT, WITHOUT ROWID""",
+    "ALTER TABLE snapshot DROP COLUMN shared_at",  # It did not say by whom.
+)
+
+
+@migrations()
+def shared_by_whom(db: Database) -> None:
+    """What others use stays for them as far as their own shares have room for it."""
+    _run(db, _SHARING)
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
@@ -297,4 +314,5 @@ _KNOWN = {
     "fingerprints_anew",
     "promises_and_shares",
     "fills_have_overhead",
+    "shared_by_whom",
 }

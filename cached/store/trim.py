@@ -11,6 +11,7 @@ from cached.model import Digest
 NAMES = 256  # Of one snapshot.
 IDENTITIES = 256  # Of one blob: remote files at a version that have its bytes.
 LEASES = 10_000  # Descriptions; the kernel decides.
+SHARERS = 100  # Of one snapshot.
 
 _PLAIN = "(json_extract(ref, '$[2]') = '[]' AND json_extract(ref, '$[3]') = '[]')"
 
@@ -32,6 +33,16 @@ def identities(db: sqlite3.Connection, written: Iterable[tuple[str, str]]) -> No
             "DELETE FROM identity WHERE identity IN (SELECT identity FROM identity WHERE blob = ?1 AND identity <> ?2 "
             "ORDER BY identity LIMIT max(0, (SELECT count(*) FROM identity WHERE blob = ?1) - ?3))",
             (blob, identity, IDENTITIES),
+        )
+
+
+def sharers(db: sqlite3.Connection, snapshots: Iterable[str]) -> None:
+    """Those who were given one of these longest ago go."""
+    for snapshot in snapshots:
+        db.execute(
+            "DELETE FROM sharing WHERE snapshot = ?1 AND uid IN "
+            "(SELECT uid FROM sharing WHERE snapshot = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2)",
+            (snapshot, SHARERS),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from cached.daemon.space.room import Room
 from cached.daemon.space.usage import Peer
 from cached.errors import AllHeld, StoreDegraded, TooLarge
 from cached.model import Digest
+from cached.store import trim
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, store_of, used
 
 GREEDY, MODEST, THIRD = 4001, 4002, 4003
@@ -101,16 +103,58 @@ async def test_as_long_as_shares_fit_nothing_goes_of_who_stays_within_its_own(ro
     assert all(store_of(room).snapshots.path(digest).is_dir() for digest in mine)
 
 
-async def test_what_others_used_lately_is_not_taken_from_them_for_who_brought_it(rooms: Rooms) -> None:
-    room = rooms.make(100, user_share=Share(0.5), min_residency=Duration(3600))
+async def test_what_others_use_is_not_taken_from_them_for_who_was_quicker_to_bring_it(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.5), min_residency=Duration(0))
     shared = await bring(room, "shared", GREEDY, w=40)
     await bring(room, "own", GREEDY, w=40)
     given(room, shared, MODEST)
+    room._disk.uses.flush()
+    with store_of(room).index.transaction() as db:
+        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (shared.hex,))
+        db.execute("UPDATE sharing SET at = 1")
     await bring(room, "new", GREEDY, w=40)
     assert here(room) == {"shared", "new"}
     given(room, shared, GREEDY)
     with pytest.raises(AllHeld):
         await reserve(room, "huge", GREEDY, w=70)
+
+
+async def test_users_above_their_shares_keep_nothing_by_using_each_others_models(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.2), min_residency=Duration(600))
+    old = await bring(room, "old", MODEST, w=5)
+    with store_of(room).index.transaction() as db:
+        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (old.hex,))
+    for turn in range(12):
+        for uid, other in (GREEDY, THIRD), (THIRD, GREEDY):
+            with contextlib.suppress(AllHeld):
+                given(room, await bring(room, f"{uid}-{turn}", uid, w=5), other)
+    await bring(room, "new", MODEST, w=5)
+    assert {"old", "new"} <= here(room)
+    await bring(room, "more", MODEST, w=10)
+    assert {"old", "new", "more"} <= here(room)
+
+
+async def test_what_a_user_shares_stays_for_it_as_far_as_its_own_share_has_room(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.25), min_residency=Duration(600))
+    await bring(room, "own", MODEST, w=5)
+    for name in "abcd":
+        given(room, await bring(room, name, GREEDY, w=10), MODEST)
+    await bring(room, "huge", THIRD, w=55)
+    await bring(room, "third", MODEST + 100, w=20)
+    assert here(room) == {"own", "c", "d", "huge", "third"}, "in the 20 left of its share the two that it used last"
+
+
+async def test_no_snapshot_is_remembered_for_any_number_of_users(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.5))
+    shared = await bring(room, "shared", GREEDY, w=10)
+    for uid in range(5000, 5000 + trim.SHARERS + 20):
+        given(room, shared, uid)
+    room._disk.uses.flush()
+    rows = store_of(room).index.query("SELECT uid FROM sharing")
+    assert len(rows) == trim.SHARERS
+    given(room, shared, 5000)
+    room._disk.uses.flush()
+    assert 5000 in {row["uid"] for row in store_of(room).index.query("SELECT uid FROM sharing")}
 
 
 async def test_what_is_nobodys_goes_after_its_own_when_it_has_not_been_used_for_a_while(rooms: Rooms) -> None:
@@ -225,7 +269,7 @@ async def test_who_was_given_what_is_written_down_by_the_next_flush_when_one_fai
         patch.setattr(store_of(room).index, "touch", fail)
         room._disk.uses.flush()
     room._disk.uses.flush()
-    assert store_of(room).index.query("SELECT shared_at FROM snapshot")[0]["shared_at"] > 0
+    assert store_of(room).index.query("SELECT uid FROM sharing")[0]["uid"] == MODEST
 
 
 async def test_books_are_opened_only_for_who_is_near_its_share(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:

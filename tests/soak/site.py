@@ -38,8 +38,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(new_models: list[str]) -> Iterator[Site]:
-    """Running until the end of the block, and gone after it."""
+def site(new_models: list[str], residency: float) -> Iterator[Site]:
+    """Running until the end of the block, and gone after it. `residency`: the daemon's `min_residency` in seconds."""
     with HubStub() as hub, Tenants() as s3, tempfile.TemporaryDirectory(prefix="cached-soak-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -48,7 +48,7 @@ def site(new_models: list[str]) -> Iterator[Site]:
         for uri in (*BASE, *new_models):
             _publish(hub, s3, uri)
         _set_traps(hub, s3)
-        daemon = DaemonProcess(folder / "daemon", **_settings(hub, s3))
+        daemon = DaemonProcess(folder / "daemon", min_residency=f"{residency:.0f}s", **_settings(hub, s3))
         daemon.socket.parent.chmod(0o755)
         try:
             daemon.start()
@@ -65,7 +65,6 @@ def _settings(hub: HubStub, s3: Tenants) -> dict[str, Any]:
         "s3_endpoint": s3.endpoint,
         "socket_mode": "0660",
         "limit": LIMIT,
-        "min_residency": "10m",
         "protocols": ["hf", "s3", "http", "file"],
         **{name: value for name, value in _OPTIONAL.items() if name in known},
     }

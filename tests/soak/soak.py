@@ -20,6 +20,7 @@ START_SECONDS = 60.0
 END_SECONDS = 90.0  # What the working user may still wait for when it is over, and the looks at what is left.
 # What the daemon may grow to, whatever the users do: beyond what it has at rest, and in all.
 GROWTH = Sample(memory=200 << 20, descriptors=1500, index=16 << 20, log=1 << 62)
+RESIDENCY = 600.0  # Of an hour; of less a sixth, so that most of the working user's models are older at the end.
 LOG_RATE = 20 << 10  # Bytes per second that it may write: a log grows with what happens.
 FLAT = Sample(memory=24 << 20, descriptors=100, index=1 << 20, log=1 << 62)  # From the middle to the end.
 
@@ -35,13 +36,14 @@ class Outcome:
     leaks: list[str]
     troubles: list[str]  # Of those who did no more than be many.
     watch: Watch
+    reasons: list[str]  # What the daemon says of what it evicted of the working user's.
     status: Mapping[str, Any]  # The daemon's own, at the end; empty if it did not answer.
     bugs: int  # Tracebacks in its log.
 
     def broken(self) -> list[str]:
         """A sentence for each promise that was not kept; timing is not among them."""
         found = [f"read by others: {leak}" for leak in dict.fromkeys(self.leaks)]
-        found += [f"evicted: {uri}" for uri in (*self.hits["lost"], *self.pulls["lost"])]
+        found += [f"evicted: {reason}" for reason in self.reasons]
         for what in (self.hits, self.pulls):
             found += [f"{count} times: {trouble}" for trouble, count in what["troubles"].items()]
         found += self.troubles
@@ -79,7 +81,7 @@ class Outcome:
             f"beside them, a bare exchange over a socket: p50 {self.bare['p50'] * 1000:.2f} ms, "
             f"p99 {self.bare['p99'] * 1000:.2f} ms, p99.9 {self.bare['p999'] * 1000:.1f} ms",
             f"new models: {pulls['arrived']} of {pulls['asked']} arrived, the slowest after {pulls['slowest']:.1f} s",
-            f"evicted of the working user's: {len(hits['lost']) + len(pulls['lost'])}",
+            f"evicted of the working user's: {len(self.reasons)}",
             f"read of it by others: {len(self.leaks)}",
             *(f"{kind}: " + " → ".join(f"{size[kind]:,}" for size in sizes) for kind in KINDS),
             "tried: " + ", ".join(f"{name} {count}" for name, count in sorted(self.tricks.items())),
@@ -90,7 +92,11 @@ class Outcome:
 def run(seconds: float, seed: int, only: Sequence[str] = ()) -> Outcome:
     """Everything that it starts has ended when it returns or raises."""
     plan = Plan("", "", seed, seconds, 0.0, max(2.0, min(15.0, seconds / 30)), only)
-    with site(plan.new_models) as here, HalfCore() as half, contextlib.ExitStack() as stack:
+    with (
+        site(plan.new_models, min(RESIDENCY, seconds / 6)) as here,
+        HalfCore() as half,
+        contextlib.ExitStack() as stack,
+    ):
         plan = replace(plan, socket=str(here.daemon.socket), root=str(here.daemon.root))
         base = Program(stack, here, here.work, "working", "base")
         base.begin(plan)
@@ -114,8 +120,11 @@ def run(seconds: float, seed: int, only: Sequence[str] = ()) -> Outcome:
         tricks = sum((Counter(each["tricks"]) for each in evil), Counter[str]())
         leaks = [leak for each in evil for leak in each["leaks"]]
         troubles = [trouble for each in evil for trouble in each.get("troubles", ())]
+        reasons = [_became(here, uri) for uri in (*hits["lost"], *pulls["lost"])]
         bugs = here.daemon.log.read_text(errors="replace").count("Traceback (most recent call last)")
-        return Outcome(plan, half.how, hits, pulls, exchange, tricks, leaks, troubles, watch, _status(here), bugs)
+        return Outcome(
+            plan, half.how, hits, pulls, exchange, tricks, leaks, troubles, watch, reasons, _status(here), bugs
+        )
 
 
 _SILENT: Mapping[str, Any] = {
@@ -123,6 +132,11 @@ _SILENT: Mapping[str, Any] = {
     "lost": [],
     "troubles": {"the working user never came to an end": 1},
 }
+
+
+def _became(here: Site, uri: str) -> str:
+    """What became of a model that is not here any more."""
+    return " ".join([uri, *here.daemon.cli("show", uri).stdout.splitlines()])
 
 
 def _status(here: Site) -> dict[str, Any]:

@@ -28,7 +28,7 @@ FLIPPED = [
     "DELETE FROM snapshot_blob; DELETE FROM identity; DELETE FROM blob",
     "INSERT OR IGNORE INTO snapshot_blob SELECT snapshot.digest, blob.digest FROM snapshot, blob",
     "INSERT INTO blob (digest, size, created_at) VALUES (printf('%064d', 0), 5, 0); "
-    "INSERT INTO snapshot SELECT printf('%064d', 1), state, ref, source, revision, size, files, 0, 0, access, NULL, 0 "
+    "INSERT INTO snapshot SELECT printf('%064d', 1), state, ref, source, revision, size, files, 0, 0, access, NULL "
     "FROM snapshot LIMIT 1",
 ]
 

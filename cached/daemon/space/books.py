@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cached.daemon.space.choice import Budget, Rows, Victim, Wish, choose
+from cached.daemon.space.choice import Budget, Candidate, Rows, Victim, Wish, choose
 from cached.model import Digest
 from cached.store.overhead import NONE, Overhead
 from cached.store.promises import FillRow, Reservation
@@ -34,12 +34,35 @@ class Books:
         return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
 
     def above(self, wish: Wish | None = None) -> dict[int, int]:
-        """Bytes above its share of each user that has more; its fills count, and so does what it wishes to begin.
-
-        Of what its snapshots take beside their blobs it has what it is `charged`.
-        """
+        """Bytes above its share of each user that has more, with what it wishes to begin."""
         if self.share is None:
             return {}
+        return {uid: bytes_ - self.share for uid, bytes_ in self._taken(wish).items() if bytes_ > self.share}
+
+    def spared(self, wish: Wish | None = None) -> frozenset[Digest]:
+        """Snapshots that others than who brought them have used, as far as they would be within the shares of those:
+        of each user the most recently used first, and for nobody who has its share without them. So nobody loses what
+        somebody was quicker to bring, and those who have too much do not keep it by using each other's."""
+        taken = self._taken(wish) if self.share is not None else {}
+        users: dict[int, list[tuple[float, Candidate]]] = {}
+        for candidate in self.rows.candidates:
+            for at, uid in candidate.shared:
+                users.setdefault(uid, []).append((at, candidate))
+        found = set[Digest]()
+        for uid, uses in users.items():
+            room, counted = (self.share or 0) - taken.get(uid, 0), set[str]()
+            for _, candidate in sorted(uses, key=lambda use: (-use[0], use[1].digest)):
+                bytes_ = self._bytes(candidate.blobs - counted)
+                if self.share is not None and bytes_ > room:
+                    continue
+                room -= bytes_
+                counted |= candidate.blobs
+                found.add(candidate.digest)
+        return frozenset(found)
+
+    def _taken(self, wish: Wish | None) -> dict[int, int]:
+        """Bytes that count towards each user's share: of its snapshots, its fills, and what it wishes to begin; of
+        what its snapshots take beside their blobs it has what it is `charged`."""
         blobs: dict[int, set[str]] = {}
         keys: dict[int, dict[str, int]] = {}
         for candidate in self.rows.candidates:
@@ -53,11 +76,10 @@ class Books:
             blobs.setdefault(wish.uid, set()).update(wish.blobs)
             keys.setdefault(wish.uid, {}).update(wish.wants)
         charged = self.charged(wish)
-        taken = {
+        return {
             uid: self._bytes(blobs.get(uid, ())) + sum(keys.get(uid, {}).values()) + charged.get(uid, 0)
             for uid in blobs.keys() | keys.keys() | charged.keys()
         }
-        return {uid: bytes_ - self.share for uid, bytes_ in taken.items() if bytes_ > self.share}
 
     def charged(self, wish: Wish | None = None) -> dict[int, int]:
         """What each user has of the excess of overhead, with what it wishes to begin."""
@@ -125,6 +147,7 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     held = books.rows.held | wish.blobs
     claims = _Claims(books, wish, before, later)
     rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
+    rows = replace(rows, spared=books.spared(wish))
     rows = replace(rows, excess=books.overhead.excess + claims.overhead, charged=books.charged(wish))
     within: list[Victim] = []
     if budget is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from cached.model import Digest
@@ -23,8 +23,8 @@ class Candidate:
     kept: bool = False  # Leased or pinned.
     young: bool = False  # Within its minimum residency.
     brought_by: int | None = None  # The user on whose account it was fetched.
-    recent: bool = False  # Used within its minimum residency, by anybody …
-    shared: bool = False  # … and by somebody else than who brought it.
+    recent: bool = False  # Used within its minimum residency, by anybody.
+    shared: tuple[tuple[float, int], ...] = ()  # Who else than who brought it has used it: last when, and who.
     overhead: int = 0
 
 
@@ -34,6 +34,7 @@ class Rows:
 
     `gone`: snapshots that go anyway, for another. `above`: bytes above its share of each user that has more. `greedy`:
     such a user, when it is for it that room is made. `spare_young`: rather too little room than one of the young.
+    `spared`: those that users keep within their shares though others brought them.
     `excess`: bytes that snapshots take beside their blobs and that count; `charged`: those of each user.
     """
 
@@ -44,6 +45,7 @@ class Rows:
     above: Mapping[int, int] = field(default_factory=dict)
     greedy: int | None = None
     spare_young: bool = False
+    spared: frozenset[Digest] = frozenset()
     excess: int = 0
     charged: Mapping[int, int] = field(default_factory=dict)
 
@@ -120,7 +122,7 @@ def choose(rows: Rows, need: int) -> list[Victim]:
     need -= sum(state.take(candidate) for candidate in rows.candidates if candidate.digest in rows.gone)
     free = [each for each in rows.candidates if not each.kept and each.digest not in rows.gone]
     free.sort(key=lambda each: (each.young, each.used_at, each.digest))
-    order = _ordinary(free, rows) if rows.greedy is None else _greedy(free, rows.greedy)
+    order = _ordinary(free, rows) if rows.greedy is None else _greedy(free, rows.greedy, rows.spared)
     victims, chosen = list[Victim](), set[Digest]()
     for candidate, order_ in order:
         if need <= 0:
@@ -183,9 +185,10 @@ OWN = "least recently used of what the same user brought, who has more than its 
 
 def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, str]]:
     """What costs nothing to make again first, of users who made so many snapshots that these take others' room; then
-    of users with more than their share; both young or not, but what others used lately. Then by use, those fetched a
-    moment ago last."""
-    by_use = sorted((each for each in free if not each.shared), key=lambda each: (each.used_at, each.digest))
+    of users with more than their share; both young or not, but what is spared. Then by use, those fetched a moment ago
+    last."""
+    spared = rows.spared
+    by_use = sorted((each for each in free if each.digest not in spared), key=lambda each: (each.used_at, each.digest))
     many = (each for each in by_use if each.brought_by in rows.charged and not (rows.spare_young and each.young))
     yield from ((candidate, MANY) for candidate in many)
     yield from ((candidate, ABOVE) for candidate in by_use if candidate.brought_by in rows.above)
@@ -196,9 +199,9 @@ def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, st
     )
 
 
-def _greedy(free: list[Candidate], uid: int) -> Iterator[tuple[Candidate, str]]:
-    """For a user with more than its share: its own, but what others used lately; then what is nobody's, and idle."""
-    yield from ((each, OWN) for each in free if each.brought_by == uid and not each.shared)
+def _greedy(free: list[Candidate], uid: int, spared: Container[Digest]) -> Iterator[tuple[Candidate, str]]:
+    """For a user with more than its share: its own, but what is spared; then what is nobody's, and idle."""
+    yield from ((each, OWN) for each in free if each.brought_by == uid and each.digest not in spared)
     yield from ((each, LRU) for each in free if each.brought_by is None and not each.recent and not each.young)
 
 

@@ -166,7 +166,7 @@ class Evictor:
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
         rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
         rows = replace(rows, excess=books.overhead.excess, charged=books.charged())
-        return replace(rows, above=books.above(), spare_young=wish.spare_young)
+        return replace(rows, above=books.above(), spared=books.spared(), spare_young=wish.spare_young)
 
     def _rows(self, wish: Wish, look: bool) -> Rows:
         index, now = self._store.index, time.time()
@@ -177,17 +177,16 @@ class Evictor:
             row["snapshot"] for row in index.query("SELECT snapshot FROM pin WHERE until IS NULL OR until > ?", (now,))
         }
         found: list[Candidate] = []
-        snapshots = index.query(
-            "SELECT digest, source, used_at, created_at, brought_by, shared_at, files FROM snapshot"
-        )
+        shared: dict[str, list[tuple[float, int]]] = {}
+        for row in index.query("SELECT snapshot, at, uid FROM sharing"):
+            shared.setdefault(row["snapshot"], []).append((row["at"], row["uid"]))
+        snapshots = index.query("SELECT digest, source, used_at, created_at, brought_by, files FROM snapshot")
         leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots) if look else set[Digest]()
         for row in snapshots:
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
             # `wants` among its blobs: it is damaged, and what the room is for would mend it.
             kept = digest.hex in pinned or not members.isdisjoint(wish.wants)
-            young, recent, shared = (
-                0 <= now - row[name] < self._residency for name in ("created_at", "used_at", "shared_at")
-            )
+            young, recent = (0 <= now - row[name] < self._residency for name in ("created_at", "used_at"))
             kept = kept or digest in leased
             found.append(
                 Candidate(
@@ -199,7 +198,7 @@ class Evictor:
                     young,
                     row["brought_by"],
                     recent,
-                    shared,
+                    tuple(shared.get(row["digest"], ())),
                     overhead.of(row["files"]),
                 )
             )
