@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 
@@ -24,6 +25,13 @@ def given(room: Room, digest: Digest, uid: int) -> None:
     """Handed out to that user just now."""
     used(room, [digest])
     room._disk.uses.given(digest, Peer(os.getpid(), uid, uid))
+
+
+async def _aged(room: Room, name: str, uid: int, **sizes: int) -> None:
+    """Brought, and not used for ever."""
+    digest = await bring(room, name, uid, **sizes)
+    with store_of(room).index.transaction() as db:
+        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (digest.hex,))
 
 
 async def test_who_would_have_more_than_its_share_makes_room_of_its_own(rooms: Rooms) -> None:
@@ -66,9 +74,7 @@ async def test_administrators_and_the_daemon_have_no_share(rooms: Rooms) -> None
 
 async def test_what_a_user_has_above_its_share_goes_first_for_others_however_young_or_used(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.4), min_residency=Duration(3600))
-    old = await bring(room, "old", MODEST, w=20)
-    with store_of(room).index.transaction() as db:
-        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (old.hex,))
+    await _aged(room, "old", MODEST, w=20)
     hot = [await bring(room, name, GREEDY, w=40) for name in "ab"]
     used(room, hot)
     await bring(room, "new", MODEST, w=10)
@@ -79,9 +85,7 @@ async def test_what_a_user_has_above_its_share_goes_first_for_others_however_you
 
 async def test_a_watermark_takes_what_is_above_a_share_first(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.4), min_residency=Duration(3600), high_watermark=0.9, low_watermark=0.8)
-    old = await bring(room, "old", MODEST, w=20)
-    with store_of(room).index.transaction() as db:
-        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (old.hex,))
+    await _aged(room, "old", MODEST, w=20)
     for name in "abc":
         await bring(room, name, GREEDY, w=25)
     await room.keep_below()
@@ -121,9 +125,7 @@ async def test_what_others_use_is_not_taken_from_them_for_who_was_quicker_to_bri
 
 async def test_users_above_their_shares_keep_nothing_by_using_each_others_models(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.2), min_residency=Duration(600))
-    old = await bring(room, "old", MODEST, w=5)
-    with store_of(room).index.transaction() as db:
-        db.execute("UPDATE snapshot SET created_at = 0, used_at = 0 WHERE digest = ?", (old.hex,))
+    await _aged(room, "old", MODEST, w=5)
     for turn in range(12):
         for uid, other in (GREEDY, THIRD), (THIRD, GREEDY):
             with contextlib.suppress(AllHeld):
@@ -181,6 +183,59 @@ async def test_a_stalled_fill_above_its_share_gives_way_to_who_is_within(rooms: 
     with pytest.raises(AllHeld):
         await come(room, stalled, "y")
     await room.abandon(stalled)
+
+
+async def test_a_fill_above_its_share_gives_way_before_anything_of_who_is_within_goes(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.3))
+    await _aged(room, "old", MODEST, w=10)
+    greedy = await reserve(room, "greedy", GREEDY, x=80, y=5)
+    await come(room, greedy, "x")
+    asked = asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def fill() -> None:
+        try:
+            await room.run(greedy, hang())
+        finally:
+            await room.abandon(greedy)
+
+    running = asyncio.create_task(fill())
+    await asked.wait()
+    async with asyncio.timeout(60):
+        await bring(room, "new", THIRD, w=20)
+        with pytest.raises(AllHeld, match="what has landed is kept"):
+            await running
+    assert here(room) == {"old", "new"}
+
+
+@pytest.mark.parametrize("how", ["running", "leased"])
+async def test_a_watermark_takes_nothing_of_who_is_within_its_share_for_who_is_above(rooms: Rooms, how: str) -> None:
+    room = rooms.make(100, user_share=Share(0.3), high_watermark=0.9, low_watermark=0.5)
+    await _aged(room, "old", MODEST, w=10)
+    await _aged(room, "also", THIRD, w=5)
+    await bring(room, "own", GREEDY, w=5)
+    greedy = await reserve(room, "greedy", GREEDY, x=75)
+    if how == "running":
+        await come(room, greedy)
+        await room.keep_below()
+        assert here(room) == {"old", "also"}, "its own went"
+        await room.abandon(greedy)
+    else:
+        lease(room, await ready(room, greedy))
+        await room.keep_below()
+        assert here(room) == {"old", "also", "greedy"}, "its own went"
+
+
+async def test_a_watermark_takes_by_use_what_nobody_with_more_than_its_share_owes(rooms: Rooms) -> None:
+    room = rooms.make(100, user_share=Share(0.5), high_watermark=0.9, low_watermark=0.5)
+    for name in "abcd":
+        await bring(room, name, None, w=20)
+    await bring(room, "own", MODEST, w=15)
+    await room.keep_below()
+    assert here(room) == {"d", "own"}
 
 
 async def test_a_fill_counts_towards_the_share_before_it_is_ready(rooms: Rooms) -> None:

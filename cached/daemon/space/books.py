@@ -148,11 +148,13 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     claims = _Claims(books, wish, before, later)
     rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
     rows = replace(rows, spared=books.spared(wish))
+    theirs = [] if greedy else [fill for fill in later if fill.uid in above]
     rows = replace(rows, excess=books.overhead.excess + claims.overhead, charged=books.charged(wish))
     within: list[Victim] = []
     if budget is not None:
         inner = _only(rows, under)
         need = claims.under(budget, under, inner) - budget.limit
+        inner = replace(inner, yields=claims.yields([fill for fill in theirs if fill.source in under]))
         within = [victim.explained(f"to keep {budget}") for victim in choose(inner, need)]
         short = need - freed(inner, rows.gone | {victim.digest for victim in within})
         if short > 0:
@@ -161,7 +163,7 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
             return Decision(tuple(within), short, tuple(f.id for f in fills), yields, greedy, budget)
     gone = rows.gone | {victim.digest for victim in within}
     need = claims.needed - books.loose[0]
-    chosen = choose(replace(rows, gone=gone), need)
+    chosen = choose(replace(rows, gone=gone, yields=claims.yields(theirs)), need)
     victims = within + [victim.explained(wish.purpose) for victim in chosen]
     short = need - freed(rows, gone | {victim.digest for victim in victims}) - books.loose[1]
     ids = tuple(fill.id for fill in later)

@@ -33,8 +33,9 @@ class Rows:
     """What `choose` looks at: snapshots, bytes by blob, and the blobs that fills hold.
 
     `gone`: snapshots that go anyway, for another. `above`: bytes above its share of each user that has more. `greedy`:
-    such a user, when it is for it that room is made. `spare_young`: rather too little room than one of the young.
-    `spared`: those that users keep within their shares though others brought them.
+    such a user, when it is for it that room is made. `spare`: as of the `Wish`. `yields`: bytes that fills of such
+    users would give back, and that are not taken from others. `spared`: those that users keep within their shares
+    though others brought them.
     `excess`: bytes that snapshots take beside their blobs and that count; `charged`: those of each user.
     """
 
@@ -44,7 +45,8 @@ class Rows:
     gone: frozenset[Digest] = frozenset()
     above: Mapping[int, int] = field(default_factory=dict)
     greedy: int | None = None
-    spare_young: bool = False
+    spare: bool = False
+    yields: int = 0
     spared: frozenset[Digest] = frozenset()
     excess: int = 0
     charged: Mapping[int, int] = field(default_factory=dict)
@@ -77,14 +79,15 @@ class Freed:
 class Wish:
     """Why room is made. `purpose` ends the sentence that is recorded for each victim.
 
-    `spare_young`: rather too little room than something fetched a moment ago. `wants` (bytes by key) and `blobs` are
-    what the room is for: downloads that it would go on with, damaged blobs that it would replace, and blobs that are
-    here and that it counts on; `overhead` is for what a snapshot of it will take beside them. `uid`: on whose account,
-    if on anybody's; `fill`: for which, once it runs.
+    `spare`: nobody waits for it, so rather too little room than something fetched a moment ago, or something of others
+    than who has more than its share. `wants` (bytes by key) and `blobs` are what the room is for: downloads that it
+    would go on with, damaged blobs that it would replace, and blobs that are here and that it counts on; `overhead` is
+    for what a snapshot of it will take beside them. `uid`: on whose account, if on anybody's; `fill`: for which, once
+    it runs.
     """
 
     purpose: str
-    spare_young: bool = False
+    spare: bool = False
     wants: Mapping[str, int] = field(default_factory=dict)
     blobs: frozenset[str] = frozenset()
     uid: int | None = None
@@ -125,7 +128,7 @@ def choose(rows: Rows, need: int) -> list[Victim]:
     order = _ordinary(free, rows) if rows.greedy is None else _greedy(free, rows.greedy, rows.spared)
     victims, chosen = list[Victim](), set[Digest]()
     for candidate, order_ in order:
-        if need <= 0:
+        if need <= 0 or (order_ in (LRU, YOUNG) and need <= state.owed()):
             break
         if candidate.digest in chosen or not state.due(candidate, order_):
             continue
@@ -145,6 +148,11 @@ class _State:
         self._links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
         self._excess = rows.excess
         self._above, self._charged = dict(rows.above), dict(rows.charged)
+
+    def owed(self) -> int:
+        """Bytes that it is for users with more than their share to give back, and so not for others: what they hold
+        stays for now. When somebody waits for the room it is what can be had of their fills."""
+        return sum(self._above.values()) if self._rows.spare else self._rows.yields
 
     def take(self, candidate: Candidate) -> int:
         """It goes: the bytes that this frees."""
@@ -189,13 +197,11 @@ def _ordinary(free: list[Candidate], rows: Rows) -> Iterator[tuple[Candidate, st
     last."""
     spared = rows.spared
     by_use = sorted((each for each in free if each.digest not in spared), key=lambda each: (each.used_at, each.digest))
-    many = (each for each in by_use if each.brought_by in rows.charged and not (rows.spare_young and each.young))
+    many = (each for each in by_use if each.brought_by in rows.charged and not (rows.spare and each.young))
     yield from ((candidate, MANY) for candidate in many)
     yield from ((candidate, ABOVE) for candidate in by_use if candidate.brought_by in rows.above)
     yield from (
-        (candidate, YOUNG if candidate.young else LRU)
-        for candidate in free
-        if not (rows.spare_young and candidate.young)
+        (candidate, YOUNG if candidate.young else LRU) for candidate in free if not (rows.spare and candidate.young)
     )
 
 

@@ -166,7 +166,7 @@ class Evictor:
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
         rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
         rows = replace(rows, excess=books.overhead.excess, charged=books.charged())
-        return replace(rows, above=books.above(), spared=books.spared(), spare_young=wish.spare_young)
+        return replace(rows, above=books.above(), spared=books.spared(), spare=wish.spare)
 
     def _rows(self, wish: Wish, look: bool) -> Rows:
         index, now = self._store.index, time.time()

@@ -170,7 +170,7 @@ class Room:
         """Above the high watermark: evict down to the low one, so that the next fill need not wait for it."""
         if self._disk.degraded is None and await self._disk.do(self.excess, self._config.high_watermark) > 0:
             need = await self._disk.do(self.excess, self._config.low_watermark)
-            await self.make(need, Wish("to get below the low watermark", spare_young=True))
+            await self.make(need, Wish("to get below the low watermark", spare=True))
 
     def excess(self, share: float) -> int:
         """Bytes above that share of the limit; what is only set aside is not there yet. Synchronous."""
