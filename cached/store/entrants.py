@@ -38,7 +38,7 @@ class Entrants:
         self._enforced = enforced
         self._lock = threading.Lock()  # In the order of locks that `Store` names.
         self._left_open: set[Digest] = set()  # To be shut when it can be told who leases them.
-        self._told: dict[tuple[Digest, int], float] = {}  # Until when who was given the path can use it.
+        self._told: dict[Digest, dict[int, float]] = {}  # Until when who was given the path can use it.
         # Where nobody could be let go: until when (monotonic) that is believed, and what is said meanwhile.
         self._full: dict[Digest, tuple[float, str]] = {}
         self._telling = threading.Lock()  # Of its own: a hit does not wait for the disk.
@@ -80,7 +80,7 @@ class Entrants:
         """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open
         to everybody close meanwhile. To be called before it is looked whether it is open. For hits."""
         with self._telling:
-            self._told[snapshot, uid] = until
+            self._told.setdefault(snapshot, {})[uid] = until
 
     def until(self, snapshot: Digest, uid: int) -> float:
         """Until when (seconds since the epoch) the user is let in; 0 when it is not. For hits."""
@@ -98,7 +98,11 @@ class Entrants:
         """Shut out whoever's time is over and who leases nothing there; how many. What had to be left open is tried
         again. An error at one snapshot is raised when all have been looked at."""
         with self._telling:
-            self._told = {who: until for who, until in self._told.items() if until >= now}
+            for which, told in list(self._told.items()):
+                if still := {uid: until for uid, until in told.items() if until >= now}:
+                    self._told[which] = still
+                else:
+                    del self._told[which]
         with self._lock:
             self._full = {which: full for which, full in self._full.items() if full[0] > time.monotonic()}
         for snapshot in sorted(self._left_open, key=str):
@@ -181,11 +185,12 @@ class Entrants:
         if leasing is None:
             return False
         with self._telling:
-            told = {uid for (which, uid), until in self._told.items() if which == snapshot and until >= now}
+            told = {uid for uid, until in self._told.get(snapshot, {}).items() if until >= now}
+        staying = leasing | told | {newcomer}
         with self._index.transaction() as db:
             query = "SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY until, uid"
             rows = db.execute(query, (snapshot.hex,)).fetchall()
-            idle = [row for row in rows if row["uid"] not in leasing | told | {newcomer}]
+            idle = [row for row in rows if row["uid"] not in staying]
             going = [row["uid"] for row in idle if row["until"] < now] or [row["uid"] for row in idle[: len(rows) // 8]]
             db.executemany("DELETE FROM entrant WHERE snapshot = ? AND uid = ?", [(snapshot.hex, uid) for uid in going])
         for uid in going:
@@ -213,7 +218,7 @@ class Entrants:
         if leasing is None:
             return False
         with self._telling:
-            told = [(uid, until) for (which, uid), until in self._told.items() if which == snapshot]
+            told = list(self._told.get(snapshot, {}).items())
         db.executemany(
             "INSERT INTO entrant VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
             [(snapshot.hex, uid, until) for uid, until in [*((uid, 0.0) for uid in leasing), *told]],
