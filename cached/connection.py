@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from cached.wire import API
@@ -31,7 +32,8 @@ class Connection:
         with _as_os_errors():
             headers = {"Content-Type": "application/json"} if payload else {}
             target = quote(verb) if payload else f"{quote(verb)}?api={API}"
-            self._http.request(method, target, payload, headers)
+            with self._http.in_one_piece():
+                self._http.request(method, target, payload, headers)
             self._response = self._http.getresponse()
 
     @property
@@ -66,6 +68,25 @@ class _UnixHTTP(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._held: list[bytes] | None = None
+
+    @contextlib.contextmanager
+    def in_one_piece(self) -> Iterator[None]:
+        """Send at the end what is sent in the block: http.client sends a head and its body apart, and each wakes the
+        daemon."""
+        self._held = []
+        try:
+            yield
+            whole = b"".join(self._held)
+        finally:
+            self._held = None
+        super().send(whole)
+
+    def send(self, data: Any) -> None:
+        if self._held is not None:
+            self._held.append(data)
+        else:
+            super().send(data)
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -21,6 +21,7 @@ _json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _LEAN, _HASHED = "lean", "hashed"
 _LONG = 512  # Characters of patterns in a key, beyond which their hash stands for them.
+_UNPRINTED = re.compile(r"[\x00-\x20\x7f]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
@@ -51,7 +52,7 @@ class ModelRef:
     ) -> ModelRef:
         """From what a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision."""
         text = uri.strip()
-        if not text or any(ord(char) < 33 or ord(char) == 127 for char in text):
+        if not text or _UNPRINTED.search(text):
             raise InvalidRequest(
                 f"{spoken(uri)!r} is not a model URI: it is empty or holds blanks or control characters."
             )

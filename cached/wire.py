@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from cached.errors import CachedError, VersionMismatch, from_code
@@ -67,11 +67,16 @@ def reply(value: Mapping[str, Any]) -> bytes:
 
 
 def progress_line(progress: Progress) -> bytes:
-    return reply({"event": "progress", **asdict(progress)})
+    return reply({"event": "progress", **_said(progress)})
 
 
 def ready_line(ready: Ready) -> bytes:
-    return reply({"event": "ready", **asdict(ready)})
+    return reply({"event": "ready", **_said(ready)})
+
+
+def _said(value: Progress | Ready) -> dict[str, Any]:
+    """Its fields; `asdict` copies each of them, at a quarter of the cost of a hit."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def error_body(error: CachedError) -> dict[str, Any]:

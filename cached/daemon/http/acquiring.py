@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
@@ -25,6 +26,7 @@ log = logging.getLogger("cached.api")
 
 PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
 Steps = AsyncGenerator[Progress | Ready, None]
+HandOut = Callable[[Ready], Awaitable[Ready]]
 
 
 class Acquiring:
@@ -35,18 +37,20 @@ class Acquiring:
         peer = peer_of(request)
         if wish.pins:
             await self._people.require_admin(peer, "pinning")
-        found = await self._cache.acquire(wish.ask, await self.caller(peer, wish))
+        caller = await self.caller(peer, wish)
+        hand_out = partial(self._hand_out, wish, peer, caller)
+        found = await self._cache.acquire(wish.ask, caller)
         if isinstance(found, Fill):
-            return await self._stream(request, found, wish, peer)
-        line = ready_line(await self._hand_out(found, wish, peer))
+            return await self._stream(request, found, wish.abandon, hand_out)
+        line = ready_line(await hand_out(found))
         return web.Response(body=line, content_type="application/x-ndjson")
 
     async def caller(self, peer: Peer | None, wish: Acquire) -> Caller:
         return caller_of(peer, wish.credentials, await self._people.served(peer))
 
-    async def _hand_out(self, ready: Ready, wish: Acquire, peer: Peer | None) -> Ready:
+    async def _hand_out(self, wish: Acquire, peer: Peer | None, caller: Caller, ready: Ready) -> Ready:
         """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
-        disk, digest, caller = self._disks.at(ready.path), Digest.parse(ready.digest), await self.caller(peer, wish)
+        disk, digest = self._disks.at(ready.path), Digest.parse(ready.digest)
         await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
         ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
         disk.uses.touch(digest)
@@ -56,31 +60,25 @@ class Acquiring:
             await self._admin.pin_on(disk, digest, wish.keep, peer.uid)
         return ready
 
-    async def _stream(self, request: web.Request, fill: Fill, wish: Acquire, peer: Peer | None) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, fill: Fill, abandon: bool, hand_out: HandOut) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        with fill.waited_for(wish.abandon):
+        with fill.waited_for(abandon):
             steps = fill.watch(PROGRESS_SECONDS)
             try:
                 await response.prepare(request)
-                await self._stream_lines(response, steps, fill, wish, peer)
+                await self._stream_lines(response, steps, fill, hand_out)
             except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
-                log.info("caller.gone", extra={"ref": str(wish.ask.ref)})
+                log.info("caller.gone", extra={"ref": str(fill.ref)})
             finally:
                 await steps.aclose()
         return response
 
-    async def _stream_lines(
-        self, response: web.StreamResponse, steps: Steps, fill: Fill, wish: Acquire, peer: Peer | None
-    ) -> None:
+    async def _stream_lines(self, response: web.StreamResponse, steps: Steps, fill: Fill, hand_out: HandOut) -> None:
         """Progress, and a last line that says what came of it. ConnectionError when the caller does not listen."""
         try:
             async for step in steps:
                 ready = isinstance(step, Ready)
-                line = (
-                    ready_line(await self._hand_out(step, wish, peer))
-                    if isinstance(step, Ready)
-                    else progress_line(step)
-                )
+                line = ready_line(await hand_out(step)) if isinstance(step, Ready) else progress_line(step)
                 await response.write(line)
                 if ready:
                     break
