@@ -106,13 +106,29 @@ class Leases:
         """Which of its lock files are held: empty when nobody leases the snapshot."""
         return self._files(snapshot) + self._directories.of(snapshot)
 
+    def of_all(self, snapshots: Iterable[Digest]) -> dict[Digest, list[Held]]:
+        """The same of many; those that nobody leases are left out."""
+        asked = list(snapshots)
+        found = self._all_files(asked)
+        for snapshot in asked:
+            if held := self._directories.of(snapshot):
+                found[snapshot] = [*found.get(snapshot, []), *held]
+        return found
+
+    def _all_files(self, snapshots: Iterable[Digest]) -> dict[Digest, list[Held]]:
+        """Of thousands most may never have been handed out, and have no folder: one look tells which."""
+        names = names_in(str(self._layout.snapshots))
+        there = None if names is None else {name.removesuffix(".locks") for name in names if name.endswith(".locks")}
+        asked = (snapshot for snapshot in snapshots if there is None or snapshot.hex in there)
+        return {snapshot: held for snapshot in asked if (held := self._files(snapshot))}
+
     def _files(self, snapshot: Digest) -> list[Held]:
         return held_files(str(self._layout.locks(snapshot)))
 
     def protected(self, snapshots: Iterable[Digest]) -> set[Digest]:
         """Those of all the root's snapshots that a lease keeps."""
         asked = set(snapshots)
-        held = {snapshot: files for snapshot in asked if (files := self._files(snapshot))}
+        held = self._all_files(asked)
         of_users: dict[int, list[tuple[float, Digest]]] = {}
         for snapshot, files in held.items():
             for uid in {each.uid for each in files if each.uid is not None}:

@@ -1,4 +1,4 @@
-"""Answers as JSON. A long one is written item by item in a thread: in one go it would keep every hit waiting."""
+"""Answers as JSON. A long one is written bit by bit in a thread: in one go it would keep every hit waiting."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cached.wire import API, error_body, reply
 log = logging.getLogger("cached.api")
 
 LONG = 100  # Items of a list.
+AT_ONCE = 16  # Of which so many are written in one go, some tens of microseconds.
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -44,5 +45,10 @@ def written(body: Mapping[str, Any]) -> bytes:
 
 def _fields(body: Mapping[str, Any]) -> Iterator[bytes]:
     for name, value in body.items():
-        text = f"[{','.join([_json(item) for item in value])}]" if isinstance(value, list) else _json(value)
+        text = f"[{','.join(_parts(value))}]" if isinstance(value, list) else _json(value)
         yield f"{_json(name)}:{text}".encode()
+
+
+def _parts(items: list[Any]) -> Iterator[str]:
+    for start in range(0, len(items), AT_ONCE):
+        yield _json(items[start : start + AT_ONCE])[1:-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from cached.access import Access, same_for_all
@@ -108,7 +108,9 @@ class Inventory:
         """Of one disk, the most recently used first; those that the user `only` may hear of, None for all."""
         self._flush(disk)
         rows = disk.store.index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
-        return [_snapshot(disk, row, title) for row, title in self._hearing(disk, only).titles(rows)]
+        titles = self._hearing(disk, only).titles(rows)
+        leased = disk.store.leases.of_all(Digest(row["digest"]) for row, _ in titles)
+        return [_snapshot(disk, row, title, leased) for row, title in titles]
 
     def leases(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
         """Of one disk: all, or those of the user `only`."""
@@ -122,7 +124,7 @@ class Inventory:
         rows = disk.store.index.query(_SNAPSHOTS + "WHERE s.digest = ?", (time.time(), digest.hex))
         if not rows:
             raise NotCached(f"{digest} is not cached on this node.")
-        return _snapshot(disk, rows[0], hearing.title(rows[0]))
+        return _snapshot(disk, rows[0], hearing.title(rows[0]), disk.store.leases.of_all([digest]))
 
     def _flush(self, disk: Disk) -> None:
         """Should the disk not take it, what is shown is a little behind."""
@@ -265,7 +267,7 @@ def _sharing(disk: Disk, digest: Digest) -> dict[str, int]:
     return {"shared_bytes": sum(row["size"] for row in rows) - unique, "unique_bytes": unique}
 
 
-def _snapshot(disk: Disk, row: sqlite3.Row, title: Title) -> dict[str, Any]:
+def _snapshot(disk: Disk, row: sqlite3.Row, title: Title, leased: Container[Digest]) -> dict[str, Any]:
     return {
         "digest": f"sha256:{row['digest']}",
         "state": row["state"],
@@ -275,7 +277,7 @@ def _snapshot(disk: Disk, row: sqlite3.Row, title: Title) -> dict[str, Any]:
         "files": row["files"],
         "created_at": rfc3339(row["created_at"]),
         "used_at": rfc3339(row["used_at"]),
-        "leased": bool(disk.store.leases.of(Digest(row["digest"]))),
+        "leased": Digest(row["digest"]) in leased,
         "pinned": bool(row["pinned"]),
         "pinned_until": None if row["until"] is None else rfc3339(row["until"]),
         "access": Access.parse(row["access"]).kind or "unknown",

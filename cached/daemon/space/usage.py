@@ -111,9 +111,8 @@ class Uses:
         says; pid 0 is a process that this pid namespace does not show."""
         locks = holders()
         found: dict[str, set[tuple[int, int | None]]] = {}
-        for digest in snapshots:
-            for held in self._store.leases.of(Digest(digest)):
-                found.setdefault(digest, set()).update((max(0, pid), held.uid) for pid in pids(held, locks))
+        for digest, files in self._store.leases.of_all(map(Digest, snapshots)).items():
+            found[digest.hex] = {(max(0, pid), held.uid) for held in files for pid in pids(held, locks)}
         return found
 
 
