@@ -12,7 +12,7 @@ import pytest
 
 from cached.connection_pool import CancellableCall, ConnectionPool
 from cached.daemon.http.api import Api
-from cached.store import fitness
+from cached.store.startup import preflight
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.reach import descriptors, listening, locked, tree
@@ -65,7 +65,7 @@ def test_every_row_says_by_whom_and_at_what_cost_and_names_tests_that_exist() ->
     for name, (_, who, cost, tests) in TABLE.items():
         named = re.findall(r"`(test_\w+)`", tests)
         assert who and cost and named, name
-        if fitness.FORMAT > 1:  # Which closes what the table says is closed.
+        if preflight.FORMAT > 1:  # Which closes what the table says is closed.
             assert set(named) <= known, (name, set(named) - known)
 
 
@@ -120,7 +120,7 @@ def test_every_file_socket_lock_and_descriptor_of_a_daemon_that_did_everything_h
     assert without_row(seen.locks, "lock") == []
     assert without_row(seen.sockets, "socket") == []
     assert without_row(seen.descriptors, "descriptor") == []
-    if fitness.FORMAT > 1:
+    if preflight.FORMAT > 1:
         assert seen.open_to_others == set(), "what the table says is the daemon's alone is it by its mode too"
 
 

@@ -8,7 +8,7 @@ from cached.daemon.space.disk import Disk
 from cached.errors import NotCached
 from cached.model import Digest, Listing
 from cached.model_ref import ModelRef
-from cached.store.hits import Known
+from cached.store.index.hits import Known
 from cached.wire import Ready
 
 

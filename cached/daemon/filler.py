@@ -20,7 +20,7 @@ from cached.daemon.space.room import Reserved
 from cached.daemon.transfer.bundles import SMALL
 from cached.errors import CachedError
 from cached.model import Digest, Entry, Manifest, ManifestFile
-from cached.store.snapshots import Origin
+from cached.store.snapshots.snapshots import Origin
 from cached.wire import Ready
 from cached.worker.messages import Remote
 

@@ -16,7 +16,7 @@ from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers
 from cached.daemon.whose import Whose
 from cached.model import Listing
-from cached.store.hits import Known
+from cached.store.index.hits import Known
 
 
 class Granting:

@@ -13,7 +13,7 @@ from cached.access import same_for_all
 from cached.config import Config
 from cached.daemon.callers import Caller
 from cached.model_ref import ModelRef
-from cached.store.names import ALL, OWN
+from cached.store.index.resolutions import ALL, OWN
 from cached.store.proofs import NOBODY, Proofs
 
 

@@ -7,8 +7,8 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from cached.store.index import Index
-from cached.store.names import OWN
+from cached.store.index.index import Index
+from cached.store.index.resolutions import OWN
 
 NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cached.model import Digest, Entry
-from cached.store.blobs import Blobs
-from cached.store.index import Index
-from cached.store.ingest import Verified
-from cached.store.wants import fulfil
+from cached.store.blobs.blobs import Blobs
+from cached.store.blobs.ingest import Verified
+from cached.store.index.fills import fulfil
+from cached.store.index.index import Index
 
 
 @dataclass(frozen=True, slots=True)

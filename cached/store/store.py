@@ -13,25 +13,26 @@ from cached.access import Access
 from cached.config import Config
 from cached.errors import DigestMismatch, StoreDegraded
 from cached.model import Digest, Entry, Manifest
-from cached.store import checkup, publish, usage
-from cached.store.blobs import Blobs
-from cached.store.checkup import Checkup
-from cached.store.entrants import Entrants
-from cached.store.frozen import FrozenIndex, read_only, take_out_broken
-from cached.store.index import Index
-from cached.store.ingest import Verified
+from cached.store import publish, usage
+from cached.store.blobs import verify
+from cached.store.blobs.blobs import Blobs
+from cached.store.blobs.ingest import Verified
+from cached.store.blobs.quarantine import Quarantine
+from cached.store.blobs.verify import Checkup
+from cached.store.index.index import Index
+from cached.store.index.opening import open_index
+from cached.store.index.promises import Promises
 from cached.store.layout import Layout, disk_errors
-from cached.store.leases import Leases
-from cached.store.opening import open_index
 from cached.store.overhead import Overhead
-from cached.store.promises import Promises
+from cached.store.permissions import Entrants
 from cached.store.proofs import Proofs
 from cached.store.publish import Arrival
-from cached.store.quarantine import Quarantine
-from cached.store.reconcile import correct, reconcile
-from cached.store.recovered import Recovered
-from cached.store.root import RootLock
-from cached.store.snapshots import Origin, Snapshots, delete_tree
+from cached.store.snapshots.leases import Leases
+from cached.store.snapshots.snapshots import Origin, Snapshots, delete_tree
+from cached.store.startup.read_only import FrozenIndex, read_only, take_out_broken
+from cached.store.startup.reconcile import correct, reconcile
+from cached.store.startup.report import Recovered
+from cached.store.startup.root_lock import RootLock
 from cached.store.usage import Usage
 
 log = logging.getLogger("cached.store")
@@ -130,10 +131,10 @@ class Store:
         if not self.blobs.taken(verified.digest):
             return
         path = str(self.blobs.path(verified.digest))
-        found = checkup.check(path, verified.digest, verified.size, verified.pieces, deep=False)
+        found = verify.check(path, verified.digest, verified.size, verified.pieces, deep=False)
         if found.problem is not None and self.condemn(verified.digest, found) is None:
             with self._publishing:  # No row says that it is there, or one that it is damaged.
-                if checkup.identity(path) == found.seen:
+                if verify.identity(path) == found.seen:
                     self.blobs.quarantine(verified.digest, verified.size, None, ())
 
     def take_arrived(self, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
@@ -243,7 +244,7 @@ class Store:
         None when somebody else has condemned, removed or replaced it meanwhile.
         """
         with self._publishing:
-            if checkup.identity(str(self.blobs.path(digest))) != found.seen:
+            if verify.identity(str(self.blobs.path(digest))) != found.seen:
                 return None
             row = self.blob(digest)
             affected = self.index.condemn(digest, found.problem or "damaged")

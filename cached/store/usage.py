@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from cached.config import Config
 from cached.store import overhead
-from cached.store.blobs import Blobs
-from cached.store.index import Index
+from cached.store.blobs.blobs import Blobs
+from cached.store.blobs.quarantine import Quarantine
+from cached.store.index.index import Index
 from cached.store.layout import Layout, disk_errors
 from cached.store.overhead import NONE, Overhead
-from cached.store.quarantine import Quarantine
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cached.errors import CachedError
-from cached.store.ingest import ALLOCATED, Ingest, Piece
+from cached.store.blobs.ingest import ALLOCATED, Ingest, Piece
 from cached.worker.channel import Channel
 from cached.worker.messages import Granted, Wanting
 

@@ -6,7 +6,7 @@ import ctypes
 import platform
 import time
 
-from cached.store.checkup import Checkup, check
+from cached.store.blobs.verify import Checkup, check
 from cached.worker.messages import Check
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(platform.machine())

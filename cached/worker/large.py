@@ -6,8 +6,8 @@ import functools
 
 from cached.errors import SourceChanged
 from cached.sources.base import FastReader, Reader, Source, WholeFileReader
-from cached.store.blobs import Blobs
-from cached.store.ingest import Piece, Verified
+from cached.store.blobs.blobs import Blobs
+from cached.store.blobs.ingest import Piece, Verified
 from cached.worker.ahead import Ahead, Ask
 from cached.worker.blob_reader import BlobReader
 from cached.worker.messages import Open, Opened

@@ -18,7 +18,7 @@ from cached.config import Config
 from cached.errors import CachedError
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef
-from cached.store.ingest import Piece, Verified
+from cached.store.blobs.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
 RESOLVES = 16  # Questions to sources that one worker takes at a time, …

@@ -28,7 +28,7 @@ from cached.model import Listing
 from cached.model_ref import ModelRef
 from cached.sources import idle
 from cached.sources.registry import Registry
-from cached.store.blobs import Blobs
+from cached.store.blobs.blobs import Blobs
 from cached.store.layout import Layout
 from cached.undumpable import leave_no_core
 from cached.worker.ahead import RoomRequests

@@ -10,7 +10,7 @@ from pathlib import Path
 from cached.model import Digest, Manifest, ManifestFile
 from cached.model_ref import ModelRef
 from cached.store.layout import Layout
-from cached.store.root import RootLock
+from cached.store.startup.root_lock import RootLock
 
 OWN = 10  # Blobs of each model that no other has …
 SHARED = ("config.json", "tokenizer/tokenizer.json")  # … and names that all of them have of a few.

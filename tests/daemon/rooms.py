@@ -11,7 +11,7 @@ from cached.daemon.space.room import Reserved, Room
 from cached.lease import take
 from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef
-from cached.store.snapshots import Origin
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 from tests.store.stored import OPEN, lock_file, publish
 

@@ -22,8 +22,8 @@ from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef
-from cached.store.blobs import ingest_key
-from cached.store.ingest import Verified
+from cached.store.blobs.blobs import ingest_key
+from cached.store.blobs.ingest import Verified
 from cached.worker.messages import Gathered, Into, Remote
 from tests.store.stored import publish
 

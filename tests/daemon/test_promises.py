@@ -17,7 +17,7 @@ from cached.daemon.space.disk import Disk
 from cached.errors import AllHeld
 from cached.model import PIECE_BYTES, Entry, Listing
 from cached.model_ref import ModelRef
-from cached.store.blobs import ingest_key
+from cached.store.blobs.blobs import ingest_key
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, on_disk, ready, reserve, store_of, used
 
 WEIGHTS = Entry("w", 2 * PIECE_BYTES, "v1")

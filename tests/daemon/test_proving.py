@@ -21,7 +21,7 @@ from cached.daemon.whose import Whose
 from cached.errors import SourceChanged, SourceDenied
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef
-from cached.store.checkup import Checkup
+from cached.store.blobs.verify import Checkup
 from cached.worker.messages import Check
 from tests.store.stored import add
 

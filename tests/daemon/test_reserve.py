@@ -13,8 +13,8 @@ from cached.daemon.space.room import Reserved, Room
 from cached.errors import AllHeld
 from cached.lease import take
 from cached.model import Digest, Listing
-from cached.store.blobs import ingest_key
-from cached.store.checkup import Checkup
+from cached.store.blobs.blobs import ingest_key
+from cached.store.blobs.verify import Checkup
 from tests.daemon.rooms import KB, Rooms, here, model, store_of
 from tests.store.stored import add, lock_file
 

@@ -15,7 +15,7 @@ from cached.daemon.space.room import Room
 from cached.daemon.space.usage import Peer
 from cached.errors import AllHeld, StoreDegraded, TooLarge
 from cached.model import Digest
-from cached.store import trim
+from cached.store.index import trim
 from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, store_of, used
 
 GREEDY, MODEST, THIRD = 4001, 4002, 4003

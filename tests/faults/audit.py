@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cached.model import Digest
 from cached.store.layout import Layout
-from cached.store.locks import held_files
+from cached.store.snapshots.locks import held_files
 from cached.store.store import Store
 from tests.faults.models import HELD, KNOWN, LIMIT, Model, sha256
 from tests.faults.points import RULE, Finding

@@ -13,15 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import cached.lease
-import cached.store.checksums
+import cached.store.blobs.hashers
 from cached.model import Digest
 from cached.store import private
-from cached.store.acl import allowed
-from cached.store.blobs import Blobs
-from cached.store.index import Index
-from cached.store.ingest import Ingest
-from cached.store.leases import Leases
-from cached.store.pieces import recorded
+from cached.store.blobs.blobs import Blobs
+from cached.store.blobs.ingest import Ingest
+from cached.store.blobs.piece_journal import recorded
+from cached.store.index.index import Index
+from cached.store.snapshots.acl import allowed
+from cached.store.snapshots.leases import Leases
 from cached.store.store import Store
 from tests.faults.errors import KILL
 from tests.faults.models import NEW, Model, fetch
@@ -93,7 +93,7 @@ def no_digest_check(say: Say) -> None:
     def finish(self: Any, name: str) -> Digest:
         return self._digest or Digest(self._sha256.hexdigest())
 
-    cached.store.checksums.Checks.finish = finish  # type: ignore[method-assign]
+    cached.store.blobs.hashers.Checks.finish = finish  # type: ignore[method-assign]
 
 
 def row_before_rename(say: Say) -> None:

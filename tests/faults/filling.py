@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from cached.daemon.space.room import Plan
 from cached.model import Digest, Entry, Manifest, ManifestFile
-from cached.store.blobs import ingest_key
+from cached.store.blobs.blobs import ingest_key
 from cached.store.publish import Arrival
-from cached.store.snapshots import Origin
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 from tests.faults.models import Model
 

@@ -21,7 +21,7 @@ from cached.daemon.space.room import Room
 from cached.errors import AllHeld, DigestMismatch
 from cached.lease import take
 from cached.model import Digest
-from cached.store import checkup
+from cached.store.blobs import verify
 from cached.store.store import Store
 from tests.faults.filling import Filling
 from tests.faults.models import Model, sha256
@@ -278,7 +278,7 @@ class Machine(RuleBasedStateMachine):
             self._crash()
             self._start()
             return
-        found = checkup.check(str(path), digest, row.size, row.pieces, deep=False)
+        found = verify.check(str(path), digest, row.size, row.pieces, deep=False)
         assert found.problem is not None, f"a check finds nothing wrong with a blob after {how}"
         affected = self.store.condemn(digest, found)
         having = {d for d, model in BY_DIGEST.items() if digest in model.manifest.blobs}

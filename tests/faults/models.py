@@ -14,12 +14,12 @@ from cached.config import Config, Size
 from cached.errors import AllHeld
 from cached.model import PIECE_BYTES, Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef
-from cached.store.blobs import ingest_key
-from cached.store.ingest import Ingest, Verified
-from cached.store.landing import write_all
+from cached.store.blobs.blobs import ingest_key
+from cached.store.blobs.ingest import Ingest, Verified
+from cached.store.blobs.piece_writer import write_all
 from cached.store.layout import disk_errors
 from cached.store.publish import Arrival
-from cached.store.snapshots import Origin
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 
 LIMIT = 64 << 20  # Of the store; the large model fits twice.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cached.model import Digest
-from cached.store import schema
-from cached.store.checkup import Checkup, identity
+from cached.store.blobs.verify import Checkup, identity
+from cached.store.index import schema
 from cached.store.layout import Layout
 from cached.store.store import Store
 from tests.faults.models import HELD, LARGE, NEW, Model, by_another_engine, fetch

@@ -10,8 +10,8 @@ from pathlib import Path
 from cached.access import Access
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
-from cached.store.checkup import check
-from cached.store.names import whose
+from cached.store.blobs.verify import check
+from cached.store.index.resolutions import whose
 from cached.store.store import Store
 from tests.faults.holdings import HELD, Library, Rows, blobs_of, rows_of
 from tests.faults.models import open_store, sha256

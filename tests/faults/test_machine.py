@@ -11,11 +11,11 @@ import pytest
 
 from cached.model import Digest, Manifest
 from cached.store import store as stores
-from cached.store.checkup import Checkup
-from cached.store.index import Index
-from cached.store.leases import Leases
-from cached.store.promises import Promises
-from cached.store.snapshots import Snapshots
+from cached.store.blobs.verify import Checkup
+from cached.store.index.index import Index
+from cached.store.index.promises import Promises
+from cached.store.snapshots.leases import Leases
+from cached.store.snapshots.snapshots import Snapshots
 from tests.faults import machine
 from tests.faults.machine import explore
 

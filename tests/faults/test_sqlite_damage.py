@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cached.store import seals, soundness
-from cached.store.following import Following
+from cached.store.index import integrity, row_seals
+from cached.store.startup.index_sync import Following
 from tests.faults.sqlite_damage import run
 from tests.faults.suite import Context
 
@@ -31,12 +31,12 @@ def test_whatever_happens_to_the_bytes_of_the_index_a_start_comes_of_it(context:
 
 
 def test_the_suite_fails_without_seals(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seals, "drop_broken", lambda db: 0)
+    monkeypatch.setattr(row_seals, "drop_broken", lambda db: 0)
     assert run(replace(context, every=1), "cell resolution.3").violations
 
 
 def test_the_suite_fails_when_damaged_pages_are_believed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soundness, "problem", lambda db: None)
+    monkeypatch.setattr(integrity, "problem", lambda db: None)
     assert run(replace(context, every=4), "page").violations
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cached.store.locks import holders
+from cached.store.snapshots.locks import holders
 from tests.daemon_process import DaemonProcess
 from tests.servers.hub import HubStub
 from tests.waiting import until

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from cached.store import schema
-from cached.store.seals import teach
+from cached.store.index import schema
+from cached.store.index.row_seals import teach
 
 
 def in_the_tables_of(migration: str, index: Path, change: Callable[[sqlite3.Connection], None]) -> None:

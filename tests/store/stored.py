@@ -10,9 +10,9 @@ from pathlib import Path
 from cached.access import Access
 from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef
-from cached.store.blobs import ingest_key
+from cached.store.blobs.blobs import ingest_key
 from cached.store.publish import Arrival
-from cached.store.snapshots import Origin
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 
 OPEN = Access("open")

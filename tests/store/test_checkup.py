@@ -9,8 +9,8 @@ import pytest
 import xxhash
 
 from cached.model import PIECE_BYTES, Digest
-from cached.store.checkup import check
-from cached.store.reading import BLOCK, QuietReader
+from cached.store.blobs.quiet_reader import BLOCK, QuietReader
+from cached.store.blobs.verify import check
 
 DATA = os.urandom(2 * PIECE_BYTES + 12_345)
 DIGEST = Digest.of(DATA)

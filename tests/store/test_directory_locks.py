@@ -11,8 +11,8 @@ import pytest
 
 from cached.config import Config, Size
 from cached.model import Digest
-from cached.store import directory_locks
-from cached.store.locks import holders
+from cached.store.snapshots import directory_locks
+from cached.store.snapshots.locks import holders
 from cached.store.store import Store
 
 from .stored import add

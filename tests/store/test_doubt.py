@@ -12,9 +12,10 @@ import pytest
 from cached.config import Config, Size
 from cached.errors import StoreDegraded
 from cached.model import PIECE_BYTES, Digest
-from cached.store import frozen, sidecar
-from cached.store.checkup import Checkup, check
-from cached.store.reading import QuietReader
+from cached.store.blobs import piece_sums
+from cached.store.blobs.quiet_reader import QuietReader
+from cached.store.blobs.verify import Checkup, check
+from cached.store.startup import read_only
 from cached.store.store import Store
 from tests.store.stored import add, key
 
@@ -113,7 +114,7 @@ def test_a_blob_is_published_though_its_sidecar_cannot_be(store: Store, monkeypa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sidecar, "write", full)
+    monkeypatch.setattr(piece_sums, "write", full)
     large = b"x" * (PIECE_BYTES + 1)
     add(store, "m", {"w": large})
     assert store.usage().used == len(large)
@@ -130,7 +131,7 @@ def test_a_read_only_root_answers_from_a_copy_and_believes_no_row_that_was_alter
     store.close()
     monkeypatch.setattr("cached.store.store.read_only", lambda root: True)
     store = Store(config)
-    assert store.frozen and isinstance(store.index, frozen.FrozenIndex)
+    assert store.frozen and isinstance(store.index, read_only.FrozenIndex)
     assert store.index.find(key("one")) is None
     known = store.index.find(key("two"))
     assert known is not None and known.snapshot == two.digest != one.digest

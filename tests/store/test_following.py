@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from cached.model import Digest
-from cached.store import recheck
+from cached.store.startup import changed_blobs
 
 from .harm import LARGE, MODEL, OpenStore, is_whole, lose_index, rows, sql
 from .stored import add, key
@@ -74,7 +74,7 @@ def test_a_lost_index_is_rebuilt_without_reading_contents(
     pieces = store.index.query("SELECT pieces FROM blob WHERE size > 10")[0]["pieces"]
     store.close()
     lose_index(store, manifest)
-    monkeypatch.setattr(recheck, "check", lambda *given, **more: pytest.fail("a blob was read"))
+    monkeypatch.setattr(changed_blobs, "check", lambda *given, **more: pytest.fail("a blob was read"))
     store = open_store()
     assert is_whole(store, manifest, {"config.json": b"{}", "w": LARGE})
     for row in store.index.query("SELECT * FROM blob"):

@@ -8,8 +8,8 @@ import pytest
 
 from cached.errors import DigestMismatch, SizeMismatch
 from cached.model import PIECE_BYTES, Checksum, Digest, Entry
-from cached.store.ingest import Ingest
-from cached.store.landing import NOTED, SLICE
+from cached.store.blobs.ingest import Ingest
+from cached.store.blobs.piece_writer import NOTED, SLICE
 
 DATA = os.urandom(2 * PIECE_BYTES + 12_345)
 

@@ -18,10 +18,10 @@ import pytest
 from cached.config import Config, Size
 from cached.daemon.space.evict import Evictor, Wish
 from cached.model import Manifest
-from cached.store.acl import allowed
-from cached.store.leases import BEFORE, SHARED
-from cached.store.locks import holders
-from cached.store.snapshots import Origin
+from cached.store.snapshots.acl import allowed
+from cached.store.snapshots.leases import BEFORE, SHARED
+from cached.store.snapshots.locks import holders
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 
 from .stored import add, as_layout_1, files, key, lock_file
@@ -209,5 +209,5 @@ def test_what_a_daemon_of_layout_1_had_leased_counts_until_it_is_let_go_or_the_n
     os.close(fd)
     store = open_store()
     assert before.exists(), "a client may have opened it, and not have locked it yet"
-    monkeypatch.setattr("cached.store.reconcile.booted", lambda: time.time() + 1)
+    monkeypatch.setattr("cached.store.startup.reconcile.booted", lambda: time.time() + 1)
     assert open_store() and not before.exists()

@@ -16,9 +16,10 @@ from cached.daemon.space.choice import Wish
 from cached.daemon.space.evict import Evictor
 from cached.errors import TooManyUsers
 from cached.model import Digest
-from cached.store import entrants, leases, locks
-from cached.store.acl import allow
+from cached.store import permissions
 from cached.store.private import open_safely
+from cached.store.snapshots import leases, locks
+from cached.store.snapshots.acl import allow
 from cached.store.store import Store
 
 from .stored import add, key, lock_file
@@ -74,7 +75,7 @@ def full_once(monkeypatch: pytest.MonkeyPatch) -> None:
             raise TooManyUsers("There are too many.")
         allow(path, rights, uids)
 
-    monkeypatch.setattr(entrants, "allow", allow_)
+    monkeypatch.setattr(permissions, "allow", allow_)
 
 
 def crowd(store: Store, snapshot: Digest, until: float) -> None:

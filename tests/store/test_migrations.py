@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from cached.access import Access
-from cached.store.seals import seal
+from cached.store.index.row_seals import seal
 
 from .former import in_the_tables_of
 from .harm import MODEL, OpenStore

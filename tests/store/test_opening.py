@@ -10,7 +10,7 @@ import pytest
 
 from cached.errors import StoreDegraded
 from cached.model import Manifest
-from cached.store import opening
+from cached.store.index import opening
 from cached.store.store import Store
 
 from .harm import MODEL, OpenStore, aside, empty_index, is_whole, lose_index, rows, sql

@@ -14,7 +14,7 @@ import pytest
 
 from cached.config import Config, Size
 from cached.errors import StoreDegraded
-from cached.store import fitness
+from cached.store.startup import preflight
 from cached.store.store import Store
 
 from .stored import add, as_layout_1
@@ -146,7 +146,7 @@ def test_a_new_key_stands_for_credentials_once_strangers_may_have_read_the_old_o
     assert row["key"] != before and store.index.query("SELECT * FROM proof") == []
 
 
-@pytest.mark.parametrize("layout", [1, fitness.FORMAT])
+@pytest.mark.parametrize("layout", [1, preflight.FORMAT])
 def test_a_strangers_lock_on_format_stops_no_start(open_store: Open, layout: int) -> None:
     store = open_store()
     root = store.layout
@@ -155,7 +155,7 @@ def test_a_strangers_lock_on_format_stops_no_start(open_store: Open, layout: int
         root.format.write_text(f"{layout}\n")  # As an operator's chmod leaves it.
     fd = hold(root.format, flock)
     store = open_store()
-    assert root.format.read_text() == f"{fitness.FORMAT}\n"
+    assert root.format.read_text() == f"{preflight.FORMAT}\n"
     with pytest.raises(StoreDegraded, match="Another cached daemon is using"):
         Store(Config(root=root.root, keep_free=Size(0)))
     os.close(fd)
@@ -210,7 +210,7 @@ def test_a_start_that_is_killed_while_it_replaces_format_is_begun_again(open_sto
     as_layout_1(store)
     store.layout.next_format.write_text("")
     store = open_store()
-    assert store.layout.format.read_text() == f"{fitness.FORMAT}\n" and not store.layout.next_format.exists()
+    assert store.layout.format.read_text() == f"{preflight.FORMAT}\n" and not store.layout.next_format.exists()
 
 
 def test_a_root_that_its_group_may_write_to_is_closed_to_it(open_store: Open) -> None:

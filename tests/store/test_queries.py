@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from cached.model_ref import ModelRef
-from cached.store.seals import teach
+from cached.store.index.row_seals import teach
 from tests.daemon_process import DaemonProcess
 from tests.servers import Files
 

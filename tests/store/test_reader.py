@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cached.store.database import REMEMBERED, IndexFile
+from cached.store.index.database import REMEMBERED, IndexFile
 
 ASK = "SELECT value FROM t WHERE key = ?"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cached.errors import StoreDegraded
-from cached.store import fitness, root
 from cached.store.layout import Layout
-from cached.store.root import RootLock
+from cached.store.startup import preflight, root_lock
+from cached.store.startup.root_lock import RootLock
 
 NOBODY = 65534
 
@@ -48,7 +48,7 @@ def test_what_is_not_there_is_made_for_callers_to_enter(place: Path) -> None:
     assert (place / "a/b").stat().st_mode & 0o777 == 0o755
     assert (place / "a/b/blobs").stat().st_mode & 0o777 == 0o700
     assert len(list((place / "a/b/blobs").iterdir())) == 256
-    assert (place / "a/b/FORMAT").read_text() == f"{fitness.FORMAT}\n"
+    assert (place / "a/b/FORMAT").read_text() == f"{preflight.FORMAT}\n"
     take(place / "a/b")
 
 
@@ -72,7 +72,7 @@ def test_a_second_daemon_on_the_same_root_is_refused(place: Path) -> None:
 
 
 def test_a_file_system_where_flock_does_not_exclude_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(root.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
+    monkeypatch.setattr(root_lock.fcntl, "flock", lambda fd, operation: None)  # As some network file systems do.
     assert "does not exclude" in refusal(place)
 
 
@@ -216,4 +216,4 @@ def test_a_start_that_was_killed_before_its_format_was_there_is_begun_again(plac
     for name in ("blobs", "snapshots", "index.db"):
         (place / name).mkdir()
     take(place)
-    assert (place / "FORMAT").read_text() == f"{fitness.FORMAT}\n"
+    assert (place / "FORMAT").read_text() == f"{preflight.FORMAT}\n"

@@ -7,7 +7,7 @@ import pytest
 
 from cached.errors import DigestMismatch
 from cached.model import Checksum, Digest, Entry
-from cached.store.small import SmallIngest
+from cached.store.blobs.small_ingest import SmallIngest
 
 DATA = os.urandom(5000)
 

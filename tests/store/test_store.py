@@ -12,8 +12,8 @@ from cached.config import Config
 from cached.daemon.space.evict import Evictor, Wish
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.checkup import check
-from cached.store.locks import holders
+from cached.store.blobs.verify import check
+from cached.store.snapshots.locks import holders
 from cached.store.store import Store
 from tests.waiting import until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cached.store import strays
+from cached.store.startup import strays
 
 from .harm import MODEL, OpenStore, W, aside, is_whole, make_stray
 from .stored import add, files

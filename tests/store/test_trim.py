@@ -11,9 +11,10 @@ import pytest
 from cached.config import Size
 from cached.model import Digest, Manifest
 from cached.model_ref import ModelRef
-from cached.store import overhead, trim
+from cached.store import overhead
 from cached.store import store as store_module
-from cached.store.snapshots import Origin
+from cached.store.index import trim
+from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store
 from tests.store.stored import OPEN, add
 

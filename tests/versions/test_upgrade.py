@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cached import Lease, SourceDenied
-from cached.store import fitness
+from cached.store.startup import preflight
 from tests.daemon_process import DaemonProcess
 from tests.people import Person, read
 from tests.servers import HubStub, Tenants
@@ -220,11 +220,11 @@ def _flat(asked: dict[str, list[list[Lease]]]) -> list[list[Lease]]:
 def _check_that_the_release_before_takes_it_or_says_why_not(site: Site) -> None:
     site.daemon.stop()
     site.daemon.environment.update(site.release.environment)
-    if fitness.FORMAT == 1:
+    if preflight.FORMAT == 1:
         site.daemon.start()
         return
     process = site.daemon.spawn()
     assert process.wait(30) != 0
     last = site.daemon.log.read_text().splitlines()[-1]
-    assert f"has layout version {fitness.FORMAT}, and this cached knows 1; use the version of cached" in last
+    assert f"has layout version {preflight.FORMAT}, and this cached knows 1; use the version of cached" in last
     assert "Traceback" not in last

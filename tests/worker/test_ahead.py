@@ -11,7 +11,7 @@ import pytest
 
 from cached.errors import AllHeld
 from cached.model import PIECE_BYTES, Entry
-from cached.store.ingest import ALLOCATED, Ingest
+from cached.store.blobs.ingest import ALLOCATED, Ingest
 from cached.worker.ahead import Ahead, RoomRequests
 from cached.worker.messages import Granted, Wanting
 

@@ -16,7 +16,7 @@ from cached.daemon.checking.heal import Healer
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest
-from cached.store.index import Index
+from cached.store.index.index import Index
 
 log = logging.getLogger("cached.scrub")
 

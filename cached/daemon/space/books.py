@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from cached.daemon.space.choice import Budget, Candidate, Rows, Victim, Wish, choose
 from cached.model import Digest
+from cached.store.index.promises import FillRow, Reservation
 from cached.store.overhead import NONE, Overhead
-from cached.store.promises import FillRow, Reservation
 
 
 @dataclass(frozen=True, slots=True)

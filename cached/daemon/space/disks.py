@@ -14,7 +14,7 @@ from cached.daemon.notify import notify
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
-from cached.store.hits import Known
+from cached.store.index.hits import Known
 from cached.store.store import Store
 
 log = logging.getLogger("cached.disk")

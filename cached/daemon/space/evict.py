@@ -13,7 +13,7 @@ from cached.daemon.space.books import Books
 from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
 from cached.store import overhead
-from cached.store.quarantine import Aside
+from cached.store.blobs.quarantine import Aside
 from cached.store.store import Store
 from cached.store.usage import Usage
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cached.daemon.space.choice import Wish
 from cached.model import Digest, Entry, Listing
 from cached.store import overhead
-from cached.store.blobs import ingest_key
+from cached.store.blobs.blobs import ingest_key
 from cached.store.store import Store
 
 

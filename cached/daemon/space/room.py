@@ -20,8 +20,8 @@ from cached.daemon.space.running import Running, half_way
 from cached.daemon.space.steps import Steps, Stuck
 from cached.errors import AllHeld, CachedError, TooLarge
 from cached.model import Listing
+from cached.store.index.fills import NOTHING, Promised
 from cached.store.usage import Usage
-from cached.store.wants import NOTHING, Promised
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.locks import holders, pids
-from cached.store.steady import steady_time
+from cached.store.index.use_clock import steady_time
+from cached.store.snapshots.locks import holders, pids
 from cached.store.store import Store
 
 

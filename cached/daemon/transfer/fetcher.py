@@ -32,7 +32,7 @@ from cached.errors import (
     WorkerLost,
 )
 from cached.model import Digest, Entry
-from cached.store.ingest import Verified
+from cached.store.blobs.ingest import Verified
 from cached.store.publish import Arrival
 from cached.worker.messages import Into, Remote
 

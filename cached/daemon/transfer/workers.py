@@ -21,8 +21,8 @@ from cached.daemon.transfer.crew import Crew, Member, lost
 from cached.errors import CachedError, WorkerLost
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef
-from cached.store.checkup import Checkup
-from cached.store.ingest import Piece, Verified
+from cached.store.blobs.ingest import Piece, Verified
+from cached.store.blobs.verify import Checkup
 from cached.worker.messages import (
     PROOFS,
     RESOLVES,

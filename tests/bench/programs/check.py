@@ -8,7 +8,7 @@ import sys
 import time
 
 from cached.model import Digest
-from cached.store.checkup import check
+from cached.store.blobs.verify import check
 
 
 def main(path: str, sha256: str, pieces: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from cached.cli.main import main
 from cached.daemon.transfer import crew
 from cached.model import Digest
-from cached.store import checksums, ingest, landing, small
+from cached.store.blobs import hashers, ingest, piece_writer, small_ingest
 from cached.worker.process import main as worker
 
 WORKER = "worker"  # The first argument of a process that the daemon starts to fetch.
@@ -40,14 +40,14 @@ class _NoXxhash:
 
 def _believed(checks: Any, name: str) -> Digest:
     """The digest that was promised or, as blobs need names, one of the file's own name."""
-    return checks._digest or Digest(checksums.hashlib.sha256(name.encode()).hexdigest())
+    return checks._digest or Digest(hashers.hashlib.sha256(name.encode()).hexdigest())
 
 
 def without_checks() -> None:
     """Nothing is hashed, and nothing read back in order to be."""
-    checksums.Checks.update = lambda checks, data: None  # type: ignore[method-assign]
-    checksums.Checks.finish = _believed  # type: ignore[method-assign]
-    ingest.xxhash = landing.xxhash = small.xxhash = _NoXxhash  # type: ignore[assignment,attr-defined]
+    hashers.Checks.update = lambda checks, data: None  # type: ignore[method-assign]
+    hashers.Checks.finish = _believed  # type: ignore[method-assign]
+    ingest.xxhash = piece_writer.xxhash = small_ingest.xxhash = _NoXxhash  # type: ignore[assignment,attr-defined]
     ingest.slices = lambda fd, offset, length: iter(())  # type: ignore[attr-defined]
 
 
@@ -61,8 +61,8 @@ def with_stamp(path: str) -> None:
 
         return first
 
-    landing.Landing.finish = stamped(landing.Landing.finish)  # type: ignore[method-assign]
-    small.SmallIngest.__init__ = stamped(small.SmallIngest.__init__)  # type: ignore[method-assign]
+    piece_writer.Landing.finish = stamped(piece_writer.Landing.finish)  # type: ignore[method-assign]
+    small_ingest.SmallIngest.__init__ = stamped(small_ingest.SmallIngest.__init__)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""Verified bytes, named by their digest. The file is under its name only once it is whole, checked and durable."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from cached.model import PIECE_BYTES, Digest, Entry
+from cached.store.blobs import piece_sums, salvage
+from cached.store.blobs.ingest import Ingest, Verified
+from cached.store.blobs.small_ingest import SmallIngest
+from cached.store.layout import Layout, disk_errors, fsync_directory
+
+
+def ingest_key(identity: str, digest: Digest | None) -> str:
+    """What a download is called: its digest if known, so that any source may resume it, else its one identity."""
+    return digest.hex if digest else hashlib.sha256(identity.encode()).hexdigest()
+
+
+class Blobs:
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._root, self._ingests = str(layout.blobs), str(layout.ingest)
+
+    def path(self, digest: Digest) -> Path:
+        return self._layout.blob(digest)
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes of the published file; None when there is none, or something else lies there."""
+        status = self.status(digest)
+        return None if status is None else status.st_size
+
+    def status(self, digest: Digest) -> os.stat_result | None:
+        """Of the published file; None when there is none, or something else lies there."""
+        try:
+            status = os.lstat(self._name(digest))
+        except OSError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def taken(self, digest: Digest) -> bool:
+        """Whether anything at all lies under the name."""
+        return os.path.lexists(self._name(digest))
+
+    def ingest(self, key: str, entry: Entry, expected: Digest | None = None) -> Ingest:
+        """Begin or resume. `expected` is the digest of a damaged blob that this is to replace: what is left of that
+        is taken over, and nothing else will be published."""
+        part = self._part(key)
+        if expected is not None:
+            entry = replace(entry, digest=expected)
+            if not part.exists():
+                with disk_errors(f"taking over what is left of {entry.path}"):
+                    salvage.take_over(self._layout.quarantine, expected, part, entry.size)
+        return Ingest(part, entry)
+
+    def small_ingest(self, key: str, entry: Entry, data: memoryview) -> SmallIngest:
+        return SmallIngest(f"{self._ingests}/{key}.part", entry, data)
+
+    def publish(self, key: str, verified: Verified) -> int:
+        """Give verified bytes their name; it is durable after `sync`. The file's st_mtime_ns.
+
+        Nobody may have the ingest open: a file that is written to under its published name is an alarm. The caller
+        excludes a concurrent removal of the same digest.
+        """
+        digest, name = verified.digest, self._name(verified.digest)
+        with disk_errors(f"publishing {digest.hex[:12]}"):
+            there = self.status(digest)
+            if there is not None and there.st_size == verified.size:
+                self.discard_part(key)  # The same content came under another name; its links share the older inode.
+                return there.st_mtime_ns
+            os.rename(f"{self._ingests}/{key}.part", name)
+            mtime_ns = os.lstat(name).st_mtime_ns
+            if verified.size > PIECE_BYTES:
+                with contextlib.suppress(OSError):  # Without it a lost index costs more, and nothing else.
+                    piece_sums.write(_beside(name), verified.size, mtime_ns, verified.pieces)
+                with contextlib.suppress(FileNotFoundError):  # The piece state has done its work.
+                    self._part(key).with_suffix(".pieces").unlink()
+            return mtime_ns
+
+    def sync(self, digests: Iterable[Digest]) -> None:
+        """Make the names of published blobs durable."""
+        for prefix in {digest.hex[:2] for digest in digests}:
+            fsync_directory(f"{self._root}/{prefix}")
+
+    def _name(self, digest: Digest) -> str:
+        """As text: a model of thousands of files asks for thousands."""
+        return f"{self._root}/{digest.hex[:2]}/{digest.hex}"
+
+    def _part(self, key: str) -> Path:
+        return self._layout.ingest / f"{key}.part"
+
+    def remove(self, digest: Digest) -> Path | None:
+        """Take the blob out of sight; returns what to unlink afterwards."""
+        target = self._layout.trash / f"{digest.hex}.{secrets.token_hex(4)}"
+        with disk_errors(f"removing {digest.hex[:12]}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_beside(self._name(digest)))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._name(digest), target)
+                return target
+        return None
+
+    def quarantine(self, digest: Digest, size: int, pieces: bytes | None, bad: Iterable[int]) -> None:
+        """Put a damaged blob aside for the operator to look at, and so that its good pieces need not be fetched."""
+        name = self._name(digest)
+        target = f"{self._layout.quarantine}/{digest.hex}.{secrets.token_hex(4)}"
+        with disk_errors(f"putting {digest.hex[:12]} aside"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_beside(name))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, target)
+                salvage.note(target, size, pieces, bad)
+
+    def known_pieces(self, digest: Digest, size: int, mtime_ns: int) -> bytes | None:
+        """What the blob's sidecar says of a file of this size that was changed last at this time, if anything."""
+        return piece_sums.read(_beside(self._name(digest)), size, mtime_ns)
+
+    def parts(self) -> dict[str, int]:
+        """Unfinished ingests: bytes on disk by key."""
+        found: dict[str, int] = {}
+        for path in self._layout.ingest.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):  # Published or given up since it was listed.
+                found[path.stem] = path.stat().st_blocks * 512
+        return found
+
+    def discard_part(self, key: str) -> None:
+        for suffix in ("part", "pieces"):
+            with contextlib.suppress(FileNotFoundError):
+                (self._layout.ingest / f"{key}.{suffix}").unlink()
+
+
+def _beside(name: str) -> str:
+    return f"{name}.pieces"

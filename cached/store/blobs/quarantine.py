@@ -1,0 +1,54 @@
+"""Damaged blobs that are kept: for the operator to look at, and because their good pieces need not be fetched again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from dataclasses import dataclass
+
+from cached.store.layout import Layout, disk_errors
+from cached.store.snapshots.snapshots import delete_tree
+
+log = logging.getLogger("cached.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """One of them. Unless it is `alone`, a snapshot still has it, and dropping it would free nothing."""
+
+    name: str
+    bytes: int  # On the disk.
+    alone: bool
+    since: float
+
+    @property
+    def blob(self) -> str:
+        """The hex of what it should have been; of the index, or whatever else lies there, no such thing."""
+        return self.name[:64]
+
+
+class Quarantine:
+    def __init__(self, layout: Layout) -> None:
+        self._folder = layout.quarantine
+
+    def list(self) -> list[Aside]:
+        """Oldest first."""
+        found: list[Aside] = []
+        with disk_errors("looking into the quarantine"), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # Dropped since it was listed.
+                    status = entry.stat(follow_symlinks=False)
+                    if not entry.name.endswith(".pieces"):
+                        alone = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1
+                        found.append(Aside(entry.name, status.st_blocks * 512, alone, status.st_ctime))
+        return sorted(found, key=lambda aside: aside.since)
+
+    def drop(self, aside: Aside) -> None:
+        """What is known of its pieces goes with it."""
+        path = self._folder / aside.name
+        with disk_errors("emptying the quarantine"), contextlib.suppress(FileNotFoundError):
+            delete_tree(path)
+            path.with_name(f"{path.name}.pieces").unlink(missing_ok=True)
+        log.info("quarantine.dropped", extra={"blob": aside.name[:80]})

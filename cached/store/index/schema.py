@@ -1,0 +1,318 @@
+"""The index's tables, as migrations. A migration that has landed is never edited; a change is a new one."""
+
+from __future__ import annotations
+
+import sys
+
+# sqlite-utils imports these where it finds them, for features that we do not use: 100 MB more for the daemon.
+_barred = {name: sys.modules.get(name) for name in ("numpy", "pandas")}
+sys.modules.update(dict.fromkeys(_barred))  # type: ignore[arg-type]
+from sqlite_utils import Database, Migrations  # noqa: E402
+
+for _name, _module in _barred.items():
+    del sys.modules[_name]
+    if _module is not None:
+        sys.modules[_name] = _module
+
+from cached.errors import StoreDegraded  # noqa: E402
+from cached.store.index import query_strings, row_seals  # noqa: E402
+
+__all__ = ["Database", "migrate"]
+
+migrations = Migrations("cached")
+
+
+def _run(db: Database, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        db.execute(statement)
+
+
+_FIRST = (
+    """CREATE TABLE blob (            -- published files
+        digest TEXT PRIMARY KEY,       -- hex
+        size INTEGER NOT NULL CHECK (size >= 0),
+        pieces BLOB,                   -- XXH3-128 of each 16 MiB piece; NULL when rebuilt and not read since
+        created_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE snapshot (
+        digest TEXT PRIMARY KEY,
+        -- ready     complete and verified; may be handed out
+        -- evicting  chosen to go; never handed out again
+        -- damaged   a check failed; not handed out until a fill has mended it
+        state TEXT NOT NULL CHECK (state IN ('ready', 'evicting', 'damaged')),
+        ref TEXT NOT NULL,             -- ModelRef.key that it was first fetched for
+        source TEXT NOT NULL,          -- the same as a person types it
+        revision TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        files INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE snapshot_blob (
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        blob TEXT NOT NULL REFERENCES blob,
+        PRIMARY KEY (snapshot, blob)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX snapshot_blob_by_blob ON snapshot_blob (blob)",
+    """CREATE TABLE resolution (      -- what a ref meant when it was last asked
+        ref TEXT PRIMARY KEY,          -- ModelRef.key
+        source TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        checked_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
+    "CREATE INDEX resolution_by_source ON resolution (source)",
+    """CREATE TABLE identity (        -- which blob a remote file at one version is; written once
+        identity TEXT PRIMARY KEY,     -- Listing.identity
+        blob TEXT NOT NULL REFERENCES blob ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX identity_by_blob ON identity (blob)",
+    """CREATE TABLE pin (
+        snapshot TEXT PRIMARY KEY REFERENCES snapshot ON DELETE CASCADE,
+        until REAL,                    -- NULL: until unpinned
+        uid INTEGER NOT NULL,
+        created_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE fill (            -- FILLING: being fetched, holds its blobs, nobody has its path
+        id INTEGER PRIMARY KEY,
+        source TEXT NOT NULL,
+        started_at REAL NOT NULL
+    ) STRICT""",
+    """CREATE TABLE hold (            -- blobs that a fill counts on
+        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE,
+        blob TEXT NOT NULL REFERENCES blob,
+        PRIMARY KEY (fill, blob)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX hold_by_blob ON hold (blob)",
+    """CREATE TABLE reservation (     -- bytes promised to an ingest; with no want it is parked
+        key TEXT PRIMARY KEY,          -- the ingest's
+        bytes INTEGER NOT NULL,
+        created_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE want (            -- ingests that a fill waits for
+        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE,
+        key TEXT NOT NULL REFERENCES reservation ON DELETE CASCADE,
+        PRIMARY KEY (fill, key)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX want_by_key ON want (key)",
+    """CREATE TABLE lease (           -- descriptions for the operator; the kernel decides
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        pid INTEGER NOT NULL,
+        uid INTEGER NOT NULL,
+        command TEXT NOT NULL,
+        since REAL NOT NULL,
+        PRIMARY KEY (snapshot, pid)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE event (           -- what happened to a snapshot and why, newest last; bounded
+        id INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        snapshot TEXT NOT NULL,
+        what TEXT NOT NULL,
+        why TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX event_by_snapshot ON event (snapshot)",
+)
+
+
+@migrations()
+def first(db: Database) -> None:
+    _run(db, _FIRST)
+
+
+_SECOND = (
+    # A check failed: its bytes are in quarantine, and count no more. Its row stays while a snapshot wants them back.
+    "ALTER TABLE blob ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0 CHECK (damaged IN (0, 1))",
+    # st_mtime_ns since it was published: a file that was written to meanwhile has another. NULL: not known.
+    "ALTER TABLE blob ADD COLUMN mtime_ns INTEGER",
+    # When its pieces, and when its whole sha256, were last found right; 0: not since the index was rebuilt.
+    "ALTER TABLE blob ADD COLUMN checked_at REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE blob ADD COLUMN hashed_at REAL NOT NULL DEFAULT 0",
+    "CREATE INDEX blob_by_checked_at ON blob (checked_at)",
+    "CREATE INDEX blob_by_hashed_at ON blob (hashed_at)",
+    # What the snapshot was called, which outlives its row.
+    "ALTER TABLE event ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX event_by_source ON event (source)",
+)
+
+
+@migrations()
+def second(db: Database) -> None:
+    _run(db, _SECOND)
+
+
+@migrations()
+def third(db: Database) -> None:
+    """Rows that the disk could not correct are sealed (see seals)."""
+    row_seals.teach(db.conn)
+    for table, names in (("identity", "identity, blob"), ("resolution", "ref, source, revision, snapshot")):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+        db.execute(f"UPDATE {table} SET seal = seal({names})")
+
+
+_FOURTH = (
+    # str(Access): who may read it. Of a snapshot it is what its manifest says, of a resolution what this name's source
+    # said; empty: not known, so the source has to be asked.
+    "ALTER TABLE snapshot ADD COLUMN access TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE resolution ADD COLUMN access TEXT NOT NULL DEFAULT ''",
+    """CREATE TABLE fingerprint (     -- one row: the key of the hash that stands for credentials in `proof`
+        key BLOB NOT NULL
+    ) STRICT""",
+    "INSERT INTO fingerprint VALUES (randomblob(32))",
+    """CREATE TABLE proof (           -- when credentials were last seen to open a remote file
+        probe TEXT NOT NULL,           -- Access.probe
+        who TEXT NOT NULL,             -- keyed hash of a caller's credentials, or 'own'
+        proved_at REAL NOT NULL,
+        PRIMARY KEY (probe, who)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE entrant (         -- who may enter the directory of a snapshot that is not open to everybody
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        uid INTEGER NOT NULL,
+        until REAL NOT NULL,           -- after that, for as long as a process of theirs holds a lease
+        PRIMARY KEY (snapshot, uid)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+@migrations()
+def fourth(db: Database) -> None:
+    """Who may read what."""
+    row_seals.teach(db.conn)
+    _run(db, _FOURTH)
+    db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
+
+
+_BY_CREDENTIALS = (
+    "ALTER TABLE resolution RENAME TO former",
+    """CREATE TABLE resolution (      -- what a ref meant when these credentials last asked
+        ref TEXT NOT NULL,             -- ModelRef.key
+        -- ''       of a place that is open to all
+        -- 'own'    the daemon's own credentials; 'nobody': none
+        -- a hash   the caller's, keyed; after '@' that of what chooses a region or an account
+        -- '?'      not known: answers nobody, until the ref is asked for again
+        who TEXT NOT NULL,
+        source TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        checked_at REAL NOT NULL,
+        seal INTEGER NOT NULL,
+        access TEXT NOT NULL,          -- str(Access)
+        PRIMARY KEY (ref, who)
+    ) STRICT, WITHOUT ROWID""",
+    # What the daemon's own credentials were seen to open was no more than one file of the caller's choice.
+    "INSERT INTO resolution SELECT ref, CASE access WHEN 'open' THEN '' ELSE '?' END, source, revision, snapshot, "
+    "checked_at, 0, CASE WHEN access LIKE 'own %' THEN 'caller' || substr(access, 4) ELSE access END FROM former "
+    "WHERE seal = seal(ref, source, revision, snapshot, access)",  # Else it is not what was written.
+    "DROP TABLE former",
+    "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
+    "CREATE INDEX resolution_by_source ON resolution (source)",
+    "UPDATE snapshot SET access = 'caller' || substr(access, 4) WHERE access LIKE 'own %'",
+    "UPDATE entrant SET until = 0",
+    "DROP TABLE proof",
+    """CREATE TABLE proof (           -- when credentials were last seen to open a place, or a set of files
+        probe TEXT NOT NULL,           -- Access.probe
+        who TEXT NOT NULL,             -- as in `resolution`
+        place TEXT NOT NULL,           -- Listing.place
+        proved_at REAL NOT NULL,
+        PRIMARY KEY (probe, who)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE proven (          -- which files of a place credentials were seen to read, each by itself
+        who TEXT NOT NULL,             -- as in `resolution`; of temporary keys whose they are, as the source says
+        place TEXT NOT NULL,
+        files BLOB NOT NULL,           -- keyed hashes of their identities, one after the other
+        at REAL NOT NULL,              -- when one of them was last asked for again
+        PRIMARY KEY (who, place)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+@migrations()
+def resolutions_by_credentials(db: Database) -> None:
+    """A name is what it means to whoever asks, and proofs that rested on less than is asked for now are none."""
+    row_seals.teach(db.conn)
+    _run(db, _BY_CREDENTIALS)
+    db.execute(f"UPDATE resolution SET seal = seal({row_seals.SEALED['resolution']})")
+
+
+@migrations()
+def queries_hashed(db: Database) -> None:
+    """No query string of an http(s) URL is remembered."""
+    query_strings.hide_in_index(db.conn)
+
+
+@migrations()
+def fingerprints_anew(db: Database) -> None:
+    """Everybody on the node could read the key that stands between credentials and their fingerprints."""
+    db.execute("UPDATE fingerprint SET key = randomblob(32)")
+    db.execute("DELETE FROM proof")
+
+
+_PROMISES = (
+    # `bytes` is the room that is set aside for it; what is still missing to its whole size has yet to be found.
+    "ALTER TABLE reservation ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
+    "UPDATE reservation SET size = bytes",
+    # On whose account it is fetched; NULL: on nobody's.
+    "ALTER TABLE fill ADD COLUMN uid INTEGER",
+    """CREATE TABLE promise (         -- snapshots that go for a fill when it needs their room, and serve until then
+        snapshot TEXT PRIMARY KEY REFERENCES snapshot ON DELETE CASCADE,
+        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX promise_by_fill ON promise (fill)",
+    # The user on whose account it was fetched; NULL: on nobody's, or nobody knows.
+    "ALTER TABLE snapshot ADD COLUMN brought_by INTEGER",
+    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",  # When another was last given it.
+)
+
+
+@migrations()
+def promises_and_shares(db: Database) -> None:
+    """Room that is promised before it is there, and whose the models are."""
+    _run(db, _PROMISES)
+
+
+@migrations()
+def fills_have_overhead(db: Database) -> None:
+    """What the snapshot that a fill will make takes beside its blobs is set aside."""
+    db.execute("ALTER TABLE fill ADD COLUMN overhead INTEGER NOT NULL DEFAULT 0")  # Bytes.
+
+
+_SHARING = (
+    """CREATE TABLE sharing (         -- who else than who brought it was given a snapshot, and when last; bounded
+        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
+        uid INTEGER NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (snapshot, uid)
+    ) STRICT, WITHOUT ROWID""",
+    "ALTER TABLE snapshot DROP COLUMN shared_at",  # It did not say by whom.
+)
+
+
+@migrations()
+def shared_by_whom(db: Database) -> None:
+    """What others use stays for them as far as their own shares have room for it."""
+    _run(db, _SHARING)
+
+
+def migrate(db: Database) -> None:
+    """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
+    applied = {migration.name for migration in migrations.applied(db)}
+    unknown = applied - _KNOWN
+    if unknown and not applied >= _KNOWN:  # A newer cached has applied ours as well.
+        raise ValueError("its list of migrations is damaged")
+    if unknown:
+        raise StoreDegraded(f"The index was written by a newer cached (it has {min(unknown)!r}); use that version.")
+    migrations.apply(db)
+
+
+_KNOWN = {
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "resolutions_by_credentials",
+    "queries_hashed",
+    "fingerprints_anew",
+    "promises_and_shares",
+    "fills_have_overhead",
+    "shared_by_whom",
+}
