@@ -1,54 +1,13 @@
-"""Where everything lies below the root, and what the disk's errors mean."""
+"""Where everything lies below the root."""
 
 from __future__ import annotations
 
-import errno
-import os
 from functools import lru_cache
 from pathlib import Path
 
-from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 
 REMEMBERED = 4096  # Paths.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What the process ran out of, and not the disk: it passes.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN, errno.ENAMETOOLONG)
-
-
-class disk_errors:
-    """Translate what the disk says: full becomes NoSpace, everything else StoreDegraded.
-
-    A class, because it is entered for every slice of a transfer, and a generator takes five times as long.
-    """
-
-    __slots__ = ("_doing",)
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in _FULL:
-            raise NoSpace(f"The disk filled up while {self._doing}; free some space or lower `limit`.") from error
-        reason = error.strerror or str(error)
-        if error.errno in _PASSING:
-            raise StoreDegraded(f"The store failed while {self._doing}: {reason}; check the node's limits.") from error
-        failure = StoreDegraded(f"The store failed while {self._doing}: {reason}. Check the disk, then restart cached.")
-        failure.lasting = True
-        raise failure from error
-
-
-def fsync_directory(path: Path | str) -> None:
-    """Make renames in `path` durable: power loss can undo a rename whose directory was not synced."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Layout:

@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterator
 from cached.access import Access
 from cached.errors import CachedError, StoreDegraded, TooManyUsers
 from cached.model import Digest
+from cached.store.disk import disk_errors
 from cached.store.index.index import Index
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout
 from cached.store.snapshots.acl import allow, allowed, mode, shut
 from cached.store.snapshots.leases import Leases
 from cached.store.snapshots.locks import holders

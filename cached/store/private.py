@@ -16,7 +16,8 @@ import signal
 import stat
 from pathlib import Path
 
-from cached.store.layout import Layout, fsync_directory
+from cached.store.disk import fsync_directory
+from cached.store.layout import Layout
 
 log = logging.getLogger("cached.store")
 

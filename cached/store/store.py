@@ -19,16 +19,17 @@ from cached.store.blobs.blobs import Blobs
 from cached.store.blobs.ingest import Verified
 from cached.store.blobs.quarantine import Quarantine
 from cached.store.blobs.verify import Checkup
+from cached.store.disk import delete_tree, disk_errors
 from cached.store.index.index import Index
 from cached.store.index.opening import open_index
 from cached.store.index.promises import Promises
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout
 from cached.store.overhead import Overhead
 from cached.store.permissions import Entrants
 from cached.store.proofs import Proofs
 from cached.store.publish import Arrival
 from cached.store.snapshots.leases import Leases
-from cached.store.snapshots.snapshots import Origin, Snapshots, delete_tree
+from cached.store.snapshots.snapshots import Origin, Snapshots
 from cached.store.startup.read_only import FrozenIndex, read_only, take_out_broken
 from cached.store.startup.reconcile import correct, reconcile
 from cached.store.startup.report import Recovered

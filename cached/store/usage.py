@@ -9,8 +9,9 @@ from cached.config import Config
 from cached.store import overhead
 from cached.store.blobs.blobs import Blobs
 from cached.store.blobs.quarantine import Quarantine
+from cached.store.disk import disk_errors
 from cached.store.index.index import Index
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout
 from cached.store.overhead import NONE, Overhead
 
 

@@ -17,7 +17,7 @@ from cached.model_ref import ModelRef
 from cached.store.blobs.blobs import ingest_key
 from cached.store.blobs.ingest import Ingest, Verified
 from cached.store.blobs.piece_writer import write_all
-from cached.store.layout import disk_errors
+from cached.store.disk import disk_errors
 from cached.store.publish import Arrival
 from cached.store.snapshots.snapshots import Origin
 from cached.store.store import Store

@@ -17,9 +17,9 @@ import pytest
 from cached.access import Access
 from cached.errors import NoSpace, StoreDegraded, TooManyUsers
 from cached.model import Digest
+from cached.store.disk import delete_tree
 from cached.store.snapshots.acl import ACL, allow, allowed
 from cached.store.snapshots.leases import SHARED
-from cached.store.snapshots.snapshots import delete_tree
 from cached.store.store import Store
 
 from .harm import MODEL, OpenStore, garble_manifest

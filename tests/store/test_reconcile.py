@@ -12,7 +12,7 @@ import pytest
 
 from cached.config import Config, Size
 from cached.model import PIECE_BYTES, Digest
-from cached.store.snapshots.snapshots import delete_tree
+from cached.store.disk import delete_tree
 from cached.store.store import Store
 
 from .harm import (

@@ -13,8 +13,8 @@ from cached.daemon.space.usage import Uses
 from cached.daemon.threads import Threads
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
+from cached.store.disk import disk_errors
 from cached.store.index.hits import Known
-from cached.store.layout import disk_errors
 from cached.store.store import Store
 
 log = logging.getLogger("cached.disk")

@@ -15,7 +15,8 @@ from cached.model import PIECE_BYTES, Digest, Entry
 from cached.store.blobs import piece_sums, salvage
 from cached.store.blobs.ingest import Ingest, Verified
 from cached.store.blobs.small_ingest import SmallIngest
-from cached.store.layout import Layout, disk_errors, fsync_directory
+from cached.store.disk import disk_errors, fsync_directory
+from cached.store.layout import Layout
 
 
 def ingest_key(identity: str, digest: Digest | None) -> str:

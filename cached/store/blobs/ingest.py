@@ -18,7 +18,7 @@ from cached.model import PIECE_BYTES, Digest, Entry, Plain
 from cached.store.blobs.hashers import Checks
 from cached.store.blobs.piece_journal import Claim, PieceState, recorded
 from cached.store.blobs.piece_writer import Begun, Landing, make_durable, slices
-from cached.store.layout import disk_errors
+from cached.store.disk import disk_errors
 
 ALLOCATED = 16 * PIECE_BYTES  # Bytes that are set aside at a time.
 

@@ -12,7 +12,7 @@ import xxhash
 
 from cached.errors import SizeMismatch
 from cached.store.blobs.hashers import Checks
-from cached.store.layout import disk_errors
+from cached.store.disk import disk_errors
 
 SLICE = 512 * 1024  # Small enough to be hashed while it is still in the core's cache.
 

@@ -8,8 +8,8 @@ import os
 import stat
 from dataclasses import dataclass
 
-from cached.store.layout import Layout, disk_errors
-from cached.store.snapshots.snapshots import delete_tree
+from cached.store.disk import delete_tree, disk_errors
+from cached.store.layout import Layout
 
 log = logging.getLogger("cached.store")
 

@@ -11,7 +11,7 @@ from cached.model import Entry
 from cached.store.blobs.hashers import Checks
 from cached.store.blobs.ingest import Verified, open_part
 from cached.store.blobs.piece_writer import make_durable, write_all
-from cached.store.layout import disk_errors
+from cached.store.disk import disk_errors
 
 
 class SmallIngest:

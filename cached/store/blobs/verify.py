@@ -13,7 +13,7 @@ import xxhash
 
 from cached.model import PIECE_BYTES, Digest
 from cached.store.blobs.quiet_reader import QuietReader
-from cached.store.layout import disk_errors
+from cached.store.disk import disk_errors
 
 # What the disk says of a file that it cannot give back; ELOOP is a symbolic link where the file was.
 _UNREADABLE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO, errno.ELOOP)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from cached.errors import StoreDegraded
 from cached.store import private
+from cached.store.disk import disk_errors
 from cached.store.index.index import Index
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout
 
 log = logging.getLogger("cached.store")
 

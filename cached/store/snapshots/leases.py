@@ -21,7 +21,8 @@ from pathlib import Path
 
 from cached.errors import StoreDegraded
 from cached.model import Digest
-from cached.store.layout import Layout, disk_errors
+from cached.store.disk import disk_errors
+from cached.store.layout import Layout
 from cached.store.private import create, open_safely
 from cached.store.snapshots.acl import allow
 from cached.store.snapshots.directory_locks import DirectoryLocks

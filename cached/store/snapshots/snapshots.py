@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any, TextIO
 from cached.access import UNKNOWN, Access
 from cached.errors import CachedError, CorruptBlob
 from cached.model import Digest, Manifest, ManifestFile
-from cached.store.layout import Layout, disk_errors, fsync_directory
+from cached.store.disk import delete_tree, disk_errors, fsync_directory
+from cached.store.layout import Layout
 
 _HEAD_END, _END = ', "files": [', "]}"
 
@@ -246,17 +246,3 @@ def _same_file(name: Path, blob: Path, size: int) -> bool:
     except FileNotFoundError:
         return False
     return (status.st_dev, status.st_ino) == (target.st_dev, target.st_ino)
-
-
-def delete_tree(path: Path) -> None:
-    """Unlink what was moved into the trash: a blob, or a snapshot whose directories are read-only."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    path.chmod(0o700)
-    for folder, names, _ in os.walk(path):  # Outer ones first: what cannot be entered cannot be walked.
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)
-    shutil.rmtree(path)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from cached.model import PIECE_BYTES, Digest
 from cached.store.blobs.blobs import Blobs
+from cached.store.disk import disk_errors
 from cached.store.index import carry_over, row_seals
 from cached.store.index.index import Index
 from cached.store.index.query_strings import hide_in_origin
-from cached.store.layout import Layout, disk_errors
+from cached.store.layout import Layout
 from cached.store.private import exposed
 from cached.store.snapshots.acl import close
 from cached.store.snapshots.leases import Leases

@@ -11,7 +11,7 @@ from cached.errors import CachedError
 from cached.model import Digest, Manifest
 from cached.store.blobs.blobs import Blobs
 from cached.store.blobs.verify import check
-from cached.store.layout import fsync_directory
+from cached.store.disk import fsync_directory
 from cached.store.snapshots.snapshots import Origin, Snapshots
 from cached.store.startup.blob_scan import Census
 from cached.store.startup.manifest_scan import Glance

@@ -18,7 +18,8 @@ from pathlib import Path
 from cached.errors import StoreDegraded
 from cached.store import private
 from cached.store.blobs.piece_writer import write_all
-from cached.store.layout import Layout, fsync_directory
+from cached.store.disk import fsync_directory
+from cached.store.layout import Layout
 from cached.store.startup import preflight
 from cached.store.startup.upgrade import from_layout_1
 

@@ -7,8 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from cached.store.disk import delete_tree
 from cached.store.layout import Layout
-from cached.store.snapshots.snapshots import delete_tree
 from cached.store.startup.report import Recovered
 
 log = logging.getLogger("cached.store")
