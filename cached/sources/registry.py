@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 from cached.config import Config
 from cached.errors import InvalidRequest
 from cached.model_ref import ModelRef
-from cached.sources.base import Source
-from cached.sources.local import LocalSource
+from cached.sources.local_files import LocalSource
+from cached.sources.source import Source
 from cached.uris import AZURE_SCHEMES
 
 if TYPE_CHECKING:
-    from cached.sources.web import Web
+    from cached.sources.transport.client import Web
 
 log = logging.getLogger("cached.sources")
 
@@ -75,7 +75,7 @@ class Registry:
             if scheme not in self._sources:
                 self._sources[scheme] = self._make(scheme)
         if scheme == "s3":
-            importlib.import_module("cached.sources.s3_session").preload()
+            importlib.import_module("cached.sources.s3.session").preload()
 
     def close(self) -> None:
         with self._lock:
@@ -103,23 +103,23 @@ class Registry:
     # one kind of source should not pay for all of them.
 
     def _hub(self) -> _Closable:
-        from cached.sources.hub import HubSource
+        from cached.sources.hub.source import HubSource
 
         return HubSource(self._config, self._shared_web())
 
     def _s3(self) -> _Closable:
-        from cached.sources.s3 import S3Source
+        from cached.sources.s3.source import S3Source
 
         return S3Source(self._config)
 
     def _gcs(self) -> _Closable:
-        from cached.sources.gcs import GcsSource
+        from cached.sources.gcs.source import GcsSource
 
         return GcsSource(self._config, self._shared_web())
 
     def _azure(self, scheme: str) -> _Closable:
         try:
-            from cached.sources.azure import AzureSource
+            from cached.sources.azure.source import AzureSource
         except ImportError:
             raise InvalidRequest(
                 f"{scheme}:// needs a package that the daemon does not have: pip install adlfs into its environment."
@@ -127,7 +127,7 @@ class Registry:
         return AzureSource(self._config, scheme)
 
     def _http(self) -> _Closable:
-        from cached.sources.http import HttpSource
+        from cached.sources.url import HttpSource
 
         return HttpSource(self._config, self._shared_web())
 
@@ -135,13 +135,13 @@ class Registry:
         return LocalSource(self._config)
 
     def _filesystem(self, scheme: str) -> _Closable:
-        from cached.sources.filesystem import FilesystemSource
+        from cached.sources.fsspec_source import FilesystemSource
 
         return FilesystemSource(self._config, scheme)
 
     def _shared_web(self) -> Web:
-        from cached.sources.addresses import Addresses
-        from cached.sources.web import Web
+        from cached.sources.transport.blocked_hosts import Addresses
+        from cached.sources.transport.client import Web
 
         if self._web is None:
             self._web = Web(self._config.connections, Addresses(self._config.private_networks))

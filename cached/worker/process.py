@@ -26,15 +26,16 @@ from cached.errors import CachedError
 from cached.logs import configure
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources import idle
 from cached.sources.registry import Registry
+from cached.sources.transport import idle
 from cached.store.blobs.blobs import Blobs
 from cached.store.layout import Layout
 from cached.undumpable import leave_no_core
 from cached.worker.ahead import RoomRequests
+from cached.worker.byte_counts import Bandwidth, Tally
 from cached.worker.channel import Channel
-from cached.worker.checking import run_check
-from cached.worker.large import LargeFile
+from cached.worker.check import run_check
+from cached.worker.large_file import LargeFile
 from cached.worker.messages import (
     PROOFS,
     RESOLVES,
@@ -64,8 +65,7 @@ from cached.worker.messages import (
 from cached.worker.policy import applied, inspect
 from cached.worker.proving import Askers, compare, prove
 from cached.worker.shards import shards_of
-from cached.worker.small import SmallFiles
-from cached.worker.tally import Bandwidth, Tally
+from cached.worker.small_files import SmallFiles
 
 log = logging.getLogger("cached.worker")
 

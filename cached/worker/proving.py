@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cached import budget
-from cached.sources.base import Source
-from cached.sources.transfer import denied
+from cached.sources.source import Source
+from cached.sources.transport.ranges import denied
 from cached.worker.blob_reader import BlobReader
 from cached.worker.messages import Compare, Prove
 

@@ -11,7 +11,7 @@ from cached.config import Config, Duration, Size
 from cached.daemon.checking.scrub import Due, find_due
 from cached.model import Digest
 from cached.store.store import Store
-from cached.worker import checking
+from cached.worker import check
 
 NOW = 1e9
 DAY = 86400.0
@@ -91,9 +91,9 @@ def test_a_check_waits_so_that_it_reads_no_more_than_its_rate_and_makes_nothing_
         slept.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(checking.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(checking.time, "sleep", sleep)
-    pace = checking.Pace(1000)
+    monkeypatch.setattr(check.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(check.time, "sleep", sleep)
+    pace = check.Pace(1000)
     for _ in range(10):
         pace.take(500)
     assert sum(slept) == pytest.approx(5.0)

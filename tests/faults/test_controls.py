@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cached.sources import web
+from cached.sources.transport import client
 from tests.faults.asked import ask
 from tests.faults.controls import CONTROLS
 from tests.servers import FaultOrigin
@@ -33,7 +33,7 @@ def told_elsewhere(origin: FaultOrigin) -> list[str]:
     there = {"Location": f"{origin.cdn}/files/m/f"}
     origin.fail("status", status=302, headers=there, times=1, stages=("body", "probe"), server="origin")
     uri = origin.uri("http", "m", "f")
-    with web.Web(1).request(web.HttpRequest(uri, private={"Authorization": TOKEN}), 5) as response:
+    with client.Web(1).request(client.HttpRequest(uri, private={"Authorization": TOKEN}), 5) as response:
         assert response.read() == b"data"
     assert [seen.headers.get("authorization") for seen in origin.requests if seen.server == "origin"] == [TOKEN]
     return [seen.headers.get("authorization") for seen in origin.requests if seen.server == "cdn"]
@@ -44,5 +44,5 @@ def test_a_token_is_not_kept_on_a_redirect_to_another_host(origin: FaultOrigin) 
 
 
 def test_a_token_that_is_kept_on_a_redirect_is_seen(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "origin", lambda url: ("http", "one and the same", 80))
+    monkeypatch.setattr(client, "origin", lambda url: ("http", "one and the same", 80))
     assert told_elsewhere(origin) == [TOKEN]

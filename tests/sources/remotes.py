@@ -15,8 +15,8 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef
-from cached.sources.base import Source
 from cached.sources.registry import Registry
+from cached.sources.source import Source
 from tests.servers import GcsEmulator, HubStub, Moto, RcloneS3
 from tests.servers.azure import AzureServer
 

@@ -11,10 +11,10 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import ConfigError, InvalidRequest
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses
-from cached.sources.http import HttpSource
-from cached.sources.hub import HubSource
-from cached.sources.web import Web
+from cached.sources.hub.source import HubSource
+from cached.sources.transport.blocked_hosts import Addresses
+from cached.sources.transport.client import Web
+from cached.sources.url import HttpSource
 from tests.servers import Files, HubStub
 
 NOBODY = Credentials()

@@ -15,7 +15,7 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceDenied
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources.azure import AzureSource
+from cached.sources.azure.source import AzureSource
 from cached.sources.registry import Registry
 from cached.uris import AZURE_SCHEMES
 from tests.servers import AzureStub, Files
@@ -215,7 +215,7 @@ def test_overwrite_is_refused_on_the_very_next_range(azure: AzureStub, source: A
 
 
 def test_without_adlfs_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "cached.sources.azure", raising=False)
+    monkeypatch.delitem(sys.modules, "cached.sources.azure.source", raising=False)
     monkeypatch.setitem(sys.modules, "adlfs", None)
     registry = Registry(Config(protocols=("abfss",)))
     with pytest.raises(InvalidRequest, match="pip install adlfs"):

@@ -13,7 +13,7 @@ from cached.access import Credentials
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef
-from cached.sources.base import FastReader, Reader
+from cached.sources.source import FastReader, Reader
 from tests.servers import Azurite
 from tests.servers.process import free_port
 from tests.sources.remotes import Remote

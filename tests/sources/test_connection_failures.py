@@ -17,10 +17,10 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.connection_failures import connection_failed
-from cached.sources.lane import Lanes
 from cached.sources.registry import Registry
-from cached.sources.s3_errors import s3_errors
+from cached.sources.s3.errors import s3_errors
+from cached.sources.transport.failures import connection_failed
+from cached.sources.transport.pool import Lanes
 
 Act = Callable[[socket.socket], None]
 

@@ -16,8 +16,8 @@ from cached.config import Config
 from cached.errors import InvalidRequest, SourceUnavailable, TooLarge
 from cached.model_ref import ModelRef
 from cached.paths import MAX_FOLDERS, check_paths
-from cached.sources import lane, web
 from cached.sources.registry import Registry
+from cached.sources.transport import client, pool
 from tests.servers import EndlessServer
 from tests.servers.azure import ACCOUNT, KEY
 
@@ -101,8 +101,8 @@ def test_a_question_that_nobody_waits_for_any_more_is_not_begun(endless: Endless
 
 
 def test_one_page_may_not_be_of_any_length(endless: EndlessServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "MAX_TEXT", 1000)
-    monkeypatch.setattr(web, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(pool, "MAX_TEXT", 1000)
+    monkeypatch.setattr(client, "MAX_JSON_BYTES", 1000)
     for kind in ("s3", "gcs", "hub"):
         endless.pages = 0
         with pytest.raises(SourceUnavailable, match="too long"):

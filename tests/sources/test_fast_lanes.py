@@ -12,10 +12,10 @@ from cached.config import Config
 from cached.errors import CachedError, SourceChanged
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses
-from cached.sources.base import FastReader
-from cached.sources.http import HttpSource
-from cached.sources.web import Web
+from cached.sources.source import FastReader
+from cached.sources.transport.blocked_hosts import Addresses
+from cached.sources.transport.client import Web
+from cached.sources.url import HttpSource
 from tests.servers import Files, HubStub
 from tests.servers.files import RULES
 from tests.sources.remotes import Remote
@@ -89,7 +89,7 @@ def test_the_token_is_for_the_hub_and_not_for_its_content_network() -> None:
     with HubStub() as hub:
         commit = hub.add_commit("org/llama", MODEL)
         credentials = Credentials({"HF_TOKEN": "hf_canary"})
-        from cached.sources.hub import HubSource
+        from cached.sources.hub.source import HubSource
 
         source = HubSource(Config(hub_endpoint=hub.endpoint), Web(4))
         listing = source.resolve(ModelRef.parse("hf://org/llama", commit), credentials, 10)

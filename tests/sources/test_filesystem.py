@@ -13,7 +13,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied, SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.filesystem import FilesystemSource
+from cached.sources.fsspec_source import FilesystemSource
 from cached.sources.registry import Registry
 
 NOBODY = Credentials()

@@ -13,8 +13,8 @@ from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceDenied
 from cached.model import Checksum
 from cached.model_ref import ModelRef
-from cached.sources.gcs import GcsSource
-from cached.sources.web import Web
+from cached.sources.gcs.source import GcsSource
+from cached.sources.transport.client import Web
 from tests.servers import GcsEmulator
 
 NOBODY = Credentials()

@@ -12,9 +12,9 @@ from cached import SourceDenied
 from cached.access import Credentials
 from cached.config import Config
 from cached.model_ref import ModelRef
-from cached.sources import gcs as module
-from cached.sources.gcs import GcsSource
-from cached.sources.web import Web
+from cached.sources.gcs import source as module
+from cached.sources.gcs.source import GcsSource
+from cached.sources.transport.client import Web
 from tests.daemon_process import DaemonProcess
 from tests.servers import GcsEmulator
 from tests.servers.google import Google

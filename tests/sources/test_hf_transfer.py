@@ -14,10 +14,10 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.hf_transfer import HfTransfer
-from cached.sources.hub import HubSource
-from cached.sources.hub_reader import HubReader
-from cached.sources.web import Web
+from cached.sources.hub.hf_transfer import HfTransfer
+from cached.sources.hub.reader import HubReader
+from cached.sources.hub.source import HubSource
+from cached.sources.transport.client import Web
 from tests.servers import HubStub
 
 MIB = 1 << 20

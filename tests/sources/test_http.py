@@ -14,9 +14,9 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceChanged, SourceUnavailable
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses, Kind
-from cached.sources.http import HttpSource
-from cached.sources.web import Web
+from cached.sources.transport.blocked_hosts import Addresses, Kind
+from cached.sources.transport.client import Web
+from cached.sources.url import HttpSource
 from tests.servers import Files
 
 DATA = os.urandom(50_000)

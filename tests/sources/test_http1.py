@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from cached.errors import InvalidRequest
-from cached.sources.http1 import Answer, Connection, MalformedAnswer, head
+from cached.sources.transport.http1 import Answer, Connection, MalformedAnswer, head
 
 
 def talk(answer: bytes, timeout: float = 5.0) -> tuple[Connection, threading.Thread]:

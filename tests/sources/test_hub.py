@@ -23,9 +23,9 @@ from cached.errors import (
 )
 from cached.model import Checksum, Digest, Listing
 from cached.model_ref import ModelRef
-from cached.sources import web
-from cached.sources.hub import HubSource
-from cached.sources.web import Web
+from cached.sources.hub.source import HubSource
+from cached.sources.transport import client
+from cached.sources.transport.client import Web
 from tests.servers import HubStub
 from tests.servers.hub_state import git_sha1
 
@@ -39,7 +39,7 @@ TOKEN = "hf_canary_0b5a"
 def source(hub: HubStub) -> Iterator[HubSource]:
     web = Web(4)
     yield HubSource(Config(hub_endpoint=hub.endpoint, read_timeout=Config().read_timeout), web)
-    web.close()
+    client.close()
 
 
 @pytest.fixture
@@ -289,9 +289,9 @@ def test_a_size_that_is_no_number_is_not_understood(
 ) -> None:
     hub.add_commit(repo, {"config.json": b"{}"})
     entry = f'[{{"type": "file", "path": "config.json", "size": {size}, "oid": "{"0" * 40}"}}]'.encode()
-    whole = web._whole
+    whole = client._whole
     monkeypatch.setattr(
-        web, "_whole", lambda answer, *rest: entry if "/tree/" in str(answer.url) else whole(answer, *rest)
+        client, "_whole", lambda answer, *rest: entry if "/tree/" in str(answer.url) else whole(answer, *rest)
     )
     with pytest.raises(SourceUnavailable):
         resolve(source, repo)

@@ -12,8 +12,8 @@ from huggingface_hub import snapshot_download
 from cached.access import Credentials
 from cached.config import Config
 from cached.model_ref import ModelRef
-from cached.sources.hub import HubSource
-from cached.sources.web import Web
+from cached.sources.hub.source import HubSource
+from cached.sources.transport.client import Web
 from tests.servers import HubStub
 from tests.servers.process import BIN
 

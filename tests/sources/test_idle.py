@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cached.sources import idle
-from cached.sources.clients import CLIENTS
-from cached.sources.http1 import Connection
-from cached.sources.idle import KEPT, KEPT_IN_ALL, KEPT_SECONDS, Idle
-from cached.sources.lane import Lanes, Request
-from cached.sources.web import HttpRequest, Web
+from cached.sources.transport import idle
+from cached.sources.transport.client import HttpRequest, Web
+from cached.sources.transport.clients import CLIENTS
+from cached.sources.transport.http1 import Connection
+from cached.sources.transport.idle import KEPT, KEPT_IN_ALL, KEPT_SECONDS, Idle
+from cached.sources.transport.pool import Lanes, Request
 from tests.servers.lenient import LenientS3
 from tests.servers.tls import contexts
 from tests.sources.test_lane import ANSWER, Scripted
@@ -32,8 +32,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("cached.sources.idle.time", found)
-    monkeypatch.setattr("cached.sources.clients.time", found)
+    monkeypatch.setattr("cached.sources.transport.idle.time", found)
+    monkeypatch.setattr("cached.sources.transport.clients.time", found)
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cached.sources.lane import Lanes, Request
+from cached.sources.transport.pool import Lanes, Request
 from tests.servers.listener import Listener
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: listed\r\n\r\n"

@@ -13,9 +13,9 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import SourceChanged, SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.gcs import GcsSource
-from cached.sources.gcs_reader import GcsReader
-from cached.sources.web import Web
+from cached.sources.gcs.reader import GcsReader
+from cached.sources.gcs.source import GcsSource
+from cached.sources.transport.client import Web
 from tests.servers.loop import LoopServer
 
 DATA = os.urandom(50_000)

@@ -11,9 +11,9 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged, SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses, Kind
-from cached.sources.http import HttpReader, HttpSource
-from cached.sources.web import Web, next_url
+from cached.sources.transport.blocked_hosts import Addresses, Kind
+from cached.sources.transport.client import Web, next_url
+from cached.sources.url import HttpReader, HttpSource
 from tests.servers import Files
 
 DATA = os.urandom(50_000)

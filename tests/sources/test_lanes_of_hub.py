@@ -13,11 +13,11 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses, Kind
-from cached.sources.base import Reader
-from cached.sources.hub import HubSource
-from cached.sources.hub_reader import HubReader
-from cached.sources.web import Web
+from cached.sources.hub.reader import HubReader
+from cached.sources.hub.source import HubSource
+from cached.sources.source import Reader
+from cached.sources.transport.blocked_hosts import Addresses, Kind
+from cached.sources.transport.client import Web
 from tests.servers import HubStub
 
 WEIGHTS = os.urandom(500_000)
@@ -107,7 +107,7 @@ def test_link_outlives_an_answer_that_is_not_for_the_lane(
     stub: HubStub, source: HubSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As behind a proxy, where every answer is left to `read`.
-    monkeypatch.setattr("cached.sources.lane.Lanes.stream", lambda *_: False)
+    monkeypatch.setattr("cached.sources.transport.pool.Lanes.stream", lambda *_: False)
     reader = open_reader(source)
     assert b"".join(fetch(reader, at, 100_000) for at in STEPS) == WEIGHTS
     assert sorted(files_asked(stub)) == ["cdn"] * 5 + ["hub"]

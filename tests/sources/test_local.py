@@ -12,7 +12,7 @@ from cached.config import Config
 from cached.errors import InvalidRequest, SourceChanged
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources.local import LocalSource
+from cached.sources.local_files import LocalSource
 
 NOBODY = Credentials()
 

@@ -14,8 +14,8 @@ from cached.config import Config
 from cached.errors import SourceUnavailable
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources.s3 import S3Source
-from cached.sources.s3_errors import s3_errors
+from cached.sources.s3.errors import s3_errors
+from cached.sources.s3.source import S3Source
 from tests.servers import Moto
 from tests.servers.front import Front
 from tests.servers.process import free_port

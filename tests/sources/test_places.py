@@ -13,10 +13,10 @@ from cached.config import Config
 from cached.errors import SourceChanged, SourceDenied
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef
-from cached.sources.azure import AzureSource
-from cached.sources.gcs import GcsSource
-from cached.sources.s3 import S3Source
-from cached.sources.web import Web
+from cached.sources.azure.source import AzureSource
+from cached.sources.gcs.source import GcsSource
+from cached.sources.s3.source import S3Source
+from cached.sources.transport.client import Web
 from tests.servers import AzureStub, GcsEmulator, Moto
 from tests.servers.azure import ACCOUNT, KEY
 

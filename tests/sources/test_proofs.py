@@ -13,13 +13,13 @@ from cached.config import Config
 from cached.errors import SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses
-from cached.sources.azure import AzureSource
-from cached.sources.gcs import GcsSource
-from cached.sources.http import HttpSource
-from cached.sources.hub import HubSource
-from cached.sources.s3 import S3Source
-from cached.sources.web import Web
+from cached.sources.azure.source import AzureSource
+from cached.sources.gcs.source import GcsSource
+from cached.sources.hub.source import HubSource
+from cached.sources.s3.source import S3Source
+from cached.sources.transport.blocked_hosts import Addresses
+from cached.sources.transport.client import Web
+from cached.sources.url import HttpSource
 from tests.servers import AzureStub, Files, GcsEmulator, GuardedGcs, GuardedS3, HubStub, Moto
 from tests.servers.azure import ACCOUNT
 from tests.sources.remotes import Remote
@@ -123,7 +123,7 @@ def test_in_s3_credentials_that_list_and_do_not_read_prove_nothing(
     moto: Moto, guarded: GuardedS3, way: str, proxied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if proxied:
-        monkeypatch.setattr("cached.sources.lane.Lanes._behind_proxy", lambda *_: True)
+        monkeypatch.setattr("cached.sources.transport.pool.Lanes._behind_proxy", lambda *_: True)
     moto.put("proofs", "team/a/w.bin", WEIGHTS)
     moto.put("proofs", "team/b/w.bin", WEIGHTS)
     reads, heads = (["proofs/team/b/"], []) if way == "reads" else (["proofs/"], ["proofs/team/a/"])
@@ -143,7 +143,7 @@ def test_in_s3_another_version_is_told_on_both_lanes(
     moto: Moto, data: bytes, proxied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if proxied:
-        monkeypatch.setattr("cached.sources.lane.Lanes._behind_proxy", lambda *_: True)
+        monkeypatch.setattr("cached.sources.transport.pool.Lanes._behind_proxy", lambda *_: True)
     moto.put("proofs", "version/w.bin", data)
     source, caller = S3Source(Config(s3_endpoint=moto.endpoint)), Credentials(moto.credentials)
     listing = source.resolve(ModelRef.parse("s3://proofs/version"), caller, 10)

@@ -17,9 +17,9 @@ from cached.config import Config
 from cached.errors import InvalidRequest, ModelNotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Listing
 from cached.model_ref import ModelRef
-from cached.sources import s3_listing
-from cached.sources.base import FastReader
-from cached.sources.s3 import S3Source
+from cached.sources.s3 import listing as s3_listing
+from cached.sources.s3.source import S3Source
+from cached.sources.source import FastReader
 from tests.servers import CountingProxy, HubStub, Moto, RcloneS3
 from tests.servers.moto import S3Server
 

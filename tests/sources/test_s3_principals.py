@@ -11,7 +11,7 @@ from aiohttp import web
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.sources.s3 import S3Source
+from cached.sources.s3.source import S3Source
 from tests.servers import Moto
 from tests.servers.front import Front
 from tests.servers.process import free_port

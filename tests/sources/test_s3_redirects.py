@@ -8,7 +8,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
 from cached.model_ref import ModelRef
-from cached.sources.s3 import S3Source
+from cached.sources.s3.source import S3Source
 from tests.servers import Files
 
 

@@ -14,8 +14,8 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.http.request import Acquire
 from cached.model_ref import ModelRef
-from cached.sources.base import FastReader
-from cached.sources.s3 import S3Source
+from cached.sources.s3.source import S3Source
+from cached.sources.source import FastReader
 from tests.daemon_process import DaemonProcess
 from tests.servers import Moto
 from tests.servers.roles import Role

@@ -9,7 +9,7 @@ import pytest
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from botocore.credentials import Credentials  # type: ignore[import-untyped]
 
-from cached.sources.sigv4 import Keys, signed_headers, uri_path
+from cached.sources.s3.sigv4 import Keys, signed_headers, uri_path
 
 NOW = clock.datetime(2026, 2, 3, 4, 5, 6, tzinfo=clock.UTC)
 

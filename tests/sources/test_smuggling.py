@@ -11,7 +11,7 @@ from cached.access import Credentials
 from cached.config import Config
 from cached.errors import CachedError
 from cached.model_ref import ModelRef
-from cached.sources.s3 import S3Source
+from cached.sources.s3.source import S3Source
 from tests.servers.lenient import LenientS3
 
 MODEL = b'{"hidden_size": 4096}'

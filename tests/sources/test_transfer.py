@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cached.errors import CachedError, SourceChanged, SourceError, SourceUnavailable
-from cached.sources.transfer import MAX_SKIP, Collector, Span, bytes_to_skip
+from cached.sources.transport.ranges import MAX_SKIP, Collector, Span, bytes_to_skip
 
 SPAN = Span("w.bin", 100, 50, 1000)
 

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from cached.sources import idle
-from cached.sources.http1 import Connection
-from cached.sources.idle import Idle
+from cached.sources.transport import idle
+from cached.sources.transport.http1 import Connection
+from cached.sources.transport.idle import Idle
 from cached.worker import process
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from cached.worker import tally as module
+from cached.worker import byte_counts as module
+from cached.worker.byte_counts import Bandwidth, Tally
 from cached.worker.messages import Came
-from cached.worker.tally import Bandwidth, Tally
 
 
 def test_what_broke_off_came_but_is_not_done() -> None:

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 from cached import budget
 from cached.model_ref import ModelRef
-from cached.sources.connection_failures import connection_failed
-from cached.sources.http1 import Answer, BodyTooLong, Connection, MalformedAnswer
-from cached.sources.idle import Idle
-from cached.sources.transfer import Span, bytes_to_skip, unavailable
+from cached.sources.transport.failures import connection_failed
+from cached.sources.transport.http1 import Answer, BodyTooLong, Connection, MalformedAnswer
+from cached.sources.transport.idle import Idle
+from cached.sources.transport.ranges import Span, bytes_to_skip, unavailable
 
 __all__ = ["Answer", "Judge", "Lanes", "Request", "Sink", "lane_errors"]
 

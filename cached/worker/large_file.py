@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 
 from cached.errors import SourceChanged
-from cached.sources.base import FastReader, Reader, Source, WholeFileReader
+from cached.sources.source import FastReader, Reader, Source, WholeFileReader
 from cached.store.blobs.blobs import Blobs
 from cached.store.blobs.ingest import Piece, Verified
 from cached.worker.ahead import Ahead, Ask
 from cached.worker.blob_reader import BlobReader
+from cached.worker.byte_counts import Bandwidth, Count
 from cached.worker.messages import Open, Opened
-from cached.worker.tally import Bandwidth, Count
 
 
 class LargeFile:

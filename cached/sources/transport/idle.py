@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Hashable
 from typing import Protocol
 
-from cached.sources.http1 import Connection
+from cached.sources.transport.http1 import Connection
 
 KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
 KEPT = 64  # Idle connections per origin and owner …

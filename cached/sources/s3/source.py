@@ -16,16 +16,16 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, SourceDenied
 from cached.model import Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.lane import Lanes
-from cached.sources.s3_errors import s3_errors
-from cached.sources.s3_listing import S3Pages
-from cached.sources.s3_place import endpoint_of
-from cached.sources.s3_principal import Principals
-from cached.sources.s3_reader import S3Reader
-from cached.sources.s3_session import Staying, new_session
-from cached.sources.s3_signer import S3Signer
-from cached.sources.sigv4 import Keys
-from cached.sources.transfer import changed, proving, spoken
+from cached.sources.s3.errors import s3_errors
+from cached.sources.s3.listing import S3Pages
+from cached.sources.s3.place import endpoint_of
+from cached.sources.s3.principal import Principals
+from cached.sources.s3.reader import S3Reader
+from cached.sources.s3.session import Staying, new_session
+from cached.sources.s3.signer import S3Signer
+from cached.sources.s3.sigv4 import Keys
+from cached.sources.transport.pool import Lanes
+from cached.sources.transport.ranges import changed, proving, spoken
 
 Result = TypeVar("Result")
 

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 from cached import budget
 from cached.model import Entry
 from cached.model_ref import ModelRef
-from cached.sources.lane import Lanes, lane_errors
-from cached.sources.s3_reader import object_entry
-from cached.sources.s3_signer import S3Signer
-from cached.sources.transfer import unavailable
-from cached.sources.waiting import run_on
+from cached.sources.s3.reader import object_entry
+from cached.sources.s3.signer import S3Signer
+from cached.sources.transport.pool import Lanes, lane_errors
+from cached.sources.transport.ranges import unavailable
+from cached.sources.transport.waiting import run_on
 
 TRIES = 3
 

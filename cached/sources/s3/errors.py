@@ -10,8 +10,8 @@ import botocore.exceptions as boto  # type: ignore[import-untyped]
 
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceError
 from cached.model_ref import ModelRef
-from cached.sources.connection_failures import connection_failed
-from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
+from cached.sources.transport.failures import connection_failed
+from cached.sources.transport.ranges import changed, denied, from_status, spoken, unavailable
 
 _DENIED = frozenset(
     {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}

@@ -13,10 +13,10 @@ from fsspec.asyn import sync
 from cached.errors import SourceDenied
 from cached.model import Entry
 from cached.model_ref import ModelRef
-from cached.sources.lane import Answer, Lanes, Sink, lane_errors
-from cached.sources.s3_errors import s3_errors
-from cached.sources.s3_signer import S3Signer
-from cached.sources.transfer import Collector, Span, bytes_to_skip, changed
+from cached.sources.s3.errors import s3_errors
+from cached.sources.s3.signer import S3Signer
+from cached.sources.transport.pool import Answer, Lanes, Sink, lane_errors
+from cached.sources.transport.ranges import Collector, Span, bytes_to_skip, changed
 
 CHUNK = 1 << 20
 

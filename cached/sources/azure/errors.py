@@ -10,8 +10,8 @@ from fsspec.exceptions import FSTimeoutError
 
 from cached.errors import CachedError, ModelNotFound
 from cached.model_ref import ModelRef
-from cached.sources.connection_failures import connection_failed
-from cached.sources.transfer import changed, denied, from_status, spoken, unavailable
+from cached.sources.transport.failures import connection_failed
+from cached.sources.transport.ranges import changed, denied, from_status, spoken, unavailable
 
 _ADVICE = (
     "check the container, and the Azure credentials (AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, "

@@ -25,9 +25,9 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.base import Reader
-from cached.sources.transfer import changed, denied, proving, spoken, unavailable
-from cached.sources.waiting import result
+from cached.sources.source import Reader
+from cached.sources.transport.ranges import changed, denied, proving, spoken, unavailable
+from cached.sources.transport.waiting import result
 
 Result = TypeVar("Result")
 

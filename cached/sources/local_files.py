@@ -15,8 +15,8 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound
 from cached.model import Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.base import Reader
-from cached.sources.transfer import changed, denied, proving, unavailable
+from cached.sources.source import Reader
+from cached.sources.transport.ranges import changed, denied, proving, unavailable
 
 
 class LocalSource:

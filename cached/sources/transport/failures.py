@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from cached.errors import SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.http1 import MalformedAnswer
-from cached.sources.transfer import unavailable
+from cached.sources.transport.http1 import MalformedAnswer
+from cached.sources.transport.ranges import unavailable
 
 _CUT = "the connection was cut"
 _NO_HTTP = "the answer is not HTTP"

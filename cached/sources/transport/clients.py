@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx2
 
-from cached.sources.idle import KEPT_SECONDS, register
-from cached.sources.patience import bounded
+from cached.sources.transport.header_deadline import bounded
+from cached.sources.transport.idle import KEPT_SECONDS, register
 
 CLIENTS = 32  # That nobody uses at the moment.
 

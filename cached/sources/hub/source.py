@@ -21,13 +21,13 @@ from cached.config import Config
 from cached.model import Checksum, Digest, Entry, Listing
 from cached.model_ref import ModelRef
 from cached.paths import is_safe
-from cached.sources.base import Reader
-from cached.sources.hf_transfer import HfTransfer
-from cached.sources.hub_errors import check
-from cached.sources.hub_reader import HubReader, Transport, judge_version
-from cached.sources.lane import Lanes
-from cached.sources.transfer import proving, spoken, unavailable
-from cached.sources.web import HttpRequest, Web, origin, web_errors
+from cached.sources.hub.errors import check
+from cached.sources.hub.hf_transfer import HfTransfer
+from cached.sources.hub.reader import HubReader, Transport, judge_version
+from cached.sources.source import Reader
+from cached.sources.transport.client import HttpRequest, Web, origin, web_errors
+from cached.sources.transport.pool import Lanes
+from cached.sources.transport.ranges import proving, spoken, unavailable
 
 REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.

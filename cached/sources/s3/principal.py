@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree
 
-from cached.sources.lane import Lanes, Request
-from cached.sources.s3_signer import S3Signer
-from cached.sources.sigv4 import Keys, signed_headers
+from cached.sources.s3.signer import S3Signer
+from cached.sources.s3.sigv4 import Keys, signed_headers
+from cached.sources.transport.pool import Lanes, Request
 
 REMEMBERED = 1024  # Keys. What they stand for does not change as long as they are good.
 SILENT_SECONDS = 60.0  # For which nobody is asked again who did not answer.

@@ -12,10 +12,10 @@ from cached.config import Config
 from cached.errors import CachedError, InvalidRequest, ModelNotFound, SourceUnavailable
 from cached.model import Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.base import Reader
-from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
-from cached.sources.transfer import Span, changed, from_status, proving, spoken, unavailable
-from cached.sources.web import HttpRequest, Web, web_errors, wire_url
+from cached.sources.source import Reader
+from cached.sources.transport.client import HttpRequest, Web, web_errors, wire_url
+from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_errors
+from cached.sources.transport.ranges import Span, changed, from_status, proving, spoken, unavailable
 
 _STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, less what is not ASCII.
 

@@ -26,11 +26,11 @@ from cached.config import Config
 from cached.errors import InvalidRequest
 from cached.model import Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.azure_errors import azure_errors
-from cached.sources.azure_login import default_login, login, own_variables
-from cached.sources.azure_reader import AzureReader, patience
-from cached.sources.transfer import denied, proving, spoken
-from cached.sources.waiting import run_on
+from cached.sources.azure.errors import azure_errors
+from cached.sources.azure.login import default_login, login, own_variables
+from cached.sources.azure.reader import AzureReader, patience
+from cached.sources.transport.ranges import denied, proving, spoken
+from cached.sources.transport.waiting import run_on
 
 CLIENTS = 8  # Clients kept, one for each account and set of credentials in use.
 ENDPOINT = "https://{account}.blob.core.windows.net"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cached.errors import CachedError, SizeMismatch
 from cached.model import Entry
-from cached.sources.base import Source
+from cached.sources.source import Source
 from cached.store.blobs.blobs import Blobs
 from cached.store.blobs.ingest import Verified
 from cached.store.blobs.small_ingest import SmallIngest
 from cached.worker.ahead import Ask
+from cached.worker.byte_counts import Bandwidth, Count
 from cached.worker.messages import Gather, Gathered
-from cached.worker.tally import Bandwidth, Count
 
 
 class SmallFiles:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cached.config import Config
-from cached.sources.s3_session import partitions
+from cached.sources.s3.session import partitions
 
 COMMERCIAL = "amazonaws.com"  # The word for the partition `aws`; the others go by their names.
 

@@ -16,12 +16,12 @@ import httpx2
 from cached import budget
 from cached.errors import InvalidRequest, SourceUnavailable
 from cached.model_ref import ModelRef
-from cached.sources.addresses import Addresses
-from cached.sources.clients import Clients
-from cached.sources.connection_failures import connection_failed
-from cached.sources.http1 import head
-from cached.sources.patience import head_within
-from cached.sources.transfer import Collector, Span, bytes_to_skip, unavailable
+from cached.sources.transport.blocked_hosts import Addresses
+from cached.sources.transport.clients import Clients
+from cached.sources.transport.failures import connection_failed
+from cached.sources.transport.header_deadline import head_within
+from cached.sources.transport.http1 import head
+from cached.sources.transport.ranges import Collector, Span, bytes_to_skip, unavailable
 
 MAX_REDIRECTS = 10
 MAX_JSON_BYTES = 32 << 20  # Of one answer: a Hub may give a commit of 100,000 files in one page.

@@ -15,7 +15,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 
 from cached.errors import CachedError, ModelNotFound, RevisionNotFound, SourceError
 from cached.model_ref import ModelRef
-from cached.sources.transfer import changed, denied, from_status
+from cached.sources.transport.ranges import changed, denied, from_status
 
 _ADVICE = (
     "check the name; if it is gated or private, ask for access on its page and set HF_TOKEN to a token that has it"

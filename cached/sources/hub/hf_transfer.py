@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cached.config import Config
 from cached.model_ref import ModelRef
-from cached.sources.transfer import unavailable
+from cached.sources.transport.ranges import unavailable
 
 CHUNK = 10 << 20
 RETRIES = 5

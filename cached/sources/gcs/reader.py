@@ -12,9 +12,9 @@ import httpx2
 from cached.errors import CachedError, SourceError
 from cached.model import Entry
 from cached.model_ref import ModelRef
-from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
-from cached.sources.transfer import Span, changed, denied, from_status, spoken, unavailable
-from cached.sources.web import HttpRequest, Judge, Web, owner_of
+from cached.sources.transport.client import HttpRequest, Judge, Web, owner_of
+from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_errors
+from cached.sources.transport.ranges import Span, changed, denied, from_status, spoken, unavailable
 
 if TYPE_CHECKING:
     import gcsfs  # At run time `gcs` imports it, with care.

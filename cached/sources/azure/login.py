@@ -11,7 +11,7 @@ from typing import Any
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
 from cached.model_ref import ModelRef
-from cached.sources.transfer import denied
+from cached.sources.transport.ranges import denied
 
 # adlfs's options, as the variables that mean the same.
 _OPTIONS = {

@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 from botocore.credentials import RefreshableCredentials  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
-from cached.sources.lane import Request
-from cached.sources.s3_place import is_amazons, suffix_of, word
-from cached.sources.sigv4 import Keys, signed_headers, uri_path
+from cached.sources.s3.place import is_amazons, suffix_of, word
+from cached.sources.s3.sigv4 import Keys, signed_headers, uri_path
+from cached.sources.transport.pool import Request
 
 # The last is all that a HEAD is told.
 EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired", "HTTP 400"})

@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx2
 
 from cached.model import Entry, Listing
-from cached.sources.hf_transfer import HfTransfer
-from cached.sources.hub_errors import check
-from cached.sources.lane import Answer, Lanes, Request, Sink, lane_errors
-from cached.sources.transfer import Span, changed, spoken, unavailable
-from cached.sources.web import HttpRequest, Judge, Web, next_url, origin, owner_of, web_errors
+from cached.sources.hub.errors import check
+from cached.sources.hub.hf_transfer import HfTransfer
+from cached.sources.transport.client import HttpRequest, Judge, Web, next_url, origin, owner_of, web_errors
+from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_errors
+from cached.sources.transport.ranges import Span, changed, spoken, unavailable
 
 _EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
 

@@ -10,8 +10,8 @@ from fsspec.asyn import sync
 from cached.errors import SourceUnavailable
 from cached.model import Entry
 from cached.model_ref import ModelRef
-from cached.sources.azure_errors import azure_errors
-from cached.sources.transfer import changed
+from cached.sources.azure.errors import azure_errors
+from cached.sources.transport.ranges import changed
 
 
 class AzureReader:

@@ -25,11 +25,11 @@ from cached.config import Config
 from cached.errors import InvalidRequest, SourceDenied
 from cached.model import Checksum, Entry, Listing, listing_revision
 from cached.model_ref import ModelRef
-from cached.sources.base import Reader
-from cached.sources.gcs_reader import ABSENT, GcsReader, authorization, judge, object_url
-from cached.sources.lane import Lanes
-from cached.sources.transfer import changed, denied, spoken, unavailable
-from cached.sources.web import Web
+from cached.sources.gcs.reader import ABSENT, GcsReader, authorization, judge, object_url
+from cached.sources.source import Reader
+from cached.sources.transport.client import Web
+from cached.sources.transport.pool import Lanes
+from cached.sources.transport.ranges import changed, denied, spoken, unavailable
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
