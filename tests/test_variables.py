@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cached.daemon.http.request import Acquire
+from cached.daemon.http.acquire_request import Acquire
 from cached.daemon.main import check_variables
 from cached.errors import ConfigError, InvalidRequest
 from cached.request import credentials

@@ -18,20 +18,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.background import Background
-from cached.daemon.cache import Cache
-from cached.daemon.checking.checks import Checker
-from cached.daemon.checking.heal import Healer
-from cached.daemon.checking.scrub import Scrubber
-from cached.daemon.checking.tamper import Tamper
-from cached.daemon.checking.verify import Verifier
+from cached.daemon.acquire.cache import Cache
 from cached.daemon.http.api import Api
 from cached.daemon.http.guests import Guests
 from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.server import Door
-from cached.daemon.notify import notify, watchdog
+from cached.daemon.integrity.check import Checker
+from cached.daemon.integrity.repair import Healer
+from cached.daemon.integrity.scrub import Scrubber
+from cached.daemon.integrity.tamper import Tamper
+from cached.daemon.integrity.verify import Verifier
+from cached.daemon.runtime.background import Background
+from cached.daemon.runtime.sd_notify import notify, watchdog
+from cached.daemon.runtime.threads import Threads, prefer_this_process
 from cached.daemon.space.disks import Disks
-from cached.daemon.threads import Threads, prefer_this_process
 from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, ConfigError, InvalidRequest, StoreDegraded
 from cached.logs import configure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cached.daemon.rights import NEW_KEYS
+from cached.daemon.acquire.rights import NEW_KEYS
 from tests.bench.access_case import measure
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cached.config import Config, Duration, Size
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.room import Reserved, Room
+from cached.daemon.space.reservation import Reserved, Room
 from cached.lease import take
 from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from cached.access import Credentials
-from cached.daemon.transfer.crew import Crew, Member
+from cached.daemon.transfer.worker_pool import Crew, Member
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef
 from cached.worker.messages import Check, Close, Prove, Question, Resolve

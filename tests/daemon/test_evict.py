@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached.daemon.space.choice import Budget, Candidate, Rows, budget_of, choose
+from cached.daemon.space.eviction_policy import Budget, Candidate, Rows, budget_of, choose
 from cached.model import Digest
 
 BLOBS = [f"blob{i}" for i in range(8)]

@@ -14,7 +14,7 @@ import pytest
 from cached.access import Credentials
 from cached.config import Config
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.room import Room
+from cached.daemon.space.reservation import Room
 from cached.daemon.transfer.bundles import BUNDLE, SMALL
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Fetcher, Network

@@ -13,24 +13,23 @@ from aiohttp import web
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.daemon import filler
-from cached.daemon.ask import Ask
-from cached.daemon.callers import Caller
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.fill import Filler
+from cached.daemon.acquire.fill_job import Fill
+from cached.daemon.acquire.people import People
+from cached.daemon.acquire.placement import Place, Places
+from cached.daemon.acquire.request import Ask
+from cached.daemon.acquire.rights import Registrar, Rights
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.counters import Counters
-from cached.daemon.fill import Fill
-from cached.daemon.filler import Filler
+from cached.daemon.http.acquire_request import Acquire
 from cached.daemon.http.acquiring import Acquiring
 from cached.daemon.http.guests import Guests
-from cached.daemon.http.request import Acquire
 from cached.daemon.http.server import Door
-from cached.daemon.people import People
-from cached.daemon.places import Place, Places
-from cached.daemon.rights import Registrar, Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers
-from cached.daemon.whose import Whose
 from cached.model_ref import ModelRef
 from tests.daemon.rooms import model
 
@@ -59,7 +58,7 @@ async def test_a_fill_that_is_cancelled_just_after_its_room_was_reserved_gives_i
         loop.call_soon_threadsafe(task.cancel)
         return 0, 0
 
-    monkeypatch.setattr(filler, "_sizes", sizes)
+    monkeypatch.setattr(fill, "_sizes", sizes)
     task = asyncio.create_task(Filler(places, cast(Any, None), cast(Any, None), Counters()).fill(fill, ask, rights))
     await asyncio.wait([task])
     assert task.cancelled()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cached.config import Duration, Share
-from cached.daemon.space.choice import Wish
-from cached.daemon.space.room import Room
+from cached.daemon.space.eviction_policy import Wish
+from cached.daemon.space.reservation import Room
 from cached.errors import AllHeld, TooLarge
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef

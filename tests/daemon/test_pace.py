@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cached.daemon.transfer.pace import CHASTENED, SETTLED, Pace
-from cached.daemon.transfer.turns import ALONE, Part, Turns, Work
+from cached.daemon.transfer.connection_limit import CHASTENED, SETTLED, Pace
+from cached.daemon.transfer.fair_queue import ALONE, Part, Turns, Work
 
 MB = 1_000_000
 

@@ -11,9 +11,9 @@ import pytest
 
 from cached.access import Credentials
 from cached.config import Config, Duration, Share, Size
-from cached.daemon.callers import DAEMON, Caller
-from cached.daemon.people import People
-from cached.daemon.places import Place, Places
+from cached.daemon.acquire.callers import DAEMON, Caller
+from cached.daemon.acquire.people import People
+from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.fetcher import Network
 from cached.daemon.transfer.workers import Workers

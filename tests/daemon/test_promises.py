@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cached.config import Size
 from cached.daemon.space.books import decide
-from cached.daemon.space.choice import Wish
 from cached.daemon.space.disk import Disk
+from cached.daemon.space.eviction_policy import Wish
 from cached.errors import AllHeld
 from cached.model import PIECE_BYTES, Entry, Listing
 from cached.model_ref import ModelRef

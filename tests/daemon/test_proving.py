@@ -12,12 +12,12 @@ import pytest
 
 from cached.access import Credentials
 from cached.config import Config, Duration
-from cached.daemon.callers import Caller
-from cached.daemon.rights import NEW_KEYS, Copy, Registrar, Rights
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.rights import NEW_KEYS, Copy, Registrar, Rights
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers
-from cached.daemon.whose import Whose
 from cached.errors import SourceChanged, SourceDenied
 from cached.model import Digest, Entry, Listing
 from cached.model_ref import ModelRef

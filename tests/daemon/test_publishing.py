@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from cached.daemon.space.disk import Disk
-from cached.daemon.transfer import publishing
-from cached.daemon.transfer.publishing import Publishing
+from cached.daemon.transfer import publish_batcher
+from cached.daemon.transfer.publish_batcher import Publishing
 from cached.errors import NoSpace
 from cached.model import Digest, Entry
 from cached.store.publish import Arrival
@@ -39,7 +39,7 @@ class Published:
 
 @pytest.fixture
 def published(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Published:
-    monkeypatch.setattr(publishing, "SECONDS", 3600.0)  # Unless a test is about it, no time ends the wait.
+    monkeypatch.setattr(publish_batcher, "SECONDS", 3600.0)  # Unless a test is about it, no time ends the wait.
     return Published(disk.store, monkeypatch)
 
 
@@ -95,7 +95,7 @@ async def test_when_the_last_that_was_on_its_way_fails_the_others_wait_no_longer
 
 
 async def test_many_wait_for_no_others(disk: Disk, published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "MANY", 2)
+    monkeypatch.setattr(publish_batcher, "MANY", 2)
     group = Publishing(disk)
     with group.coming():
         await asyncio.wait_for(asyncio.gather(*(group.publish([arrival(disk, name)]) for name in "abcd")), 30)
@@ -103,7 +103,7 @@ async def test_many_wait_for_no_others(disk: Disk, published: Published, monkeyp
 
 
 async def test_nobody_waits_longer_than_that(disk: Disk, published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "SECONDS", 0.001)
+    monkeypatch.setattr(publish_batcher, "SECONDS", 0.001)
     group = Publishing(disk)
     with group.coming():
         await asyncio.wait_for(group.publish([arrival(disk, "a")]), 30)

@@ -15,10 +15,10 @@ import pytest
 from cached.access import Credentials
 from cached.budget import Budget
 from cached.config import Config
-from cached.daemon.callers import Caller
-from cached.daemon.shares import SHARE
-from cached.daemon.threads import Threads
-from cached.daemon.transfer import crew
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.runtime.shares import SHARE
+from cached.daemon.runtime.threads import Threads
+from cached.daemon.transfer import worker_pool
 from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Entry, Listing
@@ -245,7 +245,7 @@ async def test_hanging_up_gives_no_turn_back_while_the_worker_asks(
     asked: Asked, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr(crew, "frame", lambda message: told.append(message) or frame(message))
+    monkeypatch.setattr(worker_pool, "frame", lambda message: told.append(message) or frame(message))
     (tmp_path / "w.bin").write_bytes(b"1234")
     async with Mute() as mute:
         workers, ask = asked(s3_endpoint=mute.endpoint), QUESTIONS[kind]

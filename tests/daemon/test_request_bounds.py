@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cached import InvalidRequest, ModelIncomplete
-from cached.daemon.http.request import MAX_PATTERN, MAX_PATTERN_BYTES, MAX_PATTERNS, Acquire
+from cached.daemon.http.acquire_request import MAX_PATTERN, MAX_PATTERN_BYTES, MAX_PATTERNS, Acquire
 from cached.model_ref import ModelRef
 from tests.daemon_process import DaemonProcess
 from tests.raw_http import ask

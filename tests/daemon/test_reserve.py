@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cached.config import Size
-from cached.daemon.space.room import Reserved, Room
+from cached.daemon.space.reservation import Reserved, Room
 from cached.errors import AllHeld
 from cached.lease import take
 from cached.model import Digest, Listing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cached.config import Config, Duration, Size
-from cached.daemon.checking.scrub import Due, find_due
+from cached.daemon.integrity.scrub import Due, find_due
 from cached.model import Digest
 from cached.store.store import Store
 from cached.worker import check

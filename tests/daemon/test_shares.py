@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from cached import CachedError
-from cached.daemon import shares as shares_module
-from cached.daemon.shares import Shares
+from cached.daemon.runtime import shares as shares_module
+from cached.daemon.runtime.shares import Shares
 from cached.errors import Overloaded
 from tests.daemon_process import DaemonProcess
 from tests.people import Person

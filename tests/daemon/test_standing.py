@@ -6,10 +6,10 @@ import pytest
 
 from cached.access import Access, Credentials
 from cached.config import Config
-from cached.daemon.callers import Caller
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.standing import Standing, Way, may_be_stale, way
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disk import Disk
-from cached.daemon.standing import Standing, Way, may_be_stale, way
-from cached.daemon.whose import Whose
 from cached.errors import CachedError, SourceDenied, SourceUnavailable, StoreDegraded, WorkerLost
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from cached.daemon.transfer.streams import Streams
-from cached.daemon.transfer.turns import Part, Work
+from cached.daemon.transfer.fair_queue import Part, Work
+from cached.daemon.transfer.scheduler import Streams
 from cached.daemon.transfer.users import Users
 from cached.errors import AllHeld, SourceDenied, SourceUnavailable
 

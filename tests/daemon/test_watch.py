@@ -14,7 +14,7 @@ import pytest
 from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 from cached.config import Config, Size
-from cached.daemon.checking.watch import Watch
+from cached.daemon.integrity.watch import Watch
 from cached.model import Digest, Manifest
 from cached.store.store import Store
 from tests.store.stored import add

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from cached.daemon.space.room import Plan
+from cached.daemon.space.reservation import Plan
 from cached.model import Digest, Entry, Manifest, ManifestFile
 from cached.store.blobs.blobs import ingest_key
 from cached.store.publish import Arrival

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cached.config import Config, Duration, Size
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.evict import Evictor, Freed, Wish
-from cached.daemon.space.room import Room
+from cached.daemon.space.evictor import Evictor, Freed, Wish
+from cached.daemon.space.reservation import Room
 from cached.errors import AllHeld, DigestMismatch
 from cached.lease import take
 from cached.model import Digest

@@ -12,7 +12,7 @@ import pytest
 from cached import SourceDenied
 from cached.access import Credentials
 from cached.config import Config
-from cached.daemon.http.request import Acquire
+from cached.daemon.http.acquire_request import Acquire
 from cached.model_ref import ModelRef
 from cached.sources.s3.source import S3Source
 from cached.sources.source import FastReader

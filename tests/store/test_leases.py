@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cached.config import Config, Size
-from cached.daemon.space.evict import Evictor, Wish
+from cached.daemon.space.evictor import Evictor, Wish
 from cached.model import Manifest
 from cached.store.snapshots.acl import allowed
 from cached.store.snapshots.leases import BEFORE, SHARED

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cached.access import Access
-from cached.daemon.space.choice import Wish
-from cached.daemon.space.evict import Evictor
+from cached.daemon.space.eviction_policy import Wish
+from cached.daemon.space.evictor import Evictor
 from cached.errors import TooManyUsers
 from cached.model import Digest
 from cached.store import permissions

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cached.config import Config
-from cached.daemon.space.evict import Evictor, Wish
+from cached.daemon.space.evictor import Evictor, Wish
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.blobs.verify import check

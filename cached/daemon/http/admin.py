@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from cached.daemon.cache import Cache
+from cached.daemon.acquire.cache import Cache
+from cached.daemon.acquire.placement import Place
 from cached.daemon.http.inventory import Inventory
-from cached.daemon.places import Place
-from cached.daemon.space.choice import Freed, Victim, Wish
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.usage import named
+from cached.daemon.space.eviction_policy import Freed, Victim, Wish
+from cached.daemon.space.usage_log import named
 from cached.errors import InUse
 from cached.model import Digest
 from cached.store.store import Store

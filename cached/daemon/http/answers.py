@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from cached.daemon.threads import Threads
+from cached.daemon.runtime.threads import Threads
 from cached.errors import CachedError
 from cached.wire import API, error_body, reply
 

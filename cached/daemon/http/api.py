@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from aiohttp import ClientError, web
 
-from cached.daemon.ask import Held
-from cached.daemon.cache import Cache
-from cached.daemon.checking.verify import Verifier
-from cached.daemon.endings import seen
+from cached.daemon.acquire.cache import Cache
+from cached.daemon.acquire.request import Held
+from cached.daemon.http.acquire_request import Acquire, flag, number, text
 from cached.daemon.http.acquiring import PROGRESS_SECONDS, Acquiring
 from cached.daemon.http.admin import Admin
 from cached.daemon.http.answers import answer, long_answer, unforeseen
@@ -22,12 +21,13 @@ from cached.daemon.http.inventory import Inventory
 from cached.daemon.http.metrics import exposition
 from cached.daemon.http.peer import peer_of
 from cached.daemon.http.plans import held_body, plan_body
-from cached.daemon.http.request import Acquire, flag, number, text
 from cached.daemon.http.server import BODY_SECONDS
 from cached.daemon.http.versions import check_query, understood
-from cached.daemon.shares import Shares
+from cached.daemon.integrity.verify import Verifier
+from cached.daemon.runtime.endings import seen
+from cached.daemon.runtime.shares import Shares
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.usage import Peer
+from cached.daemon.space.usage_log import Peer
 from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
 from cached.wire import MAX_REQUEST_BYTES, error_body
 

@@ -9,12 +9,12 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from cached.access import Access, same_for_all
-from cached.daemon.cache import Cache
-from cached.daemon.checking.scrub import Scrubber
-from cached.daemon.http.hearing import Hearing, Title
+from cached.daemon.acquire.cache import Cache
+from cached.daemon.http.visibility import Hearing, Title
+from cached.daemon.integrity.scrub import Scrubber
+from cached.daemon.runtime.threads import Threads
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.usage import rfc3339
-from cached.daemon.threads import Threads
+from cached.daemon.space.usage_log import rfc3339
 from cached.errors import CachedError, InvalidRequest, NoSpace, NotCached, StoreDegraded
 from cached.model import Digest
 from cached.model_ref import ModelRef

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cached.daemon.ask import Ask, Held
+from cached.daemon.acquire.request import Ask, Held
 from cached.daemon.http.admin import removed, unnamed
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.room import Plan
+from cached.daemon.space.reservation import Plan
 
 
 def held_body(held: Held, ask: Ask) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cached.daemon.space.choice import Budget, Candidate, Rows, Victim, Wish, choose
+from cached.daemon.space.eviction_policy import Budget, Candidate, Rows, Victim, Wish, choose
 from cached.model import Digest
 from cached.store.index.promises import FillRow, Reservation
 from cached.store.overhead import NONE, Overhead

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from cached.daemon.space.usage import Uses
-from cached.daemon.threads import Threads
+from cached.daemon.runtime.threads import Threads
+from cached.daemon.space.usage_log import Uses
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest
 from cached.store.disk import disk_errors

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.notify import notify
+from cached.daemon.runtime.sd_notify import notify
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError, StoreDegraded
 from cached.model import Digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cached.daemon.space.choice import Wish
+from cached.daemon.space.eviction_policy import Wish
 from cached.store import overhead
 from cached.store.store import Store
 

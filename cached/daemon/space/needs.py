@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cached.daemon.space.choice import Wish
+from cached.daemon.space.eviction_policy import Wish
 from cached.model import Digest, Entry, Listing
 from cached.store import overhead
 from cached.store.blobs.blobs import ingest_key

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cached.daemon.endings import seen
+from cached.daemon.runtime.endings import seen
 from cached.errors import AllHeld
 
 T = TypeVar("T")

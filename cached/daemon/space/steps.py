@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cached.daemon.space.books import decide
-from cached.daemon.space.choice import Budget, Wish, budget_of
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.evict import Evictor
+from cached.daemon.space.eviction_policy import Budget, Wish, budget_of
+from cached.daemon.space.evictor import Evictor
 from cached.store.index.promises import FillRow
 
 TRIES = 3  # Choices of victims that may each be leased before they could go.

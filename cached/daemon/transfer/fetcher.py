@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.endings import first_of
+from cached.daemon.runtime.endings import first_of
 from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.bundles import SMALL, Bundles
 from cached.daemon.transfer.download import Batch, Download
+from cached.daemon.transfer.fair_queue import Part, Work
 from cached.daemon.transfer.open_files import OpenFiles
-from cached.daemon.transfer.publishing import Publishing
-from cached.daemon.transfer.streams import Streams
-from cached.daemon.transfer.turns import Part, Work
+from cached.daemon.transfer.publish_batcher import Publishing
+from cached.daemon.transfer.scheduler import Streams
 from cached.daemon.transfer.users import Users
 from cached.daemon.transfer.workers import Secure, Transfer, Workers
 from cached.errors import (

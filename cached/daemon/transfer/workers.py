@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cached.config import Config
-from cached.daemon.callers import Caller
-from cached.daemon.endings import seen
-from cached.daemon.shares import Shares
-from cached.daemon.threads import Threads
-from cached.daemon.transfer.crew import Crew, Member, lost
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.runtime.endings import seen
+from cached.daemon.runtime.shares import Shares
+from cached.daemon.runtime.threads import Threads
+from cached.daemon.transfer.worker_pool import Crew, Member, lost
 from cached.errors import CachedError, WorkerLost
 from cached.model import Entry, Listing
 from cached.model_ref import ModelRef

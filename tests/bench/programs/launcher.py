@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cached.cli.main import main
-from cached.daemon.transfer import crew
+from cached.daemon.transfer import worker_pool
 from cached.model import Digest
 from cached.store.blobs import hashers, ingest, piece_writer, small_ingest
 from cached.worker.process import main as worker
@@ -72,5 +72,5 @@ if __name__ == "__main__":
         if kind == "unchecked":
             without_checks()
         sys.exit(worker(sys.argv[1:]))
-    crew.COMMAND = (sys.executable, __file__, stamp, kind, WORKER)
+    worker_pool.COMMAND = (sys.executable, __file__, stamp, kind, WORKER)
     sys.exit(main())

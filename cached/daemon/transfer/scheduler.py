@@ -13,8 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cached.daemon.transfer.pace import Pace
-from cached.daemon.transfer.turns import Part, Turns, Work
+from cached.daemon.transfer.connection_limit import Pace
+from cached.daemon.transfer.fair_queue import Part, Turns, Work
 from cached.daemon.transfer.users import User, Users
 from cached.errors import CachedError, SizeMismatch, SourceUnavailable
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from cached.daemon.ask import Ask
-from cached.daemon.cache import Cache
-from cached.daemon.callers import DAEMON
-from cached.daemon.fill import Fill
+from cached.daemon.acquire.cache import Cache
+from cached.daemon.acquire.callers import DAEMON
+from cached.daemon.acquire.fill_job import Fill
+from cached.daemon.acquire.request import Ask
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.usage import named
+from cached.daemon.space.usage_log import named
 from cached.errors import CachedError
 from cached.model import Digest
 from cached.model_ref import ModelRef

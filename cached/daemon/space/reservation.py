@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from cached.config import Config
 from cached.daemon.space.books import Decision, decide
-from cached.daemon.space.choice import Budget, Freed, Victim, Wish, budget_of
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.evict import Evictor
+from cached.daemon.space.eviction_policy import Budget, Freed, Victim, Wish, budget_of
+from cached.daemon.space.evictor import Evictor
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.running import Running, half_way
 from cached.daemon.space.steps import Steps, Stuck

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 
 from cached.config import Config
-from cached.daemon.checking.checks import Checker
-from cached.daemon.checking.heal import Healer
+from cached.daemon.integrity.check import Checker
+from cached.daemon.integrity.repair import Healer
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cached.access import Access
-from cached.daemon.gate import Gate
+from cached.daemon.acquire.authorization import Gate
 from cached.daemon.space.disk import Disk
 from cached.model import Digest
 from cached.model_ref import ModelRef

@@ -10,7 +10,7 @@ from dataclasses import replace
 from cached.config import Share
 from cached.daemon.space import greed
 from cached.daemon.space.books import Books
-from cached.daemon.space.choice import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
+from cached.daemon.space.eviction_policy import Budget, Candidate, Freed, Rows, Victim, Wish, budget_of, choose
 from cached.model import Digest
 from cached.store import overhead
 from cached.store.blobs.quarantine import Aside

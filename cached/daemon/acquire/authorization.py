@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.config import Config
-from cached.daemon.callers import Caller
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.standing import Standing
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
-from cached.daemon.standing import Standing
-from cached.daemon.whose import Whose
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.model_ref import ModelRef

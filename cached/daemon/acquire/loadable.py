@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
-from cached.daemon.endings import seen
+from cached.daemon.runtime.endings import seen
 from cached.model import Digest
 from cached.model_ref import ModelRef
 

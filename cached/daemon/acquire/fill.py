@@ -7,16 +7,16 @@ import logging
 from collections.abc import Collection, Mapping
 
 from cached.access import Access
-from cached.daemon.ask import Ask, names_of, ready
+from cached.daemon.acquire.authorization import Gate
+from cached.daemon.acquire.fill_job import Fill
+from cached.daemon.acquire.loadable import Loadable
+from cached.daemon.acquire.placement import Place, Places
+from cached.daemon.acquire.request import Ask, names_of, ready
+from cached.daemon.acquire.rights import Copy, Rights
 from cached.daemon.counters import Counters
-from cached.daemon.fill import Fill
-from cached.daemon.gate import Gate
-from cached.daemon.loadable import Loadable
-from cached.daemon.places import Place, Places
-from cached.daemon.rights import Copy, Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.needs import Needs
-from cached.daemon.space.room import Reserved
+from cached.daemon.space.reservation import Reserved
 from cached.daemon.transfer.bundles import SMALL
 from cached.errors import CachedError
 from cached.model import Digest, Entry, Manifest, ManifestFile

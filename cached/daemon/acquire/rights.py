@@ -27,12 +27,12 @@ from pathlib import Path
 
 from cached.access import probe_of
 from cached.config import Config
-from cached.daemon.callers import Caller
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
-from cached.daemon.transfer.streams import pause_after
+from cached.daemon.transfer.scheduler import pause_after
 from cached.daemon.transfer.workers import Workers
-from cached.daemon.whose import Whose
 from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing
 from cached.worker.messages import Check

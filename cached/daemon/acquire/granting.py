@@ -6,15 +6,15 @@ import time
 
 from cached.access import Access
 from cached.config import Config
-from cached.daemon.ask import Held
-from cached.daemon.callers import Caller
-from cached.daemon.filler import manifest_of
-from cached.daemon.places import Place, Places
-from cached.daemon.rights import Copy, Registrar, Rights
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.fill import manifest_of
+from cached.daemon.acquire.placement import Place, Places
+from cached.daemon.acquire.request import Held
+from cached.daemon.acquire.rights import Copy, Registrar, Rights
+from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers
-from cached.daemon.whose import Whose
 from cached.model import Listing
 from cached.store.index.hits import Known
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from cached.daemon.callers import Caller
+from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.fill_job import Fill
 from cached.daemon.counters import Counters
-from cached.daemon.fill import Fill
 from cached.errors import DaemonUnavailable, Overloaded, SourceDenied
 from cached.wire import Ready
 

@@ -7,9 +7,9 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
-from cached.daemon.checking.checks import Checker
-from cached.daemon.checking.heal import Healer
-from cached.daemon.checking.watch import Watch
+from cached.daemon.integrity.check import Checker
+from cached.daemon.integrity.repair import Healer
+from cached.daemon.integrity.watch import Watch
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError
 from cached.model import Digest

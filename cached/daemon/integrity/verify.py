@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from cached.daemon.checking.checks import Checker, Found
-from cached.daemon.checking.heal import Healer
+from cached.daemon.integrity.check import Checker, Found
+from cached.daemon.integrity.repair import Healer
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.model import Digest

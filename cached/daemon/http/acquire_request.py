@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cached.access import Credentials
-from cached.daemon.ask import Ask
+from cached.daemon.acquire.request import Ask
 from cached.errors import InvalidRequest
 from cached.model_ref import ModelRef
 from cached.variables import cleaned

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cached.config import Config
-from cached.daemon.endings import seen
-from cached.daemon.threads import Threads
+from cached.daemon.runtime.endings import seen
+from cached.daemon.runtime.threads import Threads
 from cached.errors import WorkerLost
 from cached.worker.messages import (
     HEADER,
