@@ -12,8 +12,8 @@ import pytest
 
 from cached.access import Access, Credentials
 from cached.config import Config, Size
+from cached.daemon.access.callers import Caller
 from cached.daemon.acquire.authorization import TIME_TO_LEASE, Claim, Gate
-from cached.daemon.acquire.callers import Caller
 from cached.daemon.space.disks import Disks
 from cached.model import Digest
 from cached.model_ref import ModelRef

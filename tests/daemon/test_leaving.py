@@ -13,15 +13,15 @@ from aiohttp import web
 
 from cached.access import Credentials
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.people import People
+from cached.daemon.access.whose import Whose
+from cached.daemon.acquire.counters import Counters
 from cached.daemon.acquire.fill import Filler
 from cached.daemon.acquire.fill_job import Fill
-from cached.daemon.acquire.people import People
 from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.acquire.request import Ask
 from cached.daemon.acquire.rights import Registrar, Rights
-from cached.daemon.acquire.whose import Whose
-from cached.daemon.counters import Counters
 from cached.daemon.http.acquire_request import Acquire
 from cached.daemon.http.acquiring import Acquiring
 from cached.daemon.http.guests import Guests

@@ -15,9 +15,9 @@ import pytest
 
 import cached
 from cached.config import Config
-from cached.daemon.acquire import people as people_module
-from cached.daemon.acquire.people import People
-from cached.daemon.space.usage_log import Peer
+from cached.daemon.access import people as people_module
+from cached.daemon.access.people import People
+from cached.daemon.runtime.peer import Peer
 
 ROOT, STRANGER, OTHER = Peer(1, 0, 0), Peer(2, 4001, 4001), Peer(3, 4002, 4002)
 NAMES = ("alice", "@team")

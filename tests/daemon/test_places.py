@@ -11,8 +11,8 @@ import pytest
 
 from cached.access import Credentials
 from cached.config import Config, Duration, Share, Size
-from cached.daemon.acquire.callers import DAEMON, Caller
-from cached.daemon.acquire.people import People
+from cached.daemon.access.callers import DAEMON, Caller
+from cached.daemon.access.people import People
 from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.fetcher import Network

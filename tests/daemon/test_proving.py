@@ -12,9 +12,9 @@ import pytest
 
 from cached.access import Credentials
 from cached.config import Config, Duration
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.whose import Whose
 from cached.daemon.acquire.rights import NEW_KEYS, Copy, Registrar, Rights
-from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.workers import Workers

@@ -15,7 +15,7 @@ import pytest
 from cached.access import Credentials
 from cached.budget import Budget
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
 from cached.daemon.runtime.shares import SHARE
 from cached.daemon.runtime.threads import Threads
 from cached.daemon.transfer import worker_pool

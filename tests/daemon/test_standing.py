@@ -6,9 +6,9 @@ import pytest
 
 from cached.access import Access, Credentials
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
-from cached.daemon.acquire.standing import Standing, Way, may_be_stale, way
-from cached.daemon.acquire.whose import Whose
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.standing import Standing, Way, may_be_stale, way
+from cached.daemon.access.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.errors import CachedError, SourceDenied, SourceUnavailable, StoreDegraded, WorkerLost
 from cached.model import Entry, Listing

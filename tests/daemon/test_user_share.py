@@ -9,10 +9,10 @@ import os
 import pytest
 
 from cached.config import Duration, Share, Size
+from cached.daemon.runtime.peer import Peer
 from cached.daemon.space import greed
 from cached.daemon.space.eviction_policy import Wish
 from cached.daemon.space.reservation import Room
-from cached.daemon.space.usage_log import Peer
 from cached.errors import AllHeld, StoreDegraded, TooLarge
 from cached.model import Digest
 from cached.store.index import trim

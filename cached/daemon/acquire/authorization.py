@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from cached.access import Access
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
-from cached.daemon.acquire.standing import Standing
-from cached.daemon.acquire.whose import Whose
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.standing import Standing
+from cached.daemon.access.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.errors import CachedError, NoSpace, StoreDegraded

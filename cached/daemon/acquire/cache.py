@@ -9,19 +9,19 @@ import time
 
 from cached.access import Access
 from cached.config import Config
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.people import People
+from cached.daemon.access.standing import Standing, Way, may_be_stale, way
 from cached.daemon.acquire.authorization import Claim, Gate
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.acquire.counters import Counters
 from cached.daemon.acquire.fill import Filler
 from cached.daemon.acquire.fill_job import Fill
 from cached.daemon.acquire.fills import Fills
 from cached.daemon.acquire.granting import Granting
 from cached.daemon.acquire.loadable import Loadable
-from cached.daemon.acquire.people import People
 from cached.daemon.acquire.placement import Places
 from cached.daemon.acquire.request import Ask, Held, names_of, not_cached, ready
 from cached.daemon.acquire.rights import Rights
-from cached.daemon.acquire.standing import Standing, Way, may_be_stale, way
-from cached.daemon.counters import Counters
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.reservation import Plan

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 
 from cached.access import Access
 from cached.daemon.acquire.authorization import Gate
+from cached.daemon.acquire.counters import Counters
 from cached.daemon.acquire.fill_job import Fill
 from cached.daemon.acquire.loadable import Loadable
 from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.acquire.request import Ask, names_of, ready
 from cached.daemon.acquire.rights import Copy, Rights
-from cached.daemon.counters import Counters
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.reservation import Reserved

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
+from cached.daemon.acquire.counters import Counters
 from cached.daemon.acquire.fill_job import Fill
-from cached.daemon.counters import Counters
 from cached.errors import DaemonUnavailable, Overloaded, SourceDenied
 from cached.wire import Ready
 

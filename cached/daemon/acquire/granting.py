@@ -6,12 +6,12 @@ import time
 
 from cached.access import Access
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.whose import Whose
 from cached.daemon.acquire.fill import manifest_of
 from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.acquire.request import Held
 from cached.daemon.acquire.rights import Copy, Registrar, Rights
-from cached.daemon.acquire.whose import Whose
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.transfer.workers import Workers

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
-from cached.daemon.acquire.people import People
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.people import People
+from cached.daemon.runtime.peer import Peer
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.reservation import Plan, Reserved, Room
-from cached.daemon.space.usage_log import Peer
 from cached.daemon.transfer.download import Batch
 from cached.daemon.transfer.fetcher import Fetcher, Network
 from cached.daemon.transfer.workers import Workers

@@ -27,8 +27,8 @@ from pathlib import Path
 
 from cached.access import probe_of
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
-from cached.daemon.acquire.whose import Whose
+from cached.daemon.access.callers import Caller
+from cached.daemon.access.whose import Whose
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.transfer.scheduler import pause_after

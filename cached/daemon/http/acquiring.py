@@ -10,14 +10,14 @@ from functools import partial
 
 from aiohttp import web
 
+from cached.daemon.access.callers import Caller, caller_of
 from cached.daemon.acquire.cache import Cache
-from cached.daemon.acquire.callers import Caller, caller_of
 from cached.daemon.acquire.fill_job import Fill
 from cached.daemon.http.acquire_request import Acquire
 from cached.daemon.http.admin import Admin
 from cached.daemon.http.answers import unforeseen
 from cached.daemon.http.peer import peer_of
-from cached.daemon.space.usage_log import Peer
+from cached.daemon.runtime.peer import Peer
 from cached.errors import CachedError, DaemonUnavailable
 from cached.model import Digest, Progress
 from cached.wire import Ready, error_body, progress_line, ready_line, reply

@@ -25,9 +25,9 @@ from cached.daemon.http.server import BODY_SECONDS
 from cached.daemon.http.versions import check_query, understood
 from cached.daemon.integrity.verify import Verifier
 from cached.daemon.runtime.endings import seen
+from cached.daemon.runtime.peer import Peer
 from cached.daemon.runtime.shares import Shares
 from cached.daemon.space.disk import Disk
-from cached.daemon.space.usage_log import Peer
 from cached.errors import CachedError, DaemonUnavailable, InvalidRequest, NotCached
 from cached.wire import MAX_REQUEST_BYTES, error_body
 

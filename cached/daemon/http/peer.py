@@ -7,7 +7,7 @@ import struct
 
 from aiohttp import web
 
-from cached.daemon.space.usage_log import Peer
+from cached.daemon.runtime.peer import Peer
 
 _UCRED = struct.Struct("3i")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from cached.daemon.access.callers import DAEMON
 from cached.daemon.acquire.cache import Cache
-from cached.daemon.acquire.callers import DAEMON
 from cached.daemon.acquire.fill_job import Fill
 from cached.daemon.acquire.request import Ask
 from cached.daemon.space.disk import Disk

@@ -7,24 +7,15 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cached.daemon.runtime.peer import Peer
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
 from cached.store.index.use_clock import steady_time
 from cached.store.snapshots.locks import holders, pids
 from cached.store.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of the socket, as the kernel says."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 class Uses:

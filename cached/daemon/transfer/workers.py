@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
 from cached.daemon.runtime.endings import seen
 from cached.daemon.runtime.shares import Shares
 from cached.daemon.runtime.threads import Threads

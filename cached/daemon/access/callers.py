@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cached.access import Credentials, unsigned
-from cached.daemon.space.usage_log import Peer
+from cached.daemon.runtime.peer import Peer
 from cached.model_ref import ModelRef
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cached.config import Config
-from cached.daemon.space.usage_log import Peer
+from cached.daemon.runtime.peer import Peer
 from cached.errors import Forbidden
 
 log = logging.getLogger("cached.people")

@@ -11,7 +11,7 @@ import json
 
 from cached.access import same_for_all
 from cached.config import Config
-from cached.daemon.acquire.callers import Caller
+from cached.daemon.access.callers import Caller
 from cached.model_ref import ModelRef
 from cached.store.index.resolutions import ALL, OWN
 from cached.store.proofs import NOBODY, Proofs
