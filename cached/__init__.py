@@ -1,6 +1,7 @@
 """The client of the node's model cache. Standard library only; `cached serve` needs the `daemon` extra."""
 
-from cached.client import Client
+from cached.client.client import Client
+from cached.client.lease import Lease
 from cached.errors import (
     AllHeld,
     CachedError,
@@ -29,7 +30,6 @@ from cached.errors import (
     VersionMismatch,
     WorkerLost,
 )
-from cached.lease import Lease
 from cached.model import Progress
 
 __version__ = "0.1.0"

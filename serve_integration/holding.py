@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cached import CachedError, Client, DaemonUnavailable, Lease, SourceChanged
-from cached.request import DEFAULTS, acquire_body
+from cached.client.request import DEFAULTS, acquire_body
 from serve_integration.acquiring import Held, acquire
 from serve_integration.nodes import Holder, node_name, on_node
 from serve_integration.reference import Reference

@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cached import CachedError, Lease
-from cached.lease import pauses, take
+from cached.client.lease import pauses, take
 from serve_integration.acquiring import Held, acquire, log, make_torch_kernels
 from serve_integration.reference import Reference
 from serve_integration.reporting import report

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cached import Client, Lease
-from cached.lease import take
+from cached.client.lease import take
 
 ANSWER_SECONDS = 60.0
 MESSAGE_BYTES = 1 << 16

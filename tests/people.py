@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cached.connection  # noqa: F401  Imported before the forks, for whom these files may be out of reach.
+import cached.client.connection  # noqa: F401  Imported before the forks, for whom these files may be out of reach.
 from cached import Client, Lease
-from cached.request import DEFAULTS, acquire_body
+from cached.client.request import DEFAULTS, acquire_body
 from tests.daemon_process import DaemonProcess
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cached.memory import available
+from cached.prefetch.memory import available
 
 GIB = 1 << 30
 

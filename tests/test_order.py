@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cached.order import SMALL, loading_order
+from cached.prefetch.loading_order import SMALL, loading_order
 
 MODEL = {
     "model-00010-of-00010.safetensors": 9,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cached import Client, Lease
-from cached.prefetch import WINDOW, Figures, Prefetch
+from cached.prefetch.prefetch import WINDOW, Figures, Prefetch
 from tests.daemon_process import DaemonProcess
 from tests.page_cache import forget, on_a_disk, resident
 
@@ -108,7 +108,7 @@ def test_callers_at_once_share_the_files_out(cold: dict[str, Path]) -> None:
 def test_four_processes_at_once_read_each_file_once(cold: dict[str, Path]) -> None:
     """By the kernel's count: `read` has what one of them waited for while another's was on its way from the disk."""
     code = (
-        "import dataclasses, json, sys; from pathlib import Path; from cached.prefetch import Prefetch\n"
+        "import dataclasses, json, sys; from pathlib import Path; from cached.prefetch.prefetch import Prefetch\n"
         "def from_disk(): return int(Path('/proc/self/io').read_text().partition('\\nread_bytes:')[2].split()[0])\n"
         "sys.stdin.read(1); before = from_disk(); figures = dataclasses.asdict(Prefetch(sys.argv[1]).wait())\n"
         "print(json.dumps([from_disk() - before, figures]))"
@@ -174,5 +174,5 @@ def test_a_lease_reads_its_model_ahead(disk: Path, daemon: DaemonProcess, make_m
 
 
 def test_importing_the_client_does_not_import_it() -> None:
-    code = "import cached, sys; sys.exit('cached.prefetch' in sys.modules)"
+    code = "import cached, sys; sys.exit('cached.prefetch.prefetch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cached.connection_pool import CancellableCall, ConnectionPool
+from cached.client.connection_pool import CancellableCall, ConnectionPool
 from cached.daemon.http.api import Api
 from cached.store.startup import preflight
 from tests.daemon_process import DaemonProcess

@@ -13,7 +13,7 @@ import typer.main
 
 import cached
 from cached.cli.main import app
-from cached.client import Client, Lease
+from cached.client.client import Client, Lease
 from cached.config import Config, Duration, Size
 from cached.errors import BY_CODE
 from serve_integration.settings import Settings

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from cached.client.request import credentials
 from cached.daemon.http.acquire_request import Acquire
 from cached.daemon.main import check_variables
 from cached.errors import ConfigError, InvalidRequest
-from cached.request import credentials
 from cached.variables import ALPHABETS, MAX_LENGTH, cleaned
 from cached.wire import FORWARDED
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from cached import CachedError, Client, Progress, VersionMismatch
+from cached.client.replies import SHAPES, complete
+from cached.client.request import DEFAULTS, acquire_body
 from cached.daemon.http.versions import FIELDS, understood
 from cached.errors import BY_CODE, DaemonUnavailable, Forbidden, InvalidRequest, NoSpace, NotFound, SourceError
-from cached.replies import SHAPES, complete
-from cached.request import DEFAULTS, acquire_body
 from cached.wire import API, Ready, api_of, error_body, parse_error, parse_progress, parse_ready
 from tests.cli.wire_server import WireServer
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cached.client import Client
+from cached.client.client import Client
 from cached.config import Duration, Size
 from cached.errors import ConfigError
 

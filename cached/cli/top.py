@@ -13,7 +13,7 @@ import typer
 from cached.cli import options
 from cached.cli.inventory import FILL_HEADINGS, LEASE_HEADINGS, fill_row, lease_row
 from cached.cli.output import human_size, print_json, print_table, printable
-from cached.client import Client
+from cached.client.client import Client
 
 Answer = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from cached.cli import options
 from cached.cli.output import print_json, warn
 from cached.cli.planning import show_plan
 from cached.cli.progress import display
-from cached.request import DEFAULTS, acquire_body
+from cached.client.request import DEFAULTS, acquire_body
 from cached.uris import display_name
 from cached.wire import Ready
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from cached.client.lease import take
 from cached.config import Config, Duration, Size
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.reservation import Reserved, Room
-from cached.lease import take
 from cached.model import Digest, Entry, Listing, Manifest, ManifestFile
 from cached.model_ref import ModelRef
 from cached.store.snapshots.snapshots import Origin

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cached import CachedError, NotCached, SourceDenied, SourceUnavailable
-from cached.lease import take
+from cached.client.lease import take
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 from tests.servers import HubStub, RcloneS3

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cached import AllHeld, InUse, Lease, NotCached
-from cached import client as clients
-from cached.lease import pauses
+from cached.client import client as clients
+from cached.client.lease import pauses
 from tests.daemon_process import DaemonProcess
 from tests.people import Person
 

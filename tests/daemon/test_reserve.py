@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from cached.client.lease import take
 from cached.config import Size
 from cached.daemon.space.reservation import Reserved, Room
 from cached.errors import AllHeld
-from cached.lease import take
 from cached.model import Digest, Listing
 from cached.store.blobs.blobs import ingest_key
 from cached.store.blobs.verify import Checkup

@@ -192,7 +192,7 @@ def test_only_administrators_may_use_admin_verbs(local: DaemonProcess, make_mode
     local.start(socket_mode="0666")
     os.chmod(local.socket.parent, 0o755)
     code = (
-        "import os, sys; import cached.connection; from cached import Client, Forbidden\n"
+        "import os, sys; import cached.client.connection; from cached import Client, Forbidden\n"
         "os.setgid(65534); os.setgroups([]); os.setuid(65534)\n"
         "client = Client(sys.argv[1])\n"
         "assert client.pull(sys.argv[2]).path\n"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cached import VersionMismatch
-from cached.connection import Connection
+from cached.client.connection import Connection
+from cached.client.replies import SHAPES, complete
 from cached.daemon.http.api import Api
 from cached.daemon.http.versions import FIELDS
-from cached.replies import SHAPES, complete
 from cached.wire import API
 from tests.daemon_process import DaemonProcess
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-import cached.lease
+import cached.client.lease
 import cached.store.blobs.hashers
 from cached.model import Digest
 from cached.store import private
@@ -42,17 +42,17 @@ def _lied_to(store: Store, say: Say) -> None:
 
 def _raced(store: Store, say: Say) -> None:
     """A caller opens the lock file; before it has the lock, the snapshot is evicted."""
-    real = cached.lease.fcntl
+    real = cached.client.lease.fcntl
 
     def flock(fd: int, operation: int) -> None:
-        cached.lease.fcntl = real
+        cached.client.lease.fcntl = real
         if store.evict(NEW.digest, "test"):
             say("removed", NEW.digest.hex)
         real.flock(fd, operation)
 
-    cached.lease.fcntl = SimpleNamespace(flock=flock, LOCK_SH=real.LOCK_SH, LOCK_NB=real.LOCK_NB)  # type: ignore
+    cached.client.lease.fcntl = SimpleNamespace(flock=flock, LOCK_SH=real.LOCK_SH, LOCK_NB=real.LOCK_NB)  # type: ignore
     lock = store.leases.make(NEW.digest, os.geteuid())
-    if cached.lease.take(lock) is not None and not os.path.exists(lock):
+    if cached.client.lease.take(lock) is not None and not os.path.exists(lock):
         say("finding", "I4", "a lease was given on a snapshot that was being removed")
 
 
@@ -66,7 +66,7 @@ def _locked_by_a_stranger(store: Store, say: Say) -> None:
     held = [path.open() for path in paths if path.stat().st_mode & 0o004 or stranger in allowed(path)]
     for file in held:
         fcntl.flock(file, fcntl.LOCK_EX)
-    if not held or cached.lease.take(store.leases.make(NEW.digest, caller)) is None:
+    if not held or cached.client.lease.take(store.leases.make(NEW.digest, caller)) is None:
         say("finding", "I4", "a stranger keeps others from leasing")
 
 
@@ -136,10 +136,10 @@ def no_exclusive_lock(say: Say) -> None:
 def no_link_count(say: Say) -> None:
     def take(lock: str) -> int | None:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-        cached.lease.fcntl.flock(fd, cached.lease.fcntl.LOCK_SH | cached.lease.fcntl.LOCK_NB)
+        cached.client.lease.fcntl.flock(fd, cached.client.lease.fcntl.LOCK_SH | cached.client.lease.fcntl.LOCK_NB)
         return fd
 
-    cached.lease.take = take
+    cached.client.lease.take = take
 
 
 def one_lock_file_for_all(say: Say) -> None:

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from cached.client.lease import take
 from cached.config import Config, Duration, Size
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.evictor import Evictor, Freed, Wish
 from cached.daemon.space.reservation import Room
 from cached.errors import AllHeld, DigestMismatch
-from cached.lease import take
 from cached.model import Digest
 from cached.store.blobs import verify
 from cached.store.store import Store

@@ -169,7 +169,7 @@ async def test_a_disk_that_something_else_has_filled(
 async def test_a_daemon_that_is_stopped_in_the_middle_ends_the_wait_with_the_users_timeout(
     daemon: DaemonProcess, hub: HubStub, held: list[Any], lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cached import client
+    from cached.client import client
 
     monkeypatch.setattr(client, "RESTART_SECONDS", 3600.0)  # So that nothing but the timeout ends it.
     subject = callback("org/name", fallback="error", timeout=3, socket=daemon.socket)

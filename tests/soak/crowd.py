@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 
-import cached.connection  # noqa: F401  As in working.py.
+import cached.client.connection  # noqa: F401  As in working.py.
 from cached import CachedError, Client
 from cached.errors import BY_CODE
 from tests.soak.plan import CROWD, Plan, become, begin, pauses

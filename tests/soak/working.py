@@ -16,8 +16,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import cached.connection
-import cached.replies  # noqa: F401  Imported before it is another user, for whom these files may be out of reach.
+import cached.client.connection
+import cached.client.replies  # noqa: F401  Imported before it is another user, for whom these files may be out of reach.
 from cached import CachedError, Client, Lease, NotCached
 from tests.soak.plan import BASE, WORKING, Plan, become, begin, content, pauses
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import cached
-from cached.connection_pool import CancellableCall
+from cached.client.connection_pool import CancellableCall
 from tests.daemon_process import DaemonProcess
 from tests.servers import HubStub
 from tests.versions.release import Release

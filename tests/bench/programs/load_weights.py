@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from vllm.model_executor.model_loader import weight_utils
 
-from cached.prefetch import Prefetch
+from cached.prefetch.prefetch import Prefetch
 from tests.page_cache import forget_all
 
 THREADS = 8  # vLLM's own number for its multi-threaded loader.

@@ -11,7 +11,7 @@ from cached.errors import CachedError, DaemonUnavailable
 from cached.wire import API, encode
 
 if TYPE_CHECKING:
-    from cached.connection import Connection
+    from cached.client.connection import Connection
 
 _ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
@@ -98,7 +98,7 @@ class ConnectionPool:
 
     def _connection(self) -> tuple[Connection, bool]:
         """A kept connection and False, or a new one and True."""
-        from cached.connection import Connection  # Here: it doubles what `import cached` costs.
+        from cached.client.connection import Connection  # Here: it doubles what `import cached` costs.
 
         while self._idle:
             try:

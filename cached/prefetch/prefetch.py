@@ -23,8 +23,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cached.memory import available
-from cached.order import loading_order
+from cached.prefetch.loading_order import loading_order
+from cached.prefetch.memory import available
 
 WINDOW = 16 << 20
 THREADS = 4

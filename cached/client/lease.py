@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from cached.wire import Ready
 
 if TYPE_CHECKING:
-    from cached.prefetch import Prefetch
+    from cached.prefetch.prefetch import Prefetch
 
 
 class Lease:
@@ -44,7 +44,9 @@ class Lease:
         Takes no more than `share` of the memory that is available. Returns at once, with what can be waited for,
         cancelled and asked for figures. Nothing that goes wrong with it is raised: a loader does without.
         """
-        from cached.prefetch import Prefetch  # Here: few need it, and it would add to what `import cached` costs.
+        from cached.prefetch.prefetch import (
+            Prefetch,  # Here: few need it, and it would add to what `import cached` costs.
+        )
 
         return Prefetch(self.path, share)
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cached.connection_pool import CancellableCall, ConnectionPool
+from cached.client.connection_pool import CancellableCall, ConnectionPool
+from cached.client.lease import Lease, in_the_way, pauses, take
+from cached.client.request import DEFAULTS, acquire_body
 from cached.errors import DaemonUnavailable, NotCached, SourceDenied, VersionMismatch
-from cached.lease import Lease, in_the_way, pauses, take
 from cached.model import Progress
-from cached.request import DEFAULTS, acquire_body
 from cached.uris import display_name
 from cached.wire import API, Ready, api_of, parse_error, parse_progress, parse_ready
 
 if TYPE_CHECKING:
-    from cached.connection import Connection
+    from cached.client.connection import Connection
 
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
@@ -136,7 +136,7 @@ class Client:
         What the answer of another version lacks is there with a default. What must be understood stands in the body
         under `must`: VersionMismatch by a daemon that does not.
         """
-        from cached.replies import complete  # Here, because replicas do without.
+        from cached.client.replies import complete  # Here, because replicas do without.
 
         try:
             connection = self._connections.send(method, verb, body, CancellableCall())
