@@ -11,17 +11,17 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.common.utils.download_utils import NodeModelDownloadable
 
 from cached import CachedError, DaemonUnavailable
-from serve_integration.acquiring import Held, line, log, make_torch_kernels
-from serve_integration.companions import companions, keep_kind
-from serve_integration.extra_files import extra_files, place_everywhere, without_extra_files
-from serve_integration.formats import may_be_lean, name_of
-from serve_integration.holding import Hold, keep, take
-from serve_integration.loading import reading
-from serve_integration.lora import adapter_reference
-from serve_integration.lora_ray import serve_adapters_from_cache
-from serve_integration.own_code import check_code, code_revision
-from serve_integration.reference import NO_FALLBACK, Reference, ray_form, reference
-from serve_integration.reporting import report
+from serve_integration.lora.adapter import adapter_reference
+from serve_integration.lora.ray_patch import serve_adapters_from_cache
+from serve_integration.models.formats import may_be_lean, name_of
+from serve_integration.models.model_source import NO_FALLBACK, Reference, ray_form, reference
+from serve_integration.replica.acquire import Held, line, log, make_torch_kernels
+from serve_integration.replica.auxiliary import companions, keep_kind
+from serve_integration.replica.extra_files import extra_files, place_everywhere, without_extra_files
+from serve_integration.replica.prefetch_policy import reading
+from serve_integration.replica.remote_code import check_code, code_revision
+from serve_integration.replica.replica_lease import Hold, keep, take
+from serve_integration.replica.report import report
 from serve_integration.settings import Settings
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from cached import CachedError, Client, DaemonUnavailable, InvalidRequest, Lease
-from serve_integration.acquiring import described, log, options, read_ahead
-from serve_integration.formats import name_of
-from serve_integration.reference import NO_FALLBACK, Reference, is_local, ray_form, reference
-from serve_integration.reporting import report
+from serve_integration.models.formats import name_of
+from serve_integration.models.model_source import NO_FALLBACK, Reference, is_local, ray_form, reference
+from serve_integration.replica.acquire import described, log, options, read_ahead
+from serve_integration.replica.report import report
 from serve_integration.settings import Settings
 
 _leases: list[Lease] = []  # What this process holds, until it ends.

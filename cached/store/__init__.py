@@ -13,6 +13,7 @@ Rooms, from the top; calls go down (import-linter holds it):
     snapshots/ overhead.py        trees of hard links, their leases and ACLs; what they take beside blobs
     blobs/                        verified bytes under their digests, partial downloads, quarantine
     private.py disk.py layout.py  files of the daemon alone, errors of the disk, names of everything
+    equal_parts.py                something divided among those who want different amounts of it
 
 Publish: write and hash, check size and digest, fsync, chmod 0444, rename, fsync the directory, write the row. Remove:
 delete the row, rename into `trash`, unlink. So a crash may leave a stray file, and never a row without its bytes.

@@ -8,8 +8,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from cached import Lease
-from serve_integration.acquiring import acquire
-from serve_integration.lora import adapter_reference
+from serve_integration.lora.adapter import adapter_reference
+from serve_integration.replica.acquire import acquire
 from serve_integration.settings import Settings
 
 RANK = 4

@@ -30,8 +30,8 @@ def replica_class() -> type:
         async def load(self, uri: str, lean: bool = False) -> Any:
             """What is held here, or the kind of an error and its sentence."""
             from cached import CachedError
-            from serve_integration.holding import keep, take
-            from serve_integration.reference import Reference
+            from serve_integration.models.model_source import Reference
+            from serve_integration.replica.replica_lease import keep, take
             from serve_integration.settings import Settings
 
             try:

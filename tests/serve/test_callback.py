@@ -32,11 +32,11 @@ def callback(source: Any, *, engine: dict[str, Any] | None = None, model_id: str
 @pytest.fixture
 def held() -> Iterator[list[Any]]:
     """The leases of this process, which stands in for a replica; ended with the test."""
-    from serve_integration import holding
+    from serve_integration.replica import replica_lease
 
-    yield holding._leases
-    while holding._leases:
-        holding._leases.pop().release()
+    yield replica_lease._leases
+    while replica_lease._leases:
+        replica_lease._leases.pop().release()
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ async def test_a_denied_model_fails_with_one_sentence_that_names_it(daemon: Daem
 
 def test_a_long_fetch_is_reported_now_and_then(lines: list[str]) -> None:
     from cached import Progress
-    from serve_integration.acquiring import Reporter
+    from serve_integration.replica.acquire import Reporter
 
     now = [0.0]
     report = Reporter("org/name", clock=lambda: now[0])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serve_integration.companions import companions, keep_kind
-from serve_integration.reference import Reference, reference
+from serve_integration.models.model_source import Reference, reference
+from serve_integration.replica.auxiliary import companions, keep_kind
 from tests.daemon_process import DaemonProcess
 from tests.serve.test_callback import callback, held, lines
 from tests.servers.hub import HubStub

@@ -25,13 +25,13 @@ def model(make_model: Callable[..., Path], daemon: DaemonProcess) -> Path:
 
 @pytest.fixture
 def holding() -> Iterator[Any]:
-    from serve_integration import holding
+    from serve_integration.replica import replica_lease
 
-    yield holding
-    while holding._leases:
-        holding._leases.pop().release()
-    while holding._holders:
-        holding._holders.pop().release()
+    yield replica_lease
+    while replica_lease._leases:
+        replica_lease._leases.pop().release()
+    while replica_lease._holders:
+        replica_lease._holders.pop().release()
 
 
 def here() -> str:
@@ -42,7 +42,7 @@ def here() -> str:
 
 async def hold(holding: Any, model: Path, *other_nodes: str, socket: str | None = None, **variables: str) -> Any:
     """Here with `socket`, and in an actor for each other node, which has these variables."""
-    from serve_integration.reference import Reference
+    from serve_integration.models.model_source import Reference
     from serve_integration.settings import Settings
 
     runtime_env = {"env_vars": variables} if variables else None

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cached import Lease
-from serve_integration.loading import reading
-from serve_integration.reference import Reference
+from serve_integration.models.model_source import Reference
+from serve_integration.replica.prefetch_policy import reading
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
 from tests.page_cache import forget, on_a_disk, resident
@@ -61,7 +61,7 @@ async def test_on_a_hit_the_model_is_in_memory_before_the_engine_asks_for_it(
 
 @pytest.mark.serve
 async def test_what_holds_the_model_on_another_node_reads_it_ahead_there(daemon: DaemonProcess, model: str) -> None:
-    from serve_integration.nodes import NodeHolder
+    from serve_integration.replica.node_lease import NodeHolder
 
     weights = cold(daemon, model)
     holder = NodeHolder()

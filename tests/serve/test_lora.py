@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cached import DaemonUnavailable, InvalidRequest, ModelIncomplete, ModelNotFound
-from serve_integration.lora import adapter_uri, load_adapter, refusal
+from serve_integration.lora.adapter import adapter_uri, load_adapter, refusal
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
 from tests.serve.adapters import take_here

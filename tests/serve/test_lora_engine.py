@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 
-from serve_integration.lora import Adapter, load_adapter
-from serve_integration.lora_engine import EngineAdapters
+from serve_integration.lora.adapter import Adapter, load_adapter
+from serve_integration.lora.engine import EngineAdapters
 from serve_integration.settings import Settings
 from tests.daemon_process import DaemonProcess
 from tests.serve.adapters import take_here

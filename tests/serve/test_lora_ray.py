@@ -178,7 +178,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Any:
     from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
     from serve_integration.callback import _callback_of
-    from serve_integration.lora_ray import serve_adapters_from_cache
+    from serve_integration.lora.ray_patch import serve_adapters_from_cache
 
     monkeypatch.setattr(LoraModelLoader, "load_model_from_config", LoraModelLoader.load_model_from_config)
     monkeypatch.setattr(VLLMEngine, "resolve_lora", VLLMEngine.resolve_lora)
@@ -251,14 +251,14 @@ async def test_adapters_can_come_from_where_rays_setting_does_not_reach(
 async def test_the_bound_on_an_adapter_is_ours_else_rays_own(
     loading: Any, daemon: DaemonProcess, s3: RcloneS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve_integration import lora_ray
+    from serve_integration.lora import ray_patch
 
     seen: list[float | None] = []
 
     async def load(model_id: str, place: str, settings: Any, timeout: float | None, take: Any) -> None:
         seen.append(timeout)
 
-    monkeypatch.setattr(lora_ray, "load_adapter", load)
+    monkeypatch.setattr(ray_patch, "load_adapter", load)
     lora = {"dynamic_lora_loading_path": "s3://models/loras", "download_timeout_s": 7}
     for settings in ({}, {"timeout": 3}):
         await loading().load_model_from_config("chat:a1", config(lora=lora, **settings))
@@ -295,7 +295,7 @@ def test_another_shape_of_ray_is_refused_in_one_sentence_and_left_alone(monkeypa
     from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
     from cached import CachedError
-    from serve_integration.lora_ray import serve_adapters_from_cache
+    from serve_integration.lora.ray_patch import serve_adapters_from_cache
 
     async def load_model_from_config(self: Any, lora_model_id: str) -> None: ...
 

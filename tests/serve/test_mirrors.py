@@ -24,11 +24,11 @@ TEMPLATES = {"chat.jinja": b"{{ messages }}", "more/tool.jinja": b"{{ tools }}"}
 @pytest.fixture
 def held() -> Iterator[list[Any]]:
     """The leases of this process, which stands in for a replica; ended with the test."""
-    from serve_integration import holding
+    from serve_integration.replica import replica_lease
 
-    yield holding._leases
-    while holding._leases:
-        holding._leases.pop().release()
+    yield replica_lease._leases
+    while replica_lease._leases:
+        replica_lease._leases.pop().release()
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +284,8 @@ def test_a_copy_is_made_by_hand_where_the_kernel_will_not(
 ) -> None:
     import errno
 
-    from serve_integration.extra_files import ExtraFiles, copy
-    from serve_integration.reference import Reference
+    from serve_integration.models.model_source import Reference
+    from serve_integration.replica.extra_files import ExtraFiles, copy
 
     def refuse(*_: Any) -> int:
         raise OSError(errno.EXDEV, "not across file systems")
@@ -308,8 +308,8 @@ def test_a_mirror_with_extra_files_and_keys_in_the_runtime_env_is_deployed(
 
     from cached import CachedError
     from serve_integration import build_openai_app
-    from serve_integration.extra_files import ExtraFiles, _place_on
-    from serve_integration.reference import Reference
+    from serve_integration.models.model_source import Reference
+    from serve_integration.replica.extra_files import ExtraFiles, _place_on
     from serve_integration.settings import Settings
     from tests.demo.local_ray import serving_args
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve_integration.reference import Reference, ray_form, reference
+from serve_integration.models.model_source import Reference, ray_form, reference
 
 
 @pytest.mark.parametrize(

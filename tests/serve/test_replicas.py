@@ -51,9 +51,9 @@ def application(daemon: DaemonProcess, tmp_path: Path) -> Callable[..., Any]:
 
     class Model:
         async def __init__(self, uri: str) -> None:
-            from serve_integration.holding import keep, take
-            from serve_integration.reference import Reference
-            from serve_integration.reporting import report
+            from serve_integration.models.model_source import Reference
+            from serve_integration.replica.replica_lease import keep, take
+            from serve_integration.replica.report import report
             from serve_integration.settings import Settings
 
             wanted = Reference(uri)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_integration.companions import companions
-from serve_integration.reference import reference
+from serve_integration.models.model_source import reference
+from serve_integration.replica.auxiliary import companions
 from tests.daemon_process import DaemonProcess
 from tests.serve.test_callback import callback, held, lines
 from tests.servers.hub import HubStub

@@ -13,8 +13,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from serve_integration.acquiring import log
-from serve_integration.lora import Adapter
+from serve_integration.lora.adapter import Adapter
+from serve_integration.replica.acquire import log
 
 Load = Callable[[Any], Awaitable[Any]]
 

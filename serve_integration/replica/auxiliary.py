@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_integration.acquiring import Held
-from serve_integration.formats import name_of
-from serve_integration.own_code import check_code, code_revision
-from serve_integration.reference import DEFAULT_REVISION, Reference, ray_form, reference
+from serve_integration.models.formats import name_of
+from serve_integration.models.model_source import DEFAULT_REVISION, Reference, ray_form, reference
+from serve_integration.replica.acquire import Held
+from serve_integration.replica.remote_code import check_code, code_revision
 from serve_integration.settings import Settings
 
 WEIGHTS = (

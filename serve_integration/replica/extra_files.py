@@ -22,9 +22,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cached import CachedError, Client
-from serve_integration.acquiring import Reporter, log
-from serve_integration.nodes import node_name, on_node
-from serve_integration.reference import Reference, files_reference
+from serve_integration.models.model_source import Reference, files_reference
+from serve_integration.replica.acquire import Reporter, log
+from serve_integration.replica.node_lease import node_name, on_node
 from serve_integration.settings import Settings
 
 # The kernel copies by itself where both files are its own to copy: not across every pair of file systems.

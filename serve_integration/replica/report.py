@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge
 
-from serve_integration.acquiring import Held, line, log
-from serve_integration.reference import Reference
+from serve_integration.models.model_source import Reference
+from serve_integration.replica.acquire import Held, line, log
 
 TAGS = ("model", "digest", "host")
 

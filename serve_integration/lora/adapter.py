@@ -15,9 +15,9 @@ from fastapi import HTTPException
 
 from cached import CachedError, InvalidRequest, ModelIncomplete, NotFound
 from cached.uris import display_name
-from serve_integration.acquiring import log
+from serve_integration.models.model_source import Reference
 from serve_integration.multiplexed import Held, HeldModel
-from serve_integration.reference import Reference
+from serve_integration.replica.acquire import log
 from serve_integration.settings import Settings
 
 Take = Callable[[str, Settings], Awaitable[Held]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cached import Client, Lease, Progress
-from serve_integration.reference import Reference
+from serve_integration.models.model_source import Reference
 from serve_integration.settings import Settings
 
 log = logging.getLogger("ray.serve.cached")  # Below Serve's own logger, which has handlers in a replica.

@@ -17,10 +17,10 @@ import ray
 from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
 from cached import CachedError, DaemonUnavailable
-from serve_integration.acquiring import log
-from serve_integration.lora import Adapter, load_adapter, refusal
-from serve_integration.lora_engine import EngineAdapters
+from serve_integration.lora.adapter import Adapter, load_adapter, refusal
+from serve_integration.lora.engine import EngineAdapters
 from serve_integration.multiplexed import Held
+from serve_integration.replica.acquire import log
 from serve_integration.settings import Settings
 
 Method = Callable[..., Awaitable[Any]]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cached import ModelIncomplete, ModelNotFound
-from serve_integration.gguf import gguf_file
-from serve_integration.reference import Reference
+from serve_integration.models.gguf import gguf_file
+from serve_integration.models.model_source import Reference
 from serve_integration.settings import Settings
 
 _LEAN = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "runai_streamer", "dummy")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cached import InvalidRequest
-from serve_integration.acquiring import Held
-from serve_integration.reference import Reference
+from serve_integration.models.model_source import Reference
+from serve_integration.replica.acquire import Held
 
 
 def code_revision(settings: Mapping[str, Any], engine_kwargs: Mapping[str, Any]) -> str | None:

@@ -11,9 +11,9 @@ import ray
 
 from cached import CachedError, Client, DaemonUnavailable, Lease, SourceChanged
 from cached.client.request import DEFAULTS, acquire_body
-from serve_integration.acquiring import Held, acquire
-from serve_integration.nodes import Holder, node_name, on_node
-from serve_integration.reference import Reference
+from serve_integration.models.model_source import Reference
+from serve_integration.replica.acquire import Held, acquire
+from serve_integration.replica.node_lease import Holder, node_name, on_node
 from serve_integration.settings import Settings
 
 # What this process holds, until it ends. Not on the callback: Ray pickles that to other processes, and a lease is here.

@@ -14,9 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cached import CachedError, Lease
 from cached.client.lease import pauses, take
-from serve_integration.acquiring import Held, acquire, log, make_torch_kernels
-from serve_integration.reference import Reference
-from serve_integration.reporting import report
+from serve_integration.models.model_source import Reference
+from serve_integration.replica.acquire import Held, acquire, log, make_torch_kernels
+from serve_integration.replica.report import report
 from serve_integration.settings import Settings
 
 START_SECONDS = 60.0  # What a worker process may take to start, on top of the user's timeout.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_integration.gguf import BESIDE, gguf_parts, weights
+from serve_integration.models.gguf import BESIDE, gguf_parts, weights
 
 # Also `org/name@revision`.
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?\Z")
