@@ -1,4 +1,4 @@
-"""Who may read a model: the credentials that a caller brings, and what is known of whom the source gives it to."""
+"""Access to models: a caller's credentials, and the record of which callers the source lets read a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cached.uris import AZURE_SCHEMES
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A caller's own variables (HF_TOKEN, AWS_…, GOOGLE_…). In memory only; never shown.
+    """A caller's own variables (HF_TOKEN, AWS_…, GOOGLE_…). Kept in memory only; never shown.
 
-    `lend`: where the caller has none for a source, the daemon's own are used; else nobody's.
+    `lend` allows the daemon's own credentials for a source for which the caller has none; without it, none are used.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -29,20 +29,21 @@ class Credentials:
         return bool(self.variables)
 
     def personal(self, scheme: str) -> dict[str, str]:
-        """The caller's own for this kind of source; empty when it has none, and the daemon's are used, if anybody's."""
+        """Return the caller's own credentials for this scheme; if empty, the daemon's are used, if any."""
         deciding, others = _PERSONAL.get(scheme, ((), ()))
         found = {name: self.variables[name] for name in deciding if self.get(name)}
-        if scheme == "hf":  # Spellings of one thing; the first is sent.
+        if scheme == "hf":  # Two spellings of one variable; the first is sent.
             return dict(list(found.items())[:1])
         return found and {**found, **{name: self.variables[name] for name in others if self.get(name)}}
 
     def namespace(self, scheme: str) -> dict[str, str]:
-        """The caller's variables that choose where a name leads, be they beside credentials or alone."""
+        """Return the caller's variables that select a region or an account, and so the meaning of a name. They count
+        with or without credentials."""
         return {name: self.variables[name] for name in _NAMESPACE.get(scheme, ()) if self.get(name)}
 
     @property
     def temporary(self) -> bool:
-        """Whether the caller's keys are those of a session, which will be others at its next start."""
+        """Return True if the caller's keys belong to a session, which gets new keys at its next start."""
         return bool(self.get("AWS_SESSION_TOKEN"))
 
 
@@ -53,7 +54,7 @@ _AZURE = (
     "AZURE_CLIENT_SECRET",
 )
 
-# By scheme: the variables one of which makes credentials of a caller, and those that then count as well.
+# By scheme: the variables any one of which gives the caller credentials, and those that then count as well.
 _PERSONAL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hf": (("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), ()),
     "s3": (("AWS_ACCESS_KEY_ID",), ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")),
@@ -62,22 +63,22 @@ _PERSONAL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-# By scheme: what chooses a region or an account, and with it what a name means.
+# By scheme: the variables that select a region or an account, and with it the meaning of a name.
 _NAMESPACE: dict[str, tuple[str, ...]] = {
     "s3": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     **dict.fromkeys(AZURE_SCHEMES, ("AZURE_STORAGE_ACCOUNT_NAME",)),
 }
-# Where a name means the same for all. Elsewhere keys may choose the tenant, the partition or the account.
+# Schemes whose names mean the same for all. Elsewhere keys may select the tenant, the partition or the account.
 _ONE_NAMESPACE = ("hf", "gs", "http", "https", "file", "local")
 
 
 def same_for_all(scheme: str) -> bool:
-    """Whether a name there means one thing, whatever credentials it is asked with."""
+    """Return True if a name under this scheme means the same thing whatever credentials are used."""
     return scheme in _ONE_NAMESPACE
 
 
 def unsigned(ref: ModelRef) -> bool:
-    """Whether the URI itself says that no credentials are to be used."""
+    """Return True if the URI itself says that no credentials are to be used."""
     return ref.place.startswith("anonymous@")
 
 
@@ -86,11 +87,11 @@ PLACE, FILES = "place:", "files:"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may read what a ref means: `open` to everybody, or whoever has proved `probe` lately.
+    """The callers that may read a ref: everybody (`open`), or every caller that has recently proved access to `probe`.
 
-    `own` says that the daemon's own credentials opened it. `probe` is `place:` and the identity of the one file that
-    opens the whole place, or `files:` and a hash over all identities where each file has to be proved by itself. With
-    neither, nothing is known, and the source has to be asked.
+    `own` says that the proof was made with the daemon's own credentials. `probe` is `place:` and the identity of the
+    one file that opens the whole place, or `files:` and a hash over all identities where each file has to be proved by
+    itself. With neither, nothing is known, and the source has to be queried.
     """
 
     kind: str = ""  # "", "open", "own" or "caller"
@@ -102,10 +103,10 @@ class Access:
 
     @classmethod
     def parse(cls, text: str) -> Access:
-        """What `str` of it was; nothing is known when it was not that."""
+        """Parse the text that `str` of an Access gave. For any other text, return an Access with nothing known."""
         kind, _, probe = text.partition(" ")
         if kind in ("own", "caller") and probe.startswith("["):
-            # Of a former release, which let the smallest file that was asked for stand for all: it opens nothing more.
+            # From a former release, in which the smallest requested file stood for all: it no longer grants access.
             return cls("caller", probe)
         known = text == "open" or (kind in ("own", "caller") and probe.startswith((PLACE, FILES)))
         return cls(kind, probe) if known else cls()
@@ -119,16 +120,16 @@ class Access:
 
     @property
     def of_place(self) -> bool:
-        """Whether one file proves the right to the whole place."""
+        """Return True if one file proves the right to the whole place."""
         return self.probe.startswith(PLACE)
 
     @property
     def place(self) -> str:
-        """Where it was proved; empty where it is not the place that is proved."""
+        """Return the place that one file proves; empty if `of_place` is False."""
         return str(json.loads(self.probe.removeprefix(PLACE))[0]) if self.of_place else ""
 
     def listing(self, ref: ModelRef, revision: str) -> Listing:
-        """Of the probe alone, where it stands for the place."""
+        """Return a listing of the probe file alone. Only for an Access with `of_place`."""
         place, path, version, size = json.loads(self.probe.removeprefix(PLACE))
         entry = Entry(path, size, version)
         return Listing(ref, place, revision, (entry,), probe=entry)
@@ -138,7 +139,7 @@ UNKNOWN = Access()
 
 
 def probe_of(listing: Listing) -> str:
-    """What a proof of this listing is remembered under. Of the same length however many files there are."""
+    """Return the key under which a proof of this listing is remembered; its length does not depend on the files."""
     if listing.probe is not None:
         return PLACE + listing.identity(listing.probe)
     digest = hashlib.sha256()

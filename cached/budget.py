@@ -1,8 +1,8 @@
-"""What one look at a source may cost, and whether anybody still waits for it.
+"""The cost limit of one query to a source, and its cancellation when no caller waits any more.
 
-A listing ends when its remote says so, and a remote may never say so. So the worker gives each question a Budget, and
-whatever fetches pages, reads their bodies or goes through their entries is charged to the one of its context, wherever
-that is: in a source, in a client that sources share, in a thread or on a loop that these use.
+A listing ends when its remote says so, and a remote may never say so. So the worker gives each query a Budget. All code
+that fetches pages, reads their bodies or iterates over their entries charges the Budget of its context, wherever it
+runs: in a source, in a client that sources share, in a thread or on an event loop that these use.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from cached.errors import SourceUnavailable, TooLarge
 
 FILES_A_PAGE = 50  # At least, on average: S3, GCS and the Hub give 1,000, Azure 5,000; servers may give fewer …
 SPARE_PAGES = 100  # … and a few pages need not hold any.
-BYTES_A_FILE = 1024  # At most, on average, of what a listing says of a file.
+BYTES_A_FILE = 1024  # At most, on average, in a listing for each file.
 SPARE_BYTES = 32 << 20
 
 
 class Budget:
-    """`cancel` may be called from any thread; the rest by who does the work."""
+    """Limit the pages, bytes, files and seconds of one query. `cancel` may be called from any thread; all other methods
+    only by the code that does the work."""
 
     def __init__(self, files: int, seconds: float) -> None:
         self.max_files, self.seconds = files, seconds
@@ -36,18 +37,18 @@ class Budget:
 
     @classmethod
     def unbounded(cls) -> Budget:
-        """For questions whose cost is bounded by what is asked: it only says whether anybody waits."""
+        """Return a budget for a query whose request bounds its cost: it only reports that no caller waits any more."""
         budget = cls(0, math.inf)
         budget.max_files = budget.max_pages = budget.max_bytes = sys.maxsize
         return budget
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Record that no caller waits any more."""
         self._cancelled.set()
 
     @contextmanager
     def spent_here(self) -> Iterator[None]:
-        """What is done in the block is charged to it, from now on."""
+        """Charge the work done in the block to this budget, whose time starts now. Raise as `check` does."""
         self._deadline = time.monotonic() + self.seconds
         token = _current.set(self)
         try:
@@ -96,30 +97,31 @@ _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 def check() -> None:
-    """Go on? SourceUnavailable when nobody waits any more, or it has taken too long."""
+    """Raise SourceUnavailable if no caller waits any more, or if the query has taken too long."""
     if (budget := _current.get()) is not None:
         budget.check()
 
 
 def page() -> None:
-    """One more request to the source. TooLarge when they are too many, and as `check`."""
+    """Charge one more request to the source. Raise TooLarge if there are too many, and as `check` does."""
     if (budget := _current.get()) is not None:
         budget.page()
 
 
 def read(count: int) -> None:
-    """So many bytes more of what the source says. TooLarge when they are too many, and as `check`."""
+    """Charge `count` more bytes of the source's answers. Raise TooLarge if there are too many, and as `check` does."""
     if (budget := _current.get()) is not None:
         budget.read(count)
 
 
 def listed(count: int) -> None:
-    """The source has named so many files by now, those that nobody selects too. TooLarge, and as `check`."""
+    """Report the number of files listed so far, including those that no pattern selects. Raise TooLarge if there are
+    too many, and as `check` does."""
     if (budget := _current.get()) is not None:
         budget.listed(count)
 
 
 def seconds_left(most: float) -> float:
-    """How long one wait may take: no longer than `most`."""
+    """Return the limit for one wait, in seconds: the time that is left, but no longer than `most`."""
     budget = _current.get()
     return most if budget is None else min(most, max(0.001, budget._deadline - time.monotonic()))

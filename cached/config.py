@@ -23,7 +23,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Size(int):
-    """Bytes. Typed as `20GiB`, `500MB` or a plain number."""
+    """A number of bytes. Typed as `20GiB`, `500MB` or a plain number."""
 
     @classmethod
     def parse(cls, value: object) -> Size:
@@ -36,7 +36,7 @@ class Size(int):
 
 
 class Duration(float):
-    """Seconds. Typed as `90s`, `5m`, `2h`, `7d` or a plain number."""
+    """A number of seconds. Typed as `90s`, `5m`, `2h`, `7d` or a plain number."""
 
     @classmethod
     def parse(cls, value: object) -> Duration:
@@ -47,7 +47,7 @@ class Duration(float):
 
 
 class Share(float):
-    """A share of the limit, between 0 and 1, or bytes. Typed as `0.5`, or as a size."""
+    """A share of the limit, between 0 and 1, or a number of bytes. Typed as `0.5`, or as a size."""
 
     @classmethod
     def parse(cls, value: object) -> Share:
@@ -57,13 +57,13 @@ class Share(float):
             return cls(Size.parse(value))
 
     def of(self, limit: int) -> int | None:
-        """Bytes of that limit; None: all of it, and more."""
+        """Return the share of `limit` in bytes; None for a share of 1, which is not bounded."""
         return None if self == 1.0 else int(self * limit) if self < 1.0 else int(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting, with its default. The comment above each is what the README and the example file explain."""
+    """Every setting, with its default and a comment that the README and the example file explain."""
 
     root: Path = Path("/var/lib/cached")  # Where blobs and snapshots live; one local file system.
     roots: tuple[str, ...] = ()  # Several such places, one for each disk, instead of `root`.
@@ -77,32 +77,32 @@ class Config:
     keep_free: Size = Size(1 << 30)  # Bytes of each file system that are never reserved.
     high_watermark: float = 0.95  # Share of the limit above which eviction starts …
     low_watermark: float = 0.85  # … and down to which it goes.
-    min_residency: Duration = Duration(600)  # What was fetched since goes only when a fill finds no room otherwise.
+    min_residency: Duration = Duration(600)  # Newer snapshots are evicted only when a fill finds no room otherwise.
     budgets: Mapping[str, Size] = field(default_factory=dict)  # Bytes that models of a URI prefix may take on a root.
     user_share: Share = Share(0.5)  # Share of the limit that a user may take before it takes from others; 1: any.
-    max_model_size: Size = Size(0)  # The largest model that one who is no administrator may fetch; 0 is no bound.
+    max_model_size: Size = Size(0)  # The largest model that users other than administrators may fetch; 0 is no bound.
     scrub_interval: Duration = Duration(7 * 86400)  # How often every blob's pieces are checked; 0 is never.
-    scrub_deep_interval: Duration = Duration(30 * 86400)  # How often its whole sha256 is; 0 is never.
-    scrub_rate: Size = Size(200_000_000)  # Bytes per second that this may read of each root.
+    scrub_deep_interval: Duration = Duration(30 * 86400)  # How often every blob's sha256 is checked; 0 is never.
+    scrub_rate: Size = Size(200_000_000)  # Bytes per second that these checks may read of each root.
     self_heal: bool = True  # Fetch damaged files again as soon as they are found.
-    access: str = "caller"  # Who gets a model: callers that prove their access to it, or everybody on the node.
-    proof_ttl: Duration = Duration(600)  # How long a proof of access is good for without asking the source.
-    proof_grace: Duration = Duration(86400)  # And how long while the source is seen to be down.
-    own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: whom the daemon's own serve.
+    access: str = "caller"  # Callers that get a model: those that prove their access to it, or all on the node.
+    proof_ttl: Duration = Duration(600)  # How long a proof of access is valid without a query to the source.
+    proof_grace: Duration = Duration(86400)  # How long it is valid while the source is seen to be down.
+    own_credentials_for: tuple[str, ...] = ("*",)  # Users, @groups, or * for all: they may use the daemon's.
     max_leases_per_user: int = 64  # How many snapshots of a root one user's leases keep from eviction; 0 is no bound.
-    max_age: Duration = Duration(300)  # How long a moving name is good for without asking the source.
+    max_age: Duration = Duration(300)  # How long a movable name is valid without a query to the source.
     check_timeout: Duration = Duration(
         5
-    )  # Bound on each network call of that check; after it, the held model is served.
+    )  # Bound on each network call of that query; after it, the cached model is served.
     resolve_timeout: Duration = Duration(30)  # Bound on each network call of a first resolve.
     max_files: int = 100_000  # Files at most that one model, or the place that it is chosen from, may have.
     listing_timeout: Duration = Duration(120)  # How long a source may take to list them all.
-    read_timeout: Duration = Duration(60)  # How long a connection may give next to nothing.
+    read_timeout: Duration = Duration(60)  # How long a connection may deliver next to nothing.
     connections: int = 16  # The most ranged reads in flight, over all fills …
     min_connections: int = 4  # … and where each origin starts; more as long as that makes it faster.
     workers: int = 0  # Processes that fetch; 0 means one for each core, but no more than 4.
     bandwidth: Size = Size(0)  # Bytes per second that all fills together may take; 0 is no bound.
-    engine: str = "auto"  # What fetches large files of the Hub: auto (our own) or hf_transfer.
+    engine: str = "auto"  # The engine for large files of the Hub: auto (our own) or hf_transfer.
     retries: int = 5  # Tries of one ranged read before the fill fails.
     protocols: tuple[str, ...] = ("hf", "s3", "gs")  # URI schemes that callers may name.
     private_networks: tuple[str, ...] = ()  # Networks (10.0.0.0/8) that http(s) URIs of callers may lead to.
@@ -124,11 +124,12 @@ class Config:
 
     @classmethod
     def load(cls, file: Path | None = None, environ: Mapping[str, str] = os.environ, **flags: object) -> Config:
-        """Read the file (the default one may be absent), then CACHED_* variables, then the flags that are not None."""
+        """Read the file (the default one may be absent), then CACHED_* variables, then the flags that are not None.
+        Raise ConfigError if a setting is unknown or wrong."""
         raw: dict[str, object] = _read(file)
         for name in _NAMES:
             variable = f"CACHED_{name.upper()}"
-            if variable in environ and name in ("root", "roots"):  # Whichever is said last.
+            if variable in environ and name in ("root", "roots"):  # The one that is set last counts.
                 raw.pop("root", None), raw.pop("roots", None)
             if variable in environ and name not in _TABLES:
                 raw[name] = _split(environ[variable]) if name in _LISTS else environ[variable]
@@ -145,7 +146,7 @@ class Config:
 
     @property
     def all_roots(self) -> tuple[Path, ...]:
-        """Every place where blobs and snapshots live; there is at least one."""
+        """Return every place where blobs and snapshots are stored; there is at least one."""
         return tuple(map(Path, self.roots)) or (self.root,)
 
 
@@ -171,7 +172,8 @@ def _split(text: str) -> list[str]:
 
 
 def _coerce(name: str, value: object) -> object:
-    """The value in the setting's type. Numbers may come as text from variables; nothing else is guessed."""
+    """Convert the value to the setting's type. Numbers and booleans may be text, as in variables; nothing else is
+    guessed. Raise ConfigError if the type is wrong."""
     kind = _TYPES[name]
     wrong = ConfigError(f"The setting {name!r} must be {_SPOKEN.get(name, 'text')}, not {value!r}.")
     if kind in (Size, Duration, Share):
@@ -229,7 +231,7 @@ _WORDS = {
 
 
 def _problem(config: Config) -> str | None:
-    """The first thing wrong with the values, as a sentence; None when all are in range."""
+    """Return a sentence about the first value that is wrong; None when all are in range."""
     if not 0 < config.low_watermark <= config.high_watermark <= 1:
         return "The watermarks must satisfy 0 < low_watermark <= high_watermark <= 1."
     if not 0 <= config.user_share < float("inf"):

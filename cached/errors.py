@@ -1,7 +1,7 @@
-"""Every way that `cached` can fail: one tree, so that callers catch one root.
+"""The errors of `cached`, in one tree, so that callers can catch one root.
 
 Each class fixes the code that crosses the wire, the CLI's exit code and the HTTP status. The message is one sentence
-for a person: what happened, to which model, and what to do.
+for a person: it states the event, the model and the remedy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class CachedError(Exception):
-    """The root. `retryable` says whether the same request may succeed later without anybody's help."""
+    """The root class. `retryable` says that the same request may succeed later without intervention."""
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
@@ -35,7 +35,7 @@ class ConfigError(InvalidRequest):
 
 
 class VersionMismatch(InvalidRequest):
-    """Client and daemon differ in version, and one needs what the other does not know."""
+    """The client and the daemon differ in version, and one needs a feature that the other does not know."""
 
     code = "version_mismatch"
 
@@ -57,7 +57,7 @@ class ModelNotFound(NotFound):
 
 
 class ModelIncomplete(ModelNotFound):
-    """The caller asked for an LLM, and there are files but nothing that an engine could load."""
+    """The caller requested an LLM, and there are files but nothing that an engine could load."""
 
     code = "model_incomplete"
 
@@ -67,7 +67,7 @@ class RevisionNotFound(NotFound):
 
 
 class NotCached(NotFound):
-    """The node does not hold it, and nothing was to be fetched."""
+    """The model is not cached on the node, and nothing may be fetched for this request."""
 
     code, exit_code = "not_cached", 3
 
@@ -79,19 +79,20 @@ class SourceError(CachedError):
 
 
 class SourceUnavailable(SourceError):
-    """No connection, a time-out, 429 or 5xx, after the retries."""
+    """The source could not be reached, timed out, or answered 429 or 5xx, after the retries."""
 
     code, status, retryable = "source_unavailable", 503, True
-    retry_after: float | None = None  # Seconds that the source asked to wait, when it said so.
-    # A connection failed, or a 5xx came: the source is down. Not where it asked for less, or we were too busy to ask.
+    retry_after: float | None = None  # Seconds to wait, if the source named them.
+    # A connection failed, or a 5xx was received: the source is down. Not set if it only asked for fewer requests, or
+    # if we were too busy to send one.
     seen: bool = False
 
 
 class SourceDenied(SourceError):
-    """There is no such model, or the caller may not read it: what is forbidden and what is absent look the same."""
+    """The model does not exist, or the caller may not read it: forbidden and absent models look the same."""
 
     code, exit_code, status = "source_denied", 4, 403
-    said: str = ""  # What the source said, for the operator's log alone.
+    said: str = ""  # The source's own words, for the operator's log alone.
 
 
 class SourceChanged(SourceError):
@@ -117,33 +118,33 @@ class NoSpace(CachedError):
 
 
 class TooLarge(NoSpace):
-    """It would not fit an empty store, or has more files than a model may have."""
+    """The model would not fit an empty store, or has more files than a model may have."""
 
     code = "too_large"
 
 
 class AllHeld(NoSpace):
-    """Leases, pins and running fills hold everything that could make room."""
+    """Leases, pins and running fills protect everything that could be evicted to make room."""
 
     code, retryable = "all_held", True
 
 
 class InUse(CachedError):
-    """Removal refused: leased or pinned, and by whom."""
+    """The snapshot was not removed, because it is leased or pinned; the message names the holders."""
 
     code, status, retryable = "in_use", 409, True
 
 
 class TooManyUsers(CachedError):
-    """More users want to use one model at once than the file system can name in an ACL."""
+    """More users request one model at once than the file system can name in an ACL."""
 
     code, status, retryable = "too_many_users", 503, True
 
 
 class StoreDegraded(CachedError):
-    """A failed fsync, a root that cannot be written or locked, an index beyond repair.
+    """An fsync failed, a root cannot be written or locked, or an index is beyond repair.
 
-    `lasting`: the disk itself failed, and nothing more may be written to it before somebody has looked.
+    `lasting`: the disk itself failed, and nothing more may be written to it until an operator has checked it.
     """
 
     code, status = "store_degraded", 503
@@ -151,19 +152,19 @@ class StoreDegraded(CachedError):
 
 
 class WorkerLost(CachedError):
-    """The process that fetches ended unexpectedly, or cannot be started. What had landed is kept for the next try."""
+    """The process that fetches ended unexpectedly, or cannot be started. Written bytes are kept for the next try."""
 
     code, status, retryable = "worker_lost", 503, True
 
 
 class Overloaded(CachedError):
-    """The caller asks for more at once than one user may. It says nothing of the source, which was not asked."""
+    """The caller sends more requests at once than one user may. This says nothing of the source, which was not used."""
 
     code, status, retryable = "overloaded", 503, True
 
 
 class DaemonUnavailable(CachedError):
-    """Client side: there is no socket, or nobody answers on it."""
+    """The client found no socket, or no daemon answers on it."""
 
     code, exit_code, status, retryable = "daemon_unavailable", 69, 503, True
 
@@ -175,7 +176,7 @@ def _descendants(cls: type[CachedError]) -> list[type[CachedError]]:
 BY_CODE: dict[str, type[CachedError]] = {cls.code: cls for cls in _descendants(CachedError)}
 
 
-# What a code that only a newer daemon knows is taken for. Of 409 and 503 nothing more is certain than `retryable`.
+# The class for a code that only a newer daemon knows. 409 and 503 tell nothing more than `retryable`.
 _BY_STATUS: dict[int, type[CachedError]] = {
     400: InvalidRequest,
     403: Forbidden,
@@ -186,7 +187,7 @@ _BY_STATUS: dict[int, type[CachedError]] = {
 
 
 def from_code(code: str, message: str, status: int = 500, retryable: bool = False) -> CachedError:
-    """The error that a daemon meant; an unknown code (a newer daemon's) becomes the class of its HTTP status."""
+    """Return the error that a daemon meant. An unknown code (a newer daemon's) becomes the class of its HTTP status."""
     if code in BY_CODE:
         return BY_CODE[code](message)
     error = _BY_STATUS.get(status, CachedError)(message)

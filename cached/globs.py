@@ -1,10 +1,10 @@
-"""Shell patterns as `fnmatch.fnmatchcase` reads them, many at once, at a cost that no pattern and no name can drive up.
+"""Match shell patterns as `fnmatch.fnmatchcase` does, many at once, at a cost that no pattern and no name can drive up.
 
-`fnmatch` makes a regular expression of each pattern, in a time that grows with the square of its length, and tries them
-one by one. Here plain names, beginnings and ends are compared as texts. All others run together through the name's
-letters once: bit i of a number says that what came so far can be the first i parts of the patterns laid side by side
-(the bit-parallel automaton of Baeza-Yates and Gonnet, Communications of the ACM 35(10), 1992). So a letter costs a few
-operations on a number of as many bits as the patterns have parts, whatever they are.
+`fnmatch` compiles each pattern to a regular expression, in a time that grows with the square of its length, and tries
+them one by one. Here plain names, prefixes and suffixes are compared as text. All other patterns are matched together
+in one pass over the name: bit i of a number says that the letters so far can match the first i parts of the patterns
+laid end to end (the bit-parallel automaton of Baeza-Yates and Gonnet, Communications of the ACM 35(10), 1992). So a
+letter costs a few operations on a number with as many bits as the patterns have parts, whatever the patterns are.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-MAX_LETTERS = 1024  # Different ones whose masks are remembered: two KiB each for the longest patterns.
+MAX_LETTERS = 1024  # Distinct letters whose masks are remembered: two KiB each for the longest patterns.
 
 _WILD = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """What `?`, `[…]` or `[!…]` takes."""
+    """The set of letters that `?`, `[…]` or `[!…]` matches."""
 
     single: frozenset[str] = frozenset()
     ranges: tuple[tuple[str, str], ...] = ()
-    others: bool = False  # It takes what it does not name.
+    others: bool = False  # It matches the letters that it does not name.
 
     def __contains__(self, letter: str) -> bool:
         named = letter in self.single or any(low <= letter <= high for low, high in self.ranges)
@@ -36,11 +36,11 @@ class Letters:
 
 
 ANY = Letters(others=True)
-Part = str | Letters | None  # One letter, one of several, or (None) any number of any: `*`.
+Part = str | Letters | None  # One letter, one of a set, or (None) any number of any letters: `*`.
 
 
 class Globs:
-    """Made once for a set of patterns; safe to use from several threads."""
+    """A set of patterns, compiled once. Safe to use from several threads."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         names, beginnings, ends, others = set(), set(), set(), []
@@ -58,7 +58,7 @@ class Globs:
         self._automaton = _Automaton(others) if others else None
 
     def match(self, name: str) -> bool:
-        """Whether one of them takes the whole name."""
+        """Return True if a pattern matches the complete name."""
         if name in self._names or name.startswith(self._beginnings) or name.endswith(self._ends):
             return True
         return self._automaton is not None and self._automaton.match(name)
@@ -98,7 +98,7 @@ class _Automaton:
         return state & self._ends != 0
 
     def _mask(self, letter: str) -> int:
-        """Which parts take it."""
+        """Return the number with a bit set for each part that matches the letter."""
         mask = self._plain.get(letter, 0) | _bits([at for at, taken in self._sets if letter in taken])
         if len(self._masks) >= MAX_LETTERS:
             self._masks = {}
@@ -107,7 +107,7 @@ class _Automaton:
 
 
 def _bits(where: list[int]) -> int:
-    """The number in which these bits are set. Not one by one: each would copy all of it."""
+    """Return the number in which these bits are set. Setting them one by one would copy the number each time."""
     octets = bytearray(max(where, default=0) // 8 + 1)
     for at in where:
         octets[at >> 3] |= 1 << (at & 7)
@@ -115,12 +115,12 @@ def _bits(where: list[int]) -> int:
 
 
 def escape(name: str) -> str:
-    """The pattern that takes this name alone."""
+    """Return the pattern that matches this name alone."""
     return "".join([f"[{letter}]" if letter in _WILD else letter for letter in name])
 
 
 def parts(pattern: str) -> Iterator[Part]:
-    """In order. A `[` that no `]` ends is a letter."""
+    """Yield the parts of a pattern in order. A `[` that no `]` closes is a letter."""
     at, last = 0, pattern.rfind("]")
     while at < len(pattern):
         letter = pattern[at]
@@ -137,15 +137,16 @@ def parts(pattern: str) -> Iterator[Part]:
 
 
 def _end(pattern: str, at: int, last: int) -> int | None:
-    """Where the `]` is that ends what begins here. One that comes first, or after `!`, is a letter like others."""
+    """Return the index of the `]` that closes the set beginning at `at`; None if there is none. A `]` at its start, or
+    right after `!`, is an ordinary letter."""
     at += pattern.startswith("!", at)
     at += pattern.startswith("]", at)
     return pattern.index("]", at) if at <= last else None
 
 
 def _letters(text: str) -> Letters:
-    """What stands between the brackets. A hyphen between two letters makes a range; one that is empty takes nothing,
-    and what is then empty altogether matches nothing, or with `!` anything."""
+    """Parse the text between the brackets. A hyphen between two letters makes a range; a range that is empty matches
+    nothing. A set that is empty altogether matches nothing, or with `!` anything."""
     pieces = _pieces(text)
     for number in range(len(pieces) - 1, 0, -1):
         if pieces[number - 1][-1] > pieces[number][0]:
@@ -158,7 +159,7 @@ def _letters(text: str) -> Letters:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut at each hyphen that may make a range."""
+    """Split the text at each hyphen that may make a range."""
     found, at = [], 0
     look = 2 if text.startswith("!") else 1
     while (hyphen := text.find("-", look)) >= 0:

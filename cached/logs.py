@@ -1,9 +1,9 @@
 """Log lines: an event and its ids, as logfmt on stderr. The journal adds the time and the unit.
 
-Names come from remotes and from other users. So nothing but printable text gets through: what steers a terminal, hides
-or turns the text around (control, format and bidirectional characters, line and paragraph separators, halves of
-surrogate pairs) is written as an escape, and no value begins a line. What other libraries hang on every record of the
-process, as Ray does, has names that begin with an underscore, and is left out.
+Names are received from remotes and from other users. So only printable text is written as it is: everything that
+controls a terminal, or hides or reverses text (control, format and bidirectional characters, line and paragraph
+separators, halves of surrogate pairs), is escaped, and no value begins a line. Fields that other libraries attach to
+every record of the process, as Ray does, have names that begin with an underscore, and are left out.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def _quoted(value: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` with escapes, as Python writes them, for what is not printable."""
+    """Return `text` with everything that is not printable escaped, as Python escapes it."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def configure(level: str) -> None:
-    """Ours at `level`; libraries' only from warnings up, because their debug lines show headers."""
+    """Log our own events at `level`, and those of libraries from warnings up: their debug lines show headers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Logfmt())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

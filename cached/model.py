@@ -1,4 +1,4 @@
-"""The nouns: frozen values that every room shares. No I/O here."""
+"""The nouns: frozen values that every package shares. No I/O here."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cached.errors import InvalidRequest, ModelNotFound
 from cached.paths import check_paths
 
 if TYPE_CHECKING:
-    from cached.model_ref import ModelRef  # The client does without it, and imports in milliseconds.
+    from cached.model_ref import ModelRef  # Not imported by the client, which has to import in milliseconds.
 
 PIECE_BYTES = 16 * 1024 * 1024  # The unit of transfer, resume and re-checking; its XXH3-128 is stored with the blob.
 
-_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one each time.
+_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes an encoder each time.
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Plain:
-    """What is pickled as a call with its fields. Those of a frozen dataclass with slots would be set one by one, in
-    Python, and models have thousands of files."""
+    """A base class whose instances are pickled as a call with their fields. A frozen dataclass with slots would be
+    restored field by field, in Python, and models have thousands of files."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -34,7 +34,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest(Plain):
-    """The sha256 of some bytes; what a blob, a manifest or a snapshot is called."""
+    """The sha256 of some bytes, which names a blob, a manifest or a snapshot."""
 
     hex: str
 
@@ -44,7 +44,7 @@ class Digest(Plain):
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """`sha256:<64 hex>`, or the hex alone."""
+        """Parse `sha256:<64 hex>`, or the hex alone. Raise InvalidRequest for anything else."""
         return cls(text.removeprefix("sha256:"))
 
     @classmethod
@@ -57,7 +57,7 @@ class Digest(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Checksum(Plain):
-    """A check that the source publishes beside sha256: `git-sha1`, `md5` or `crc32c`, in lower-case hex."""
+    """A checksum that the source publishes beside sha256: `git-sha1`, `md5` or `crc32c`, in lower-case hex."""
 
     algorithm: str
     value: str
@@ -76,19 +76,19 @@ class Entry(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source says that a ref is right now.
+    """The present meaning of a ref, as its source states it.
 
-    `place` says where, endpoint included (`s3://endpoint/bucket/prefix`); together with an entry's path, version and
-    size it is the identity under which the node remembers a file's digest.
+    `place` is the location, endpoint included (`s3://endpoint/bucket/prefix`); together with an entry's path, version
+    and size it forms the identity under which the node remembers a file's digest.
     """
 
     ref: ModelRef
     place: str
     revision: str
     entries: tuple[Entry, ...]
-    open: bool = False  # The source says that anybody may read it.
-    # The file on which the right to the whole place is proved, whether it was selected or not: the source chooses it,
-    # no caller. None where a right is one file's, so that each is proved on its own.
+    open: bool = False  # The source says that everybody may read it.
+    # The file that proves the right to the whole place, selected or not: the source chooses it, never a caller.
+    # None where rights are per file, so that each file is proved on its own.
     probe: Entry | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class Listing:
         return self.probe is None
 
     def part(self, entries: tuple[Entry, ...]) -> Listing:
-        """The same place and revision with only some of its entries, which were checked already."""
+        """Return a listing of the same place and revision with only these entries, which were checked before."""
         found = object.__new__(Listing)
         values = self.ref, self.place, self.revision, entries, self.open, self.probe
         for name, value in zip(self.__slots__, values, strict=True):
@@ -122,7 +122,7 @@ class Listing:
 
 
 def listing_revision(entries: Iterable[Entry]) -> str:
-    """A revision for places that have none: 40 hex digits over every path, size and version."""
+    """Compute a revision for places that have none: 40 hex digits over every path, size and version."""
     lines = sorted(f"{entry.path}\0{entry.size}\0{entry.version}\n" for entry in entries)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:40]
 
@@ -136,7 +136,7 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the node holds: files sorted by path. Its own digest names the snapshot."""
+    """The files of a cached snapshot, sorted by path. The manifest's own digest names the snapshot."""
 
     files: tuple[ManifestFile, ...]
     digest: Digest = field(init=False, compare=False)
@@ -149,12 +149,12 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes as the caller sees them: a blob under two names counts twice."""
+        """Return the bytes as the caller sees them: a blob under two names counts twice."""
         return sum(file.size for file in self.files)
 
     @property
     def folders(self) -> list[str]:
-        """Every directory that a file is in, outer ones first."""
+        """Return every directory on the path of a file, outer ones first."""
         found: set[str] = set()
         for file in self.files:
             folder = file.path.rpartition("/")[0]
@@ -170,7 +170,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fill is. Bytes and files that the node already held count as done and as `cached_bytes`."""
+    """The progress of a fill. Bytes and files that the node already had count as done, and as `cached_bytes`."""
 
     phase: str  # "resolving", "waiting", "fetching", "waiting for the source" or "publishing"
     done_bytes: int = 0

@@ -1,4 +1,4 @@
-"""A model as a caller names it: parsed from what a person types, and the keys by which it is remembered."""
+"""A reference to a model: parsed from the text that a person types, with the keys under which it is remembered."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cached.globs import Globs, escape
 from cached.paths import MAX_PATH_BYTES
 from cached.uris import canonical, display_name, spoken, with_query
 
-_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one each time.
+_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes an encoder each time.
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _LEAN, _HASHED = "lean", "hashed"
-_LONG = 512  # Characters of patterns in a key, beyond which their hash stands for them.
+_LONG = 512  # Characters of patterns beyond which a key holds their hash instead.
 _UNPRINTED = re.compile(r"[\x00-\x20\x7f]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
@@ -28,10 +28,12 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9.
 
 @dataclass(frozen=True)
 class ModelRef:
-    """What a caller asks for. `uri` is canonical: `scheme://place`, with no revision and no secret in it.
+    """A reference to a model, as a caller requests it. `uri` is canonical: `scheme://place`, with no revision and no
+    secret.
 
-    `lean`: what an LLM engine does not read may be left out. `query` is that of an http(s) URL, of which `uri` has the
-    hash: for the request alone, never to be remembered or shown. What follows from the fields is worked out once.
+    `lean` allows leaving out files that an LLM engine does not read. `query` is the query of an http(s) URL, of which
+    `uri` has the hash: it is for the request alone, never remembered or shown. Values that follow from the fields are
+    computed once.
     """
 
     uri: str
@@ -50,7 +52,8 @@ class ModelRef:
         exclude: Iterable[str] = (),
         lean: bool = False,
     ) -> ModelRef:
-        """From what a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision."""
+        """Parse the text that a person types. A bare `org/name` is a Hub repository; `hf://…@rev` names a revision.
+        Raise InvalidRequest if the text is malformed."""
         text = uri.strip()
         if not text or _UNPRINTED.search(text):
             raise InvalidRequest(
@@ -73,9 +76,10 @@ class ModelRef:
 
     @classmethod
     def from_key(cls, key: str, files: Iterable[str] = ()) -> ModelRef:
-        """What `key` came from; where that holds a hash of patterns, what selects exactly these files instead, or all.
+        """Return the ref from which `key` was made. If the key holds a hash of the patterns, the ref selects exactly
+        `files` instead, or all files if none are given.
 
-        InvalidRequest when it is none.
+        Raise InvalidRequest if `key` is not a key.
         """
         try:
             uri, revision, include, exclude, *flags = json.loads(key)
@@ -93,18 +97,18 @@ class ModelRef:
 
     @property
     def place(self) -> str:
-        """What follows `scheme://`."""
+        """Return the part after `scheme://`."""
         return self.uri.partition("://")[2]
 
     @property
     def immutable(self) -> bool:
-        """Whether the revision is a full commit, which can never mean anything else."""
+        """Return True if the revision is a full commit, which can never mean anything else."""
         return self.scheme == "hf" and self.revision is not None and _COMMIT.match(self.revision) is not None
 
     @cached_property
     def key(self) -> str:
-        """Everything that selects content, as one string: what single flight and the index go by. Long patterns are
-        hashed: rows and logs are not to grow with them."""
+        """Return everything that selects content as one string: the key for single flight and for the index. Long
+        patterns are hashed, so that rows and logs do not grow with them."""
         if not self._long:
             return self._whole_key
         hashed = hashlib.sha256(_json([self.include, self.exclude]).encode()).hexdigest()
@@ -112,8 +116,8 @@ class ModelRef:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """What it may be known by, its own key first: for a lean one the whole model will do. Earlier versions wrote
-        long patterns out."""
+        """Return the keys under which the model may be known, its own first. For a lean ref the complete model also
+        serves. Earlier versions wrote long patterns out."""
         own = (self.key, self._whole_key) if self._long else (self.key,)
         return own + replace(self, lean=False).keys if self.lean else own
 
@@ -133,9 +137,10 @@ class ModelRef:
         return replace(self, revision=revision)
 
     def selects(self, path: str) -> bool:
-        """Whether the patterns take this file: some include (or none given), and no exclude.
+        """Return True if the patterns select this file: some `include` matches (or none is given), and no `exclude`
+        does.
 
-        A path that is too long for any file is taken, whatever they say: its listing is refused for it.
+        A path that is too long for any file is always selected, so that its listing is refused.
         """
         budget.check()
         if len(path) > MAX_PATH_BYTES:
@@ -145,23 +150,23 @@ class ModelRef:
 
     @cached_property
     def _patterns(self) -> tuple[Globs, Globs]:
-        """As huggingface_hub reads them: `*` crosses `/`, and a trailing `/` means the whole folder."""
+        """Compile the patterns as huggingface_hub reads them: `*` crosses `/`, a trailing `/` means a whole folder."""
         both = [
             [f"{each}*" if each.endswith("/") else each for each in given] for given in (self.include, self.exclude)
         ]
         return Globs(both[0]), Globs(both[1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what is worked out."""
+        """Pickle the fields without the computed values."""
         return ModelRef, (self.uri, self.revision, self.include, self.exclude, self.lean, self.query)
 
     @property
     def url(self) -> str:
-        """What is asked of an http(s) server. InvalidRequest where the query is not known any more."""
+        """Return the URL to request from an http(s) server. Raise InvalidRequest if the query is no longer known."""
         return with_query(self.uri, self.query)
 
     def __str__(self) -> str:
-        """The name for people."""
+        """Return the name that is shown to people."""
         name = display_name(self.uri)
         return f"{name}@{self.revision}" if self.revision else name
 

@@ -1,4 +1,4 @@
-"""Names of files that come from a remote: what may become a path below a snapshot."""
+"""Check file names from a remote, which become paths below a snapshot."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cached.errors import InvalidRequest
 
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255  # ext4 and XFS.
-MAX_FOLDERS = 100_000  # Each file could bring five hundred.
+MAX_FOLDERS = 100_000  # The path of one file could name five hundred.
 
 _WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z")
 
 
 def safe_path(text: str) -> str:
-    """`text` if it can name a file below a snapshot on any file system that we meet; else InvalidRequest.
+    """Return `text` if it can name a file below a snapshot on any supported file system; else raise InvalidRequest.
 
-    Refused: absolute and Windows forms, `.` and `..`, empty parts, control characters, over-long names.
+    Absolute and Windows forms, `.` and `..`, empty parts, control characters and over-long names are refused.
     """
     problem = _path_problem(text)
     if problem:
@@ -39,7 +39,7 @@ def _path_problem(text: str) -> str | None:
         return f"is empty or longer than {MAX_PATH_BYTES} bytes"
     if text.startswith("/") or "\\" in text or re.match(r"[A-Za-z]:", text):
         return "is an absolute or Windows path"
-    plain = text.isascii() and text.isprintable()  # Saves a model of thousands of files a look at every letter.
+    plain = text.isascii() and text.isprintable()  # Avoids a check of every letter in a model of thousands of files.
     if not plain and any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in text):
         return "holds control characters"
     for part in text.split("/"):
@@ -51,7 +51,7 @@ def _path_problem(text: str) -> str | None:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """InvalidRequest unless every path is safe and no two collide (case, Unicode form, file against directory)."""
+    """Raise InvalidRequest unless every path is safe and none collide (case, Unicode form, file against directory)."""
     files: dict[str, str] = {}
     directories: dict[str, str] = {}
     for path in paths:
@@ -63,7 +63,7 @@ def check_paths(paths: Iterable[str]) -> None:
             )
         files[folded] = path
         parent = folded.rpartition("/")[0]
-        while parent and parent not in directories:  # Those that it lies in are known by then.
+        while parent and parent not in directories:  # The parents of a known directory are known too.
             directories[parent] = path
             parent = parent.rpartition("/")[0]
         if len(directories) > MAX_FOLDERS:

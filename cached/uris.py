@@ -1,10 +1,10 @@
-"""URIs as they are typed: what may stand in one, what is remembered of it, and how it is named to people.
+"""URIs as users type them: the forms that are accepted, the form that is remembered, and the name that is shown.
 
-No secret belongs into a URI: it is remembered, listed to others and written to logs. Userinfo is refused, but for what
-says that nobody's keys are to be used (`anonymous@`), and for the container of Azure's form. The query of an http(s)
-URL is often a signature; no list of names knows them all. So each is a secret: it stays in the memory of the request,
-and what is remembered is its sha256, by which the same URL is found again. Others have no query; where one looks like
-a signature or a token it is refused.
+No secret belongs in a URI, because URIs are remembered, listed to other users and written to logs. Userinfo is refused,
+except `anonymous@`, which says that no keys are to be used, and the container of Azure's form. The query of an http(s)
+URL is often a signature; no list of names knows them all. So every such query is treated as a secret: it stays in the
+memory of the request, and its sha256 is remembered, by which the same URL is found again. Other schemes have no query;
+a query there that looks like a signature or a token is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SIGNS = re.compile(
 
 
 def spoken(text: str) -> str:
-    """For a sentence about what was typed, whatever that is: without what may be a secret in it."""
+    """Return any typed text for use in a message: shortened, and without the parts that may be a secret."""
     scheme, separator, rest = text.partition("://")
     rest = re.split(r"[?#]", rest if separator else scheme, maxsplit=1)[0]
     host, slash, path = rest.partition("/")
@@ -37,12 +37,13 @@ def spoken(text: str) -> str:
 
 
 def display_name(uri: str) -> str:
-    """The name for people of a URI that was accepted."""
+    """Return the name shown to people for a URI that was accepted."""
     return re.split(r"[?#]", uri, maxsplit=1)[0] if uri.startswith(("http://", "https://")) else uri
 
 
 def canonical(scheme: str, place: str) -> tuple[str, str]:
-    """`scheme://place` as it is remembered, and the query that is not. InvalidRequest where a secret stands in it."""
+    """Return `scheme://place` as it is remembered, and the query, which is not. Raise InvalidRequest if the URI
+    contains a secret or is malformed."""
     if scheme in _PATHS:
         return f"{scheme}://{place}", ""
     if scheme in WEB_SCHEMES:
@@ -69,7 +70,7 @@ def canonical(scheme: str, place: str) -> tuple[str, str]:
 
 
 def with_query(uri: str, query: str) -> str:
-    """What is asked for: the URI with its query again. InvalidRequest where only its hash is known."""
+    """Return the URI with its query, as it is requested. Raise InvalidRequest if only the query's hash is known."""
     bare, mark, kept = uri.partition("?")
     if mark and not query and _HASHED.match(kept):
         raise InvalidRequest(f"The query of {bare} is kept nowhere; ask again with the whole URL.")

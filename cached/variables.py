@@ -1,7 +1,7 @@
-"""What the variables that carry credentials may hold: checked where they come in, by clients and daemon alike.
+"""The values that are allowed in variables with credentials, checked on receipt by clients and daemon alike.
 
-They end up in headers, in signatures, in queries and (a region, a tenant) in the names of hosts. Where their text could
-end a line or leave its place, it would be a request, or a host, of the caller's own choosing. Standard library only.
+The values are sent in headers, in signatures, in queries and (a region, a tenant) in host names. A value that could end
+a line or leave its position would let the caller choose a request, or a host, of its own. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cached.errors import InvalidRequest
 
 MAX_LENGTH = 16 << 10  # A key file has 3 KiB, a session token of AWS 2.
 
-_WORD = re.compile(r"[!-~]+\Z")  # Of a header.
-_WORDS = re.compile(r"[ -~]+\Z")  # Reaches no header.
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")  # Of a host's name, and no more than one.
+_WORD = re.compile(r"[!-~]+\Z")  # Sent in a header.
+_WORDS = re.compile(r"[ -~]+\Z")  # Not sent in a header.
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")  # A single label of a host name.
 _LABELS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]|\.(?!\.)){0,252}\Z")
 _LINES = re.compile(r"[ -~\r\n]*\Z")
 _GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS_JSON"
@@ -31,19 +31,20 @@ ALPHABETS: Mapping[str, re.Pattern[str]] = {
     "AWS_DEFAULT_REGION": _LABEL,
     "AZURE_STORAGE_ACCOUNT_NAME": re.compile(r"[a-z0-9]{3,24}\Z"),
     "AZURE_STORAGE_ACCOUNT_KEY": _WORD,
-    "AZURE_STORAGE_CONNECTION_STRING": _WORDS,  # Its parts are read one by one; endpoints in it count for nothing.
+    "AZURE_STORAGE_CONNECTION_STRING": _WORDS,  # Its parts are read one by one; endpoints in it are ignored.
     "AZURE_STORAGE_SAS_TOKEN": _WORD,
     "AZURE_TENANT_ID": _LABELS,  # login.microsoftonline.com/TENANT/
     "AZURE_CLIENT_ID": _WORD,
     "AZURE_CLIENT_SECRET": _WORDS,
-    _GOOGLE: re.compile(r"[\t\r\n -~]+\Z"),  # And each text in it: see `_odd`.
+    _GOOGLE: re.compile(r"[\t\r\n -~]+\Z"),  # Each string in it is checked too: see `_odd`.
 }
 
 
 def cleaned(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those that are known and not empty, without white space at their ends: a file's last line ends in a newline.
+    """Return the known variables that are not empty, without white space at the ends: a file's last line ends in a
+    newline.
 
-    InvalidRequest names the first that holds what it must not, and does not repeat it.
+    Raise InvalidRequest that names the first variable with a forbidden value, and does not repeat the value.
     """
     found = {name: value.strip() for name, value in variables.items() if name in ALPHABETS}
     for name, value in found.items():
@@ -62,7 +63,8 @@ def _is_wrong(name: str, value: str) -> bool:
 
 
 def _odd(text: str) -> bool:
-    """Whether it is no JSON object, or one in which a text could leave a header; a private key has lines."""
+    """Return True unless the text is a JSON object in which no string could leave a header. A private key may have
+    several lines."""
     try:
         account = json.loads(text)
     except (ValueError, RecursionError):
@@ -74,7 +76,7 @@ def _odd(text: str) -> bool:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """All texts in it that are not empty, the names of fields too."""
+    """Yield all strings in the value that are not empty, the names of fields included."""
     waiting = [value]
     while waiting:
         match waiting.pop():

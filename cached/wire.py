@@ -1,13 +1,13 @@
 """The JSON that crosses the socket, shared by the API and the client. Standard library only.
 
-An acquire answers with NDJSON: any number of `progress` lines, then one `ready` or one `error`. A hit is one line.
-Every other verb answers with one object; a failure is `{"event": "error", …}` with the error's HTTP status.
+An acquire is answered with NDJSON: any number of `progress` lines, then one `ready` or one `error`. A hit is one line.
+Every other verb is answered with one object; a failure is `{"event": "error", …}` with the error's HTTP status.
 
-Client and daemon differ in version: the one lives in images, the other on nodes. So requests and replies carry `api`
-(absent: 1). What a reply lacks has a default here, what is unknown in it is passed over, and an unknown kind of error
-becomes the class of its HTTP status. What is unknown at the top of a request is passed over too; what must be
-understood stands under `must`, and a daemon that does not know a name there refuses the request. To a request of API 1
-no event is sent but those three: its clients take any other for the last.
+The client and the daemon differ in version: clients live in images, daemons on nodes. So requests and replies carry
+`api` (absent: 1). A field that a reply lacks has a default here, unknown fields are ignored, and an unknown kind of
+error becomes the class of its HTTP status. Unknown fields at the top of a request are ignored too; fields that must be
+understood stand under `must`, and a daemon that does not know a name there refuses the request. A request of API 1 is
+answered with those three events only: its clients take any other event for the last.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from cached.errors import CachedError, VersionMismatch, from_code
 from cached.model import Progress
 
-API = 2  # What is spoken here. 1 had neither `api` nor `must`.
+API = 2  # The version spoken here. 1 had neither `api` nor `must`.
 
-# A caller's own variables that an acquire carries. Nothing that chooses content (an endpoint, say) is among them.
+# A caller's own variables that an acquire carries. None of them selects content, as an endpoint would.
 FORWARDED = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
@@ -40,12 +40,12 @@ FORWARDED = (
     "AZURE_CLIENT_SECRET",
     "GOOGLE_APPLICATION_CREDENTIALS_JSON",  # The text of the file that GOOGLE_APPLICATION_CREDENTIALS names.
 )
-MAX_REQUEST_BYTES = 64 << 10  # Read as JSON between two hits, so in less than a millisecond.
+MAX_REQUEST_BYTES = 64 << 10  # Parsed between two hits, so in less than a millisecond.
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a caller is given. `path` is the snapshot's directory; `lock` is the file to flock and keep."""
+    """The result of an acquire. `path` is the snapshot's directory; `lock` is the file to flock and keep open."""
 
     path: str
     lock: str
@@ -62,7 +62,7 @@ def encode(value: Mapping[str, Any]) -> bytes:
 
 
 def reply(value: Mapping[str, Any]) -> bytes:
-    """One object of an answer, as this version gives it."""
+    """Encode one object of an answer, with this version's `api`."""
     return encode({**value, "api": API})
 
 
@@ -75,18 +75,19 @@ def ready_line(ready: Ready) -> bytes:
 
 
 def _said(value: Progress | Ready) -> dict[str, Any]:
-    """Its fields; `asdict` copies each of them, at a quarter of the cost of a hit."""
+    """Return the value's fields. `asdict` would copy each of them, at a quarter of the cost of a hit."""
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def error_body(error: CachedError) -> dict[str, Any]:
-    """`status` is there for the last line of an answer that began well, and for clients that do not know the code."""
+    """Return the error as it is sent. `status` is for an error on the last line of an answer that began well, and for
+    clients that do not know the code."""
     said = {"code": error.code, "message": error.message, "retryable": error.retryable}
     return {"event": "error", **said, "status": error.status}
 
 
 def api_of(answer: Mapping[str, Any]) -> int:
-    """What the other side speaks: 1 where it does not say."""
+    """Return the API version of the other side; 1 if it names none."""
     api = answer.get("api")
     return api if type(api) is int and api > 0 else 1
 
@@ -96,7 +97,8 @@ def parse_progress(line: Mapping[str, Any]) -> Progress:
 
 
 def parse_ready(line: Mapping[str, Any]) -> Ready:
-    """VersionMismatch when it lacks what nothing can stand for: the directory, its lock file, the digest."""
+    """Parse a `ready` line. Raise VersionMismatch if a field without a default is missing: the directory, its lock
+    file, the digest."""
     known = _known(Ready, line)
     missing = [field.name for field in fields(Ready) if field.default is MISSING and field.name not in known]
     if missing:
@@ -121,7 +123,7 @@ _TYPES: dict[object, type] = {"str": str, "int": int, "bool": bool}
 
 
 def _known(kind: type[Any], line: Mapping[str, Any]) -> dict[str, Any]:
-    """What `line` has of a dataclass's fields, each of its type; the rest is as good as missing."""
+    """Return the dataclass's fields that `line` has, each of its type; a field of another type counts as missing."""
     return {
         field.name: line[field.name] for field in fields(kind) if type(line.get(field.name)) is _TYPES.get(field.type)
     }

@@ -1,13 +1,13 @@
 """Ray Serve LLM through the node's model cache. Ray is imported when one of these names is first used, not before.
 
     app.py config.py     the builder that `serve deploy` calls; an LLMConfig whose replicas load through the cache
-    callback.py          what Ray Serve LLM runs in a replica before it downloads anything
+    callback.py          the callback that Ray Serve LLM runs in a replica before it downloads anything
     deployment.py        a model for the life of a replica that is no LLMConfig
     multiplexed.py       a model for `@serve.multiplexed`
-    settings.py          what a user may say about all of them
-    models/ replica/ lora/   what a model is called; what a replica holds; adapters
+    settings.py          the user's settings for all of them
+    models/ replica/ lora/   the names of models; the models that a replica holds; adapters
 
-Of `cached` it imports the client and the nouns, nothing of the daemon: import-linter holds it.
+Of `cached` it imports the client and the nouns, nothing of the daemon: import-linter checks it.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from serve_integration.config import cached_llm_config
 
 
 def build_openai_app(args: dict[str, Any]) -> Application:
-    """`ray.serve.llm:build_openai_app` with every model loaded through the cache.
+    """Build the application as `ray.serve.llm:build_openai_app` does, with every model loaded through the cache.
 
-    Takes what Ray's takes: `llm_configs` as dictionaries, paths of YAML files or LLMConfig objects. One more key is
-    understood: `cached`, the settings of `cached_llm_config` for all of them.
+    Takes the arguments of Ray's builder: `llm_configs` as dictionaries, paths of YAML files or LLMConfig objects. It
+    accepts one more key: `cached`, the settings of `cached_llm_config` for all of them; ValueError when they are not a
+    mapping.
     """
     settings: Mapping[str, Any] = {}
     if isinstance(args, Mapping):

@@ -26,7 +26,7 @@ from serve_integration.settings import Settings
 
 
 class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no types.
-    """Acquires the model from the node's cache and makes the engine load it from there.
+    """Acquire the model from the node's cache and make the engine load it from there.
 
     Use it as `callback_config.callback_class`; `callback_kwargs` are the fields of Settings. The lease belongs to the
     process, so it lasts as long as the replica does.
@@ -42,10 +42,11 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         super().__init__(llm_config, raise_error_on_callback, ctx_kwargs, **settings)
         self.settings = Settings.of(settings)
         self._held: Held | None = None
-        self._name = ""  # What the engine is to call the model that is held: its directory, or a file of it.
+        self._name = ""  # The engine's name for the model that is held: its directory, or a file of it.
 
     async def on_before_node_init(self) -> None:
-        """Point the engine at the cache. A CachedError's sentence fails the replica and shows in Serve's status."""
+        """Point the engine at the cache. The sentence of a CachedError fails the replica and is shown in Serve's
+        status."""
         if self.llm_config.lora_config is not None:
             self._take_adapters()
         wanted = self._reference()
@@ -67,7 +68,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         await self._take_companions(wanted)
 
     async def on_after_node_init(self) -> None:
-        """After extra files have come: with a mirror still named, Ray could prefer it to the local path."""
+        """Set the local path again after Ray has fetched extra files: with a mirror still set, Ray could prefer it."""
         if self._held is not None:
             engine = self.llm_config.get_engine_config()
             engine.hf_model_id, engine.mirror_config = self._name, None
@@ -75,8 +76,9 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
     async def _hold(
         self, wanted: Reference, settings: Settings, name_in: Callable[[Held], str], what: str = "", lost: bool = False
     ) -> tuple[Held, str] | None:
-        """On every node of the replica, and its name there; None, after a warning, when there is no daemon and the
-        source will do. `lost`: it will not, because its name alone means another."""
+        """Hold the model on every node of the replica, and return this node's copy and its name for the engine. Return
+        None, after a warning, when there is no daemon and the source may be used instead. `lost`: it may not, because
+        the source's name alone means another model. Raises CachedError."""
         try:
             taken = await take(wanted, settings, self._other_nodes(), self.ctx.runtime_env)
             try:
@@ -97,7 +99,8 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             raise type(error)(_sentence(wanted, error, what)) from error
 
     def _name_in(self, wanted: Reference) -> Callable[[Held], str]:
-        """What the engine is to call the model, and its other settings follow. CachedError when it could not use it."""
+        """Return a function that names a held model for the engine, and adapts its other settings. The function raises
+        CachedError when the engine could not use the model."""
         engine = self.llm_config.get_engine_config().engine_kwargs
 
         def name_in(held: Held) -> str:
@@ -107,11 +110,12 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         return name_in
 
     async def hold_adapter(self, uri: str, settings: Settings) -> Hold:
-        """On every node of the replica, until it is released."""
+        """Hold the adapter on every node of the replica, until it is released."""
         return await take(adapter_reference(uri), settings, self._other_nodes(), self.ctx.runtime_env)
 
     def _take_adapters(self) -> None:
-        """Adapters from the cache. On a Ray that loads them otherwise they stay with Ray, unless nothing may."""
+        """Load adapters from the cache. On a Ray that loads them in another way they stay with Ray; with
+        fallback='error' raise CachedError instead."""
         try:
             serve_adapters_from_cache(_callback_of)
         except CachedError as error:
@@ -126,7 +130,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         return None if found is None else replace(found, lean=may_be_lean(found, engine, self.settings))
 
     def _other_nodes(self) -> list[str]:
-        """Ray's ids of the nodes, beside this one, where parts of the engine will read the model."""
+        """Return Ray's ids of the other nodes on which parts of the engine will read the model."""
         if self.ctx.placement_group is None:
             return []
         table = ray.util.placement_group_table(self.ctx.placement_group)
@@ -134,7 +138,8 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
         return sorted(set(table["bundles_to_node_id"].values()) - {here})
 
     async def _take_companions(self, model: Reference | None) -> None:
-        """What the engine reads beside the model: each is held, too, or stays with the engine as the model would."""
+        """Hold the files that the engine reads beside the model. Each is held, or left to the engine, by the rules for
+        the model."""
         engine = self.llm_config.get_engine_config().engine_kwargs
         keep_kind(engine)
         loading, written = self.llm_config.model_loading_config, self.llm_config.engine_kwargs
@@ -153,7 +158,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
                 log.info("%s use=%s", line(wanted, held), what.replace(" ", "_"))
 
     async def _place_extra_files(self) -> None:
-        """Those of the mirror, out of the cache. Ray fetches them where there is no daemon (any more), if it may."""
+        """Copy the mirror's extra files from the cache. Without a daemon Ray fetches them, if `fallback` allows it."""
         engine = self.llm_config.get_engine_config()
         extras = extra_files(engine.mirror_config)
         if not extras:
@@ -178,7 +183,7 @@ class CachedModelCallback(CallbackBase):  # type: ignore[misc]  # Ray ships no t
             make_torch_kernels()
 
     def _use_source(self, wanted: Reference) -> None:
-        """Put URIs that only the cache understands into Ray's words."""
+        """Translate a URI that only the cache understands into Ray's form."""
         form = ray_form(wanted)
         if form is not None:
             engine = self.llm_config.get_engine_config()

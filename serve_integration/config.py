@@ -29,12 +29,15 @@ def cached_llm_config(
     prefetch: bool | float | None = None,
     lora_path: str | None = None,
 ) -> LLMConfig:
-    """A copy of the config whose replicas acquire the model from the daemon on their node; the original stays as it is.
+    """Return a copy of the config whose replicas acquire the model from the daemon on their node; the original is not
+    changed.
 
-    `fallback="remote"` (the default) lets Ray load as it would when there is no daemon, `"error"` fails the replica.
-    `max_age` and `timeout` in seconds; `prefetch` as a share of the memory that is available. Settings that the config
-    already holds stay unless they are given here.
-    ValueError when the config has a callback of its own, which is not derived from ours: Ray runs one.
+    `fallback="remote"` (the default) lets Ray load from the source when there is no daemon, `"error"` fails the
+    replica. `max_age` and `timeout` are in seconds; `prefetch` is a share of the available memory. Settings that the
+    config already holds stay unless they are given here.
+
+    Raises ValueError when the config has a callback of its own that is not derived from ours, because Ray runs only
+    one.
     """
     current = llm_config.callback_config
     if not _ours(current.callback_class, llm_config.model_id) and not _unset(current.callback_class):
@@ -60,7 +63,8 @@ def cached_llm_config(
 
 
 def _copy(llm_config: LLMConfig, callback: CallbackConfig) -> LLMConfig:
-    """Deep, because Ray writes into the dictionaries of a config; without what the original has already derived."""
+    """Return a deep copy, because Ray writes into the dictionaries of a config, without the values that the original
+    has already derived."""
     copy = llm_config.model_copy(update={"callback_config": callback}, deep=True)
     copy._engine_config = None
     copy._callback_instance = None
@@ -79,7 +83,7 @@ def _ours(callback_class: Any, model_id: str) -> bool:
 
 
 def _load(name: str, model_id: str) -> Any:
-    """As Ray does in the replica."""
+    """Load the class as Ray does in the replica. Raises ValueError when it cannot be loaded here."""
     try:
         return load_class(name)
     except (ImportError, AttributeError, ValueError) as error:

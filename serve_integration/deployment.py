@@ -1,4 +1,4 @@
-"""Deployments that are no LLMConfig: a model for the life of a replica, in one call of its constructor."""
+"""Deployments that are no LLMConfig: acquire a model for the life of a replica, in one call of its constructor."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from serve_integration.replica.acquire import described, log, options, read_ahea
 from serve_integration.replica.report import report
 from serve_integration.settings import Settings
 
-_leases: list[Lease] = []  # What this process holds, until it ends.
+_leases: list[Lease] = []  # The leases that this process holds, until it ends.
 
 
 def hold_for_replica(uri: str, *, revision: str | None = None, require: str | None = None, **settings: Any) -> str:
-    """Where the model is on this node: a directory, or the file that a GGUF name means; held until the process ends.
+    """Acquire the model, and return where it is on this node: a directory, or the file that a GGUF name means. It is
+    held until the process ends.
 
     `settings` are the options of `cached_llm_config`. Without a daemon, `fallback="remote"` (the default) warns and
-    gives back what the library loads from the source by itself, unless a revision would be lost by that. What is a
-    local path already is given back, and so is what names no place that the cache knows. `require="llm"` refuses what
-    an LLM engine could not load. Raises the errors of `cached`, in one sentence that names the model.
+    returns a name that the library loads from the source by itself, unless that would lose a revision. A local path is
+    returned as it is, and so is a name of no place that the cache knows. `require="llm"` refuses a model that an LLM
+    engine could not load. Raises the errors of `cached`, in one sentence that names the model.
     """
     chosen = Settings.of(settings)
     found = reference(uri, None)
@@ -49,7 +50,7 @@ def hold_for_replica(uri: str, *, revision: str | None = None, require: str | No
 
 
 def _name_in(lease: Lease, wanted: Reference) -> str:
-    """What the caller is to load. On an error nothing is held."""
+    """Return the name for the caller to load. On an error the lease is released, and CachedError raised."""
     try:
         return name_of(wanted, lease.path, {})
     except CachedError as error:

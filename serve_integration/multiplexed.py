@@ -1,4 +1,4 @@
-"""A model for `@serve.multiplexed`: its directory, held until Serve evicts it and nobody reads it any more."""
+"""A model for `@serve.multiplexed`: its directory, held until Serve has evicted it and no reader uses it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Held(Protocol):
 
 
 class HeldModel:
-    """What a `@serve.multiplexed` function returns. `model` is for whatever the caller loads from `path`.
+    """The model that a `@serve.multiplexed` function returns. `model` is for the object that the caller loads from
+    `path`.
 
     Serve evicts a model by calling its `__del__`; the lease ends then, or with the last `with` block that uses it.
-    `size` in bytes; `hit`: no byte was fetched. May be shared by threads.
+    `size` is in bytes; `hit` means that no byte was fetched. It may be shared by threads.
     """
 
     def __init__(self, held: Held) -> None:
@@ -58,7 +59,7 @@ class HeldModel:
             self._end()
 
     def release(self) -> None:
-        """What Serve's eviction does: the lease ends as soon as no block uses it. Calling it again does nothing."""
+        """Evict the model, as Serve does: the lease ends as soon as no block uses it. Calling it again does nothing."""
         with self._lock:
             wanted, self._wanted = self._wanted, False
             idle = wanted and self._users == 0

@@ -1,4 +1,4 @@
-"""What a user may say about how a replica uses the cache."""
+"""The user's settings for the use of the cache by a replica."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The `callback_kwargs`. ValueError with one sentence on anything that cannot be meant."""
+    """The `callback_kwargs`. Invalid values raise ValueError with one sentence."""
 
-    fallback: str = "remote"  # When there is no daemon: let Ray load as it would, or fail the replica ("error").
+    fallback: str = "remote"  # When there is no daemon: let Ray load from the source, or fail the replica ("error").
     socket: str | None = None  # The daemon's; None is $CACHED_SOCKET of the replica, else the default.
     include: tuple[str, ...] = ()  # Only files that match one of these patterns.
     exclude: tuple[str, ...] = ()  # No file that matches one of these.
     max_age: float | None = None  # Seconds for which a moving revision is good; None leaves it to the daemon.
-    timeout: float | None = None  # Seconds for the model to be there; None waits as long as it moves.
+    timeout: float | None = None  # Seconds for the model to be ready; None waits as long as it progresses.
     prefetch: float = SHARE  # Share of the memory that is available into which files may be read ahead of the engine.
     lora_path: str | None = None  # Where adapters are, in URIs that Ray's own setting refuses; None is Ray's setting.
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """From keywords or YAML, where patterns may be lists."""
+        """Make settings from keywords or YAML, where patterns may be lists. Raises ValueError."""
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(given) - set(names))
         if unknown:
@@ -45,7 +45,7 @@ class Settings:
         return settings
 
     def plain(self) -> dict[str, Any]:
-        """As keywords again, without the defaults: what goes into `callback_kwargs`."""
+        """Return the settings as keywords again, without the defaults, for `callback_kwargs`."""
         default = Settings()
         return {name: value for name, value in asdict(self).items() if value != getattr(default, name)}
 
@@ -64,7 +64,7 @@ def _uri(name: str, value: Any) -> str | None:
 
 
 def _share(name: str, value: Any) -> float:
-    """True is the default, as nothing said is; False is none."""
+    """Return the share: True and None mean the default, False means 0. Raises ValueError."""
     if value is None or isinstance(value, bool):
         return 0.0 if value is False else SHARE
     if not isinstance(value, int | float) or not 0 <= value <= 1:

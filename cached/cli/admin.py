@@ -1,4 +1,4 @@
-"""`pin`, `unpin`, `rm`, `gc` and `verify`: what changes the store. The daemon decides who may."""
+"""`pin`, `unpin`, `rm`, `gc` and `verify`: the commands that change the store. The daemon checks the user's rights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cached.cli.output import digest, human_size, print_json, print_table, relat
 from cached.errors import CorruptBlob, NoSpace
 
 Answer = Mapping[str, Any]
-SHOWN_HELD = 5  # Names in one sentence; more of them nobody reads.
+SHOWN_HELD = 5  # Names in one sentence; more would not be read.
 
 
 def pin(
@@ -98,7 +98,7 @@ def gc(
 
 
 def _held(snapshots: Sequence[Answer]) -> str:
-    """What keeps its space, and why, for a sentence."""
+    """Return the snapshots that keep their space, and why, for a sentence."""
     kept = [f"{_name(snapshot)}, {holds(snapshot).replace(',', ' and ')}" for snapshot in snapshots if holds(snapshot)]
     if not kept:
         return "nothing else may go, because it is being fetched or is not the store's"
@@ -156,5 +156,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name(snapshot: Answer) -> str:
-    """A snapshot for a sentence: where it came from, and its short digest."""
+    """Name a snapshot in a sentence: its source, and its short digest."""
     return f"{text(snapshot['source']).pretty} ({digest(snapshot['digest']).pretty})"

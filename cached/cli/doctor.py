@@ -1,4 +1,4 @@
-"""`doctor`: look at the installation from this process's side and say what to mend. It changes nothing."""
+"""`doctor`: check the installation from this process's side and say how to repair it. It changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def doctor(
 
 
 def examine(file: Path | None, socket: Path | None) -> list[Check]:
-    """Every check, in the order in which one would mend them."""
+    """Run every check, in the order in which an operator would repair the problems."""
     settings, config_check = _check_config(file)
     place = socket or (settings.socket if settings else Path(DEFAULT_SOCKET))
     status, daemon_checks = _check_daemon(place)
@@ -64,7 +64,7 @@ def examine(file: Path | None, socket: Path | None) -> list[Check]:
 
 
 def _roots(settings: Config | None, status: Mapping[str, Any] | None) -> list[tuple[Path, Mapping[str, Any] | None]]:
-    """Each root, and what the daemon says of it, if it could say anything."""
+    """Return each root, and the daemon's status of it; None without an answer."""
     if status is not None:
         return [(Path(str(root["root"])), root if "limit" in root else None) for root in status["roots"]]
     return [(root, None) for root in settings.all_roots] if settings is not None else []
@@ -86,7 +86,7 @@ def _check_config(file: Path | None) -> tuple[Config | None, Check]:
 
 
 def _check_daemon(socket: Path) -> tuple[Mapping[str, Any] | None, list[Check]]:
-    """The daemon's own status, or None, and what it means."""
+    """Return the daemon's own status, or None without an answer, and the checks that follow from it."""
     try:
         with options.connect(socket) as client:
             status = client.call("GET", "/v1/status")
@@ -113,7 +113,7 @@ def _check_version(daemon: str) -> Check:
 
 
 def _print(checks: Sequence[Check]) -> None:
-    """A table and below it what to do; in a pipe four columns: status, check, detail, mend."""
+    """Print a table and the repairs below it; in a pipe four columns: status, check, detail, mend."""
     if not sys.stdout.isatty():
         print_table((), [(text(c.status), text(c.name), text(c.detail), text(c.mend)) for c in checks])
         return

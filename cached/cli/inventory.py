@@ -1,4 +1,4 @@
-"""`ls`, `show`, `status` and `leases`: what the node holds, and who uses it."""
+"""`ls`, `show`, `status` and `leases`: the node's snapshots, and the processes that use them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _snapshot_row(snapshot: Answer) -> tuple[Cell, ...]:
 
 
 def holds(snapshot: Answer) -> str:
-    """What keeps a snapshot from eviction: `leased`, `pinned`, both, or nothing."""
+    """Return the reasons that keep a snapshot from eviction: `leased`, `pinned`, both, or nothing."""
     return ",".join(name for name in ("leased", "pinned") if snapshot.get(name))
 
 
@@ -159,7 +159,8 @@ def lease_row(lease: Answer) -> tuple[Cell, ...]:
 
 
 def _held(lease: Answer) -> str:
-    """Whether the kernel says so, and whether its holder should know that files of it were replaced."""
+    """Return `no` unless the kernel's lock is held; else `yes`, or `yes, reopen` if files were replaced that the holder
+    should open again."""
     if not lease.get("held"):
         return "no"
     return "yes, reopen" if lease.get("reopen") else "yes"

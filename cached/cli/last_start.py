@@ -1,4 +1,4 @@
-"""What the daemon's last start found and put right, as doctor says it."""
+"""The repairs of the daemon's last start, as a check of `doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from cached.cli.node import Check
 
-# What was put right, in the order in which an operator cares; the daemon's names for it on the left.
+# Repairs, the most important to an operator first; the daemon's names for them on the left.
 _PUT_RIGHT = {
     "blobs_damaged": "damaged blobs put into quarantine",
     "snapshots_lost": "snapshots gone from the disk",
@@ -26,7 +26,7 @@ _PUT_RIGHT = {
 
 
 def check_last_start(recovered: Mapping[str, Any]) -> Check:
-    """A warning where something is lost or waits for somebody; what was put right is only told."""
+    """Return a warning where something is lost or needs an operator; repairs alone are only listed."""
     told = [f"{recovered[name]} {what}" for name, what in _PUT_RIGHT.items() if recovered.get(name)]
     detail = f"Put right: {', '.join(told)}." if told else "Nothing had to be put right."
     if recovered.get("damaged"):

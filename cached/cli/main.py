@@ -1,4 +1,4 @@
-"""The `cached` command: what there is to type, and what each ending means to the shell."""
+"""The `cached` command: its commands, and the exit code of each outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Keep models on this node's disk and hand out their directories.",
     epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 not cached, 4 denied, 5 no space, 6 corrupt, 69 no daemon.",
     add_completion=False,
-    rich_markup_mode=None,  # Plain help: brackets in examples are text, and a pipe gets what a terminal gets.
+    rich_markup_mode=None,  # Plain help: brackets in examples are text, and a pipe gets the same as a terminal.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -118,7 +118,7 @@ def _run(given: list[str], as_json: bool) -> int:
     except _ClickException as error:
         return _fail(as_json, "usage", _usage_message(error), False, USAGE)
     except Exception as error:
-        # A person at a terminal is not helped by a traceback, but whoever mends it needs the kind and the place.
+        # A traceback does not help a user at a terminal, but a bug report needs the kind and the place.
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -128,7 +128,7 @@ def _run(given: list[str], as_json: bool) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    """What click says, as one sentence, and where the help is."""
+    """Return click's message as one sentence that ends with the place of the help."""
     context = getattr(error, "ctx", None)
     place = context.command_path if context is not None else "cached"
     return f"{printable(error.format_message()).rstrip('.')}; see `{place} --help`."

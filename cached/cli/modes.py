@@ -1,4 +1,4 @@
-"""What doctor says of the modes and owners below a root: who could open what is the daemon's alone."""
+"""Check modes and owners below a root, for `doctor`: other users must not open files that are the daemon's alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from cached.cli.node import Check
 
-LOOKED_AT = 10_000  # Names, at most: a store may have a million.
+LOOKED_AT = 10_000  # Names that are checked at most: a store may have a million.
 _INDEX = ("index.db", "index.db-wal", "index.db-shm", "index.db-journal")
 _ALONE = ("blobs", "ingest", "trash", "quarantine")
 
 
 def check_modes(root: Path) -> Check:
-    """Whether all below the root is the daemon's, and others can open models and their own lock files alone."""
+    """Check that all files below the root are the daemon's, and that others can open only models and their own lock
+    files."""
     names = islice(_names(root), LOOKED_AT)
     try:
         owner = root.stat().st_uid
@@ -33,7 +34,8 @@ def check_modes(root: Path) -> Check:
 
 
 def _names(root: Path) -> Iterator[tuple[Path, int]]:
-    """Each with the rights that others may have there, the group among them: of an ACL its bits are the mask."""
+    """Yield each path with the mode bits that others may have there, including the group: with an ACL the group's bits
+    are its mask."""
     yield root, 0o055
     for name in ("FORMAT", *_INDEX, *_ALONE):
         yield root / name, 0o000
@@ -49,7 +51,7 @@ def _names(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _wrong(path: Path, owner: int, others: int) -> str:
-    """Empty when nothing is, or it is not there."""
+    """Return the problem with this path; empty when there is none, or the path does not exist."""
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What doctor can see of the node itself: the socket, the store's file system, and this process's environment."""
+"""Checks of the node itself, for `doctor`: the socket, the store's file system, and this process's environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cached.cli.output import human_size
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `mend` is empty when there is nothing to do."""
+    """One finding. `mend` says how to repair it; empty when there is nothing to do."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -27,7 +27,7 @@ class Check:
 
 
 def check_socket(path: Path) -> Check:
-    """Whether this user can open the socket, and whether everybody can."""
+    """Check that this user can open the socket, and warn if everybody can."""
     try:
         mode = path.stat().st_mode
     except PermissionError:
@@ -56,7 +56,7 @@ _JOIN = "Add this user to the socket's group (socket_group), and log in again."
 
 
 def _refused(path: Path) -> int:
-    """The errno with which a connection fails; 0 if it is accepted."""
+    """Return the errno with which a connection fails; 0 if it is accepted."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(2)
         try:
@@ -72,7 +72,7 @@ PASSING = ("tmpfs", "ramfs", "overlay")
 
 
 def check_root(root: Path) -> Check:
-    """Whether the store lies on a local disk that outlives the container."""
+    """Check that the store is on a local disk that outlives the container."""
     if not root.is_dir():
         return Check("root", "fail", f"{root} is not a directory that this user can see.", "Create it, or set root.")
     kind = filesystem(root)
@@ -86,7 +86,7 @@ def check_root(root: Path) -> Check:
 
 
 def filesystem(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """The kind of the file system that holds `path` (ext4, xfs, nfs4 …); empty if the kernel does not say."""
+    """Return the kind of the file system that holds `path` (ext4, xfs, nfs4 …); empty if the kernel does not say."""
     found, kind = "", ""
     try:
         lines = mounts.read_text().splitlines()
@@ -96,14 +96,14 @@ def filesystem(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     for line in lines:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4].replace("\\040", " ").rstrip("/")
-        # The last of equal mount points lies on top.
+        # The last of equal mount points is on top.
         if (place == point or place.startswith(point + "/")) and len(point) >= len(found):
             found, kind = point, after.split(" ")[0]
     return kind
 
 
 def check_flock(root: Path) -> Check:
-    """Whether flock excludes on the root. Without that a leased model could be evicted."""
+    """Check that flock excludes on the root. Without that a leased model could be evicted."""
     try:
         first, second = (os.open(root, os.O_RDONLY | os.O_DIRECTORY) for _ in range(2))
     except OSError as error:
@@ -124,8 +124,8 @@ def check_flock(root: Path) -> Check:
 
 
 def check_acls(root: Path, enforced: bool = True) -> Check:
-    """Whether the root's file system has POSIX ACLs. Without them nobody is let into what is not open to everybody
-    (where that is `enforced`), and all users share the lock file of a model."""
+    """Check that the root's file system has POSIX ACLs. Without them no user can enter a snapshot that is not open to
+    everybody (where access is `enforced`), and all users share the lock file of a model."""
     try:
         os.getxattr(root, "system.posix_acl_access")
     except OSError as error:
@@ -141,7 +141,7 @@ def check_acls(root: Path, enforced: bool = True) -> Check:
 
 
 def check_space(root: Path, status: Mapping[str, Any] | None) -> Check:
-    """Whether the file system can hold what the limit promises."""
+    """Check that the file system can hold the bytes that the limit promises."""
     try:
         volume = os.statvfs(root)
     except OSError as error:
@@ -166,7 +166,7 @@ def check_space(root: Path, status: Mapping[str, Any] | None) -> Check:
 
 
 def check_credentials(environ: Mapping[str, str] = os.environ) -> Check:
-    """Whether a Hub token would go with this user's requests. The token itself is never shown."""
+    """Check if a Hub token would be sent with this user's requests. The token itself is never shown."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if environ.get(name):
             return Check("hub token", "ok", f"{name} is set and goes with this user's requests.")
@@ -179,7 +179,7 @@ def check_credentials(environ: Mapping[str, str] = os.environ) -> Check:
 
 
 def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Check:
-    """Information: whether this Python's SQLite has the WAL-reset bug (sqlite.org/wal.html#walresetbug)."""
+    """Report if this Python's SQLite has the WAL-reset bug (sqlite.org/wal.html#walresetbug). For information only."""
     shown = ".".join(map(str, version))
     if has_wal_reset_bug(version):
         return Check(
@@ -191,7 +191,7 @@ def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Chec
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """3.7.0 up to 3.51.2, save the branches that got the fix: 3.44.6 and 3.50.7."""
+    """Return True from 3.7.0 up to 3.51.2, except the branches that got the fix, in 3.44.6 and 3.50.7."""
     if version[:2] in ((3, 44), (3, 50)):
         return version < ((3, 44, 6) if version[1] == 44 else (3, 50, 7))
     return (3, 7, 0) <= version < (3, 51, 3)

@@ -1,4 +1,4 @@
-"""What the commands share on their command line: the options that mean the same everywhere, and how they are read."""
+"""The options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cached.client.client import Client
 from cached.config import Duration, Size
 from cached.errors import ConfigError
 
-# Checking or freeing terabytes answers only when it is done; a missing daemon is still noticed at once.
+# Checking or freeing terabytes is answered only when done; a missing daemon is still noticed at once.
 PATIENT_SECONDS = 24 * 3600.0
 
 
 def parse_size(text: str) -> int:
-    """`20GiB`, `500MB` or bytes; anything else is a usage error that names the option."""
+    """Parse `20GiB`, `500MB` or bytes; anything else is a usage error that names the option."""
     try:
         return int(Size.parse(text))
     except ConfigError as error:
@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """`2h`, `90s` or seconds; anything else is a usage error that names the option."""
+    """Parse `2h`, `90s` or seconds; anything else is a usage error that names the option."""
     try:
         return float(Duration.parse(text))
     except ConfigError as error:
@@ -32,7 +32,8 @@ def parse_duration(text: str) -> float:
 
 
 def not_empty(ref: str | None) -> str | None:
-    """The prefix of everything names nothing: an unset shell variable must not."""
+    """Return `ref`. Raises a usage error if it is empty: an unset shell variable must not act as a prefix of
+    everything."""
     if ref is not None and not ref.strip():
         raise typer.BadParameter("it is empty.")
     return ref
@@ -80,5 +81,5 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; remo
 
 
 def connect(socket: Path | None, patient: bool = False) -> Client:
-    """A client on that socket, or on the default one. A patient one waits for work that takes hours."""
+    """Return a client on that socket, or on the default one. A patient one waits for work that takes hours."""
     return Client(socket, timeout=PATIENT_SECONDS) if patient else Client(socket)

@@ -1,7 +1,7 @@
-"""How answers look: tables on a terminal, exact tab-separated columns in a pipe, JSON when asked for.
+"""The format of answers: tables on a terminal, exact tab-separated columns in a pipe, JSON on request.
 
-A terminal gets rounded sizes and relative times. A pipe gets no header, full digests, bytes and RFC 3339 times, so
-that `cut` and `awk` can rely on the columns.
+A terminal gets rounded sizes and relative times. A pipe gets no header, full digests, bytes and RFC 3339 times, so that
+`cut` and `awk` can rely on the columns.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SHORT_DIGEST = 12  # Hex digits shown on a terminal; a prefix that `show`, `pin`
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One value in its two forms."""
+    """A value in its two forms: for a terminal, and for a pipe."""
 
     pretty: str
     plain: str
 
 
 def text(value: object) -> Cell:
-    """Any value. Other processes' command lines are shown too, so nothing that steers a terminal gets through."""
+    """Format any value. Other processes' command lines are shown too, so control characters are replaced."""
     shown = "-" if value is None or value == "" else printable(str(value))
     return Cell(shown, shown)
 
@@ -45,14 +45,14 @@ def digest(value: str | None) -> Cell:
 
 
 def printable(value: str) -> str:
-    """`value` on one line, with each control character replaced."""
-    if value.isprintable() and " " not in value:  # Most are; a list of ten thousand would wait for the rest.
+    """Return `value` on one line, with each control character replaced."""
+    if value.isprintable() and " " not in value:  # Most values are; the rest is slow for a list of ten thousand.
         return value
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(value.split()))
 
 
 def human_size(count: int) -> str:
-    """Bytes with a binary unit: `512 B`, `1.5 GiB`."""
+    """Format bytes with a binary unit: `512 B`, `1.5 GiB`."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(amount) < 1024 or unit == "TiB":
@@ -62,7 +62,7 @@ def human_size(count: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """One unit, rounded down: `45 s`, `12 min`, `3 h`, `9 d`."""
+    """Format seconds in one unit, rounded down: `45 s`, `12 min`, `3 h`, `9 d`."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -70,7 +70,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def relative_time(value: str, now: datetime | None = None) -> str:
-    """`5 min ago` or `in 2 h`; what cannot be read as a time is shown as it came."""
+    """Format a time as `5 min ago` or `in 2 h`; a text that is no time is returned as it is, printable."""
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
@@ -84,12 +84,12 @@ def relative_time(value: str, now: datetime | None = None) -> str:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """One line, so that the last line of stdout is always one whole document."""
+    """Print one line, so that the last line of stdout is always one complete document."""
     print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], empty: str = "") -> None:
-    """The rows as a table on a terminal (`empty` when there are none), else as tab-separated lines."""
+    """Print the rows as a table on a terminal (`empty` when there are none), else as tab-separated lines."""
     listed = list(rows)
     if not sys.stdout.isatty():
         for row in listed:
@@ -103,7 +103,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], empty: 
 
 
 def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
-    """Names and values, one line each."""
+    """Print names and values, one line each."""
     listed = list(fields)
     width = max((len(name) for name, _ in listed), default=0)
     pretty = sys.stdout.isatty()
@@ -112,7 +112,7 @@ def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr, so that stdout stays what a script expects."""
+    """Print one line on stderr, so that stdout keeps the format that a script expects."""
     print(f"cached: {printable(message)}", file=sys.stderr, flush=True)
 
 

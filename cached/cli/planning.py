@@ -1,4 +1,4 @@
-"""`pull --dry-run`: would it fit, and what would go for it."""
+"""`pull --dry-run`: show if a model would fit, and which snapshots would be evicted for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cached.errors import NoSpace
 
 
 def show_plan(body: dict[str, Any], as_json: bool, socket: Path | None) -> int:
-    """Ask for the plan of this acquire; the exit code, 5 when it would not fit."""
+    """Request the plan of this acquire, and print it. Return the exit code, 5 when it would not fit."""
     with options.connect(socket, patient=True) as client:
         plan = client.call("POST", "/v1/plan", body)
     if as_json:

@@ -1,4 +1,4 @@
-"""How far a pull is: a bar when stderr is a terminal, an occasional line when it is not."""
+"""The progress of a pull: a bar when stderr is a terminal, an occasional line when it is not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_SECONDS = 5.0  # Between two plain lines; a log should tell a stall from work, and not drown.
-WINDOW_SECONDS = 10.0  # What the rate is averaged over.
+WINDOW_SECONDS = 10.0  # Over which the rate is averaged.
 
 
 class Rate:
-    """Bytes per second over the last seconds. Bytes that the node already held are not speed."""
+    """Measure bytes per second over the last WINDOW_SECONDS. Bytes that the node already had do not count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -43,7 +43,7 @@ class Rate:
 
 
 def describe(progress: Progress, rate: float) -> tuple[str, str, str, str]:
-    """Bytes, rate, time left and files, as text; empty where nothing is known yet."""
+    """Return bytes, rate, time left and files, as text; empty where nothing is known yet."""
     if not progress.total_bytes and not progress.total_files:
         return "", "", "", ""
     amount = f"{human_size(progress.done_bytes)} of {human_size(progress.total_bytes)}"
@@ -63,7 +63,7 @@ class Display(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """Show nothing."""
 
     def __call__(self, progress: Progress) -> None:
         pass
@@ -78,7 +78,7 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line on stderr at most every LINE_SECONDS, and none for what is done sooner."""
+    """Print a line on stderr at most every LINE_SECONDS, and none for a pull that is done sooner."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = printable(display_name(name))
@@ -97,7 +97,7 @@ class Lines(Silent):
 
 
 class Terminal(Silent):
-    """A bar on stderr. It appears with the first progress, so that a hit draws nothing."""
+    """Draw a bar on stderr. It appears with the first progress, so that a hit draws nothing."""
 
     def __init__(self, name: str) -> None:
         self._name = printable(display_name(name))
@@ -147,7 +147,7 @@ def _bar() -> Bar:
 
 
 def display(name: str, quiet: bool) -> Display:
-    """What suits stderr."""
+    """Return the display that suits stderr."""
     if quiet:
         return Silent()
     return Terminal(name) if sys.stderr.isatty() else Lines(name)

@@ -1,4 +1,4 @@
-"""`top`: the same few lines again and again, for whoever watches a node at work."""
+"""`top`: a screen of the daemon's state, redrawn for an operator who watches a node at work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cached.client.client import Client
 Answer = Mapping[str, Any]
 
 _CLEAR = "\x1b[H\x1b[2J"
-SHOWN_LEASES = 20  # More of them no screen has lines for; `cached leases` lists all.
+SHOWN_LEASES = 20  # As many as a screen has lines for; `cached leases` lists all.
 
 
 def top(
@@ -50,12 +50,12 @@ def top(
 
 
 def _look(client: Client, before: Answer | None) -> dict[str, Any]:
-    """Status and leases, and what came per second since the look before."""
+    """Return the status and leases, and the rates per second since the call before."""
     status = client.call("GET", "/v1/status")
     leases = client.call("GET", "/v1/leases")["leases"]
     taken = time.monotonic()
     rates = {"hits": 0.0, "misses": 0.0, "fetched_bytes": 0.0}
-    if before is not None and status["uptime"] >= before["status"]["uptime"]:  # Else it was started again.
+    if before is not None and status["uptime"] >= before["status"]["uptime"]:  # Otherwise it was restarted.
         passed = taken - before["taken"]
         rates = {name: (status[name] - before["status"][name]) / passed for name in rates}
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -71,7 +71,7 @@ def path(
 def _selection(
     revision: str | None, include: list[str] | None, exclude: list[str] | None, lean: bool
 ) -> dict[str, Any]:
-    """The options of an acquire that select files."""
+    """Return the options of an acquire that select files."""
     return {"revision": revision, "include": tuple(include or ()), "exclude": tuple(exclude or ()), "lean": lean}
 
 

@@ -1,6 +1,7 @@
-"""The client: ask the daemon, hold leases. Standard library only, because it is imported into every replica.
+"""The client: it sends requests to the daemon and holds leases. Standard library only, because every replica imports
+it.
 
-`client.py` is the public class. `lease.py` holds a shared flock on the caller's own lock file, `connection_pool.py` and
-`connection.py` keep connections to the socket across forks and restarts, `request.py` and `replies.py` are the two ends
-of what goes over it.
+`client.py` has the public class. `lease.py` holds a shared flock on the caller's own lock file, `connection_pool.py`
+and `connection.py` keep connections to the socket across forks and restarts, `request.py` writes the request and
+`replies.py` completes the answers.
 """

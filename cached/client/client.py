@@ -1,4 +1,5 @@
-"""The client: asks the daemon over its unix socket and holds leases. Standard library only, imports in milliseconds."""
+"""The client: it sends requests over the daemon's unix socket and holds leases. Standard library only, imports in
+milliseconds."""
 
 from __future__ import annotations
 
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/cached/cached.sock"
 RESTART_SECONDS = 30.0  # How long a request that a daemon restart has cut waits for the next daemon.
-LEASE_SECONDS = 5.0  # How long it is tried to hold what has been found, where the caller sets no time.
+LEASE_SECONDS = 5.0  # How long to try to lease a cached model, where the caller sets no time.
 _LAST = ("ready", "error")  # The events that end an answer.
 
 ProgressCallback = Callable[[Progress], None]
 
 
 class _Cut(Exception):
-    """The daemon went away in the middle of a request."""
+    """The daemon disconnected in the middle of a request."""
 
 
 class Client:
-    """Talks to the daemon of this node. May be shared by threads; survives forks and daemon restarts.
+    """A client of the daemon of this node. May be shared by threads; survives forks and daemon restarts.
 
     `timeout` in seconds bounds every wait for a sign of life, not the length of a download.
     """
@@ -52,7 +53,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Leases stay."""
+        """Close the connections. Leases remain."""
         self._connections.close()
 
     def acquire(
@@ -72,19 +73,19 @@ class Client:
         lean: bool = False,
         timeout: float | None = None,
     ) -> Lease:
-        """The model's directory on this node, fetched first if need be, and held.
+        """Return a lease on the model's directory on this node. The model is fetched first if necessary.
 
-        `max_age` in seconds: how old an answer about a moving revision may be. `offline`: only what is here
-        (NotCached). `pin`, `keep` (seconds): also keep it without a lease (admins). `abandon`: stop fetching when
-        nobody waits any more. `require="llm"`: refuse what an engine could not load. `lean`: what vLLM does not read
-        may be missing. `timeout` in seconds bounds the whole call. Raises the errors of `cached.errors`;
-        DaemonUnavailable quickly when there is no daemon.
+        `max_age` (seconds): the maximum age of an answer about a movable revision. `offline`: use only cached models
+        (else NotCached). `pin`, `keep` (seconds): also protect the model without a lease (admins). `abandon`: stop
+        fetching when no caller waits any more. `require="llm"`: refuse a model that an engine could not load. `lean`:
+        files that vLLM does not read may be missing. `timeout` (seconds) bounds the whole call. Raise the errors of
+        `cached.errors`; DaemonUnavailable quickly when there is no daemon.
         """
         body = acquire_body(uri, revision, include, exclude, max_age, offline, pin, keep, abandon, require, lean)
         return self._lease(body, progress, _deadline(timeout), CancellableCall())
 
     async def acquire_async(self, uri: str, **options: Any) -> Lease:
-        """`acquire` for asyncio, with the same options. Cancelling it leaves no lease behind."""
+        """Acquire a model under asyncio, with the options of `acquire`. Cancelling the call leaves no lease behind."""
         import asyncio  # Here, because importing it costs more than all the rest of this module.
 
         call = CancellableCall()
@@ -100,7 +101,7 @@ class Client:
             raise
 
     def pull(self, uri: str, **options: Any) -> Ready:
-        """`acquire` without the lease: make it present, and say where."""
+        """Fetch a model if necessary and return its location, with the options of `acquire` but without a lease."""
         timeout = options.pop("timeout", None)
         progress = options.pop("progress", None)
         return self._ready(
@@ -116,27 +117,27 @@ class Client:
         exclude: Iterable[str] = (),
         lean: bool = False,
     ) -> Ready:
-        """Where the model is; NotCached when it is not here. Fetches nothing: the source is asked at most whether the
-        caller may still read what is here."""
+        """Return the location of a cached model; raise NotCached if it is not cached. Fetch nothing: the source is
+        queried at most to check that the caller may still read the model."""
         return self.pull(uri, revision=revision, include=include, exclude=exclude, lean=lean, offline=True)
 
     def damaged(self, lease: Lease) -> bool:
-        """Whether a file of it was found damaged since the lease was taken.
+        """Return True if a file of the snapshot was found damaged since the lease was acquired.
 
-        Damaged files are fetched again and replaced under the same path; who has one open, or mapped, still has the
-        old one, and must open it again.
+        Damaged files are fetched again and replaced under the same path. A process that has one open, or mapped, still
+        has the old file, and must open it again.
         """
         with_history = self.call("GET", f"/v1/snapshots/{lease.digest}")
         events = [event for event in with_history["history"] if event["what"] == "damaged"]
         return any(_seconds(event["at"]) >= int(lease.since) for event in events)
 
     def call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One raw verb of the API (`GET`, `/v1/status`), and its answer.
+        """Call one verb of the API (`GET`, `/v1/status`), and return its answer.
 
-        What the answer of another version lacks is there with a default. What must be understood stands in the body
-        under `must`: VersionMismatch by a daemon that does not.
+        Fields that the answer of another version lacks get a default. Fields that must be understood stand in the body
+        under `must`: raise VersionMismatch if the daemon does not understand them.
         """
-        from cached.client.replies import complete  # Here, because replicas do without.
+        from cached.client.replies import complete  # Here, because replicas do not need it.
 
         try:
             connection = self._connections.send(method, verb, body, CancellableCall())
@@ -156,9 +157,9 @@ class Client:
         return complete(method, verb, {name: value for name, value in answer.items() if name != "api"})
 
     def _check_understood(self, body: Mapping[str, Any] | None, answer: Mapping[str, Any]) -> None:
-        """VersionMismatch when something had to be understood and the daemon is one that looks at nothing of the kind.
+        """Raise VersionMismatch if something had to be understood and the daemon is too old to check for it.
 
-        What it did is done; but nobody takes what it gave for what was asked for.
+        The daemon has already acted; but its answer is not mistaken for the answer to the request.
         """
         if body and body.get("must") and api_of(answer) < 2:
             names = ", ".join(sorted(body["must"]))
@@ -173,7 +174,7 @@ class Client:
         ready, waiting = self._ready(body, progress, deadline, call), None
         while (fd := _take(ready)) is None:
             if not ready.hit:
-                waiting = None  # It was fetched meanwhile, which may take its time.
+                waiting = None  # It was fetched meanwhile, so the time for leasing starts again.
             waiting = waiting or pauses(LEASE_SECONDS if deadline is None else deadline - time.monotonic())
             if call.cancelled or next(waiting, ()) == ():
                 raise _not_held(ready)
@@ -182,13 +183,13 @@ class Client:
             except DaemonUnavailable as error:
                 if deadline is None or time.monotonic() < deadline:
                     raise
-                raise _not_held(ready) from error  # Too little was left of the caller's time to be answered once more.
+                raise _not_held(ready) from error  # Too little of the caller's time was left for another answer.
         return Lease(ready, fd)
 
     def _ready(
         self, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None, call: CancellableCall
     ) -> Ready:
-        """Ask, and ask the next daemon when a restart cuts the answer."""
+        """Send the request, and send it to the next daemon when a restart cuts the answer."""
         patience: float | None = None
         while True:
             try:
@@ -220,16 +221,17 @@ class Client:
     def _follow(
         self, connection: Connection, body: dict[str, Any], progress: ProgressCallback | None, deadline: float | None
     ) -> dict[str, Any]:
-        """Report progress until the last line; _Cut when that does not come. Events of a newer daemon are passed over.
+        """Report progress until the last line and return that; raise _Cut if it is not received. Ignore events of a
+        newer daemon.
 
-        VersionMismatch at the first line of a daemon that did not look at what it must understand.
+        Raise VersionMismatch at the first line of a daemon that does not check for fields that it must understand.
         """
         lines, uri = connection.lines(), body["uri"]
         while (line := _line(connection, lines)).get("event") not in _LAST:
             self._check_understood(body, line)
             if progress is not None and line.get("event") == "progress":
                 progress(parse_progress(line))
-            # A little longer than the caller wants to wait: a daemon that is alive speaks several times a second.
+            # A little longer than the caller wants to wait: a live daemon sends several lines a second.
             connection.wait_at_most(self._connections.patience(None if deadline is None else deadline + 1.0))
             if deadline is not None and time.monotonic() > deadline:
                 raise DaemonUnavailable(f"{display_name(uri)} was not ready in time; the fetch goes on, so ask again.")
@@ -254,7 +256,7 @@ def _not_held(ready: Ready) -> NotCached:
 
 
 def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:
-    """The next line; the last one only with the end of the answer after it."""
+    """Return the next line; the last one only after the end of the answer. Raise _Cut if the answer is cut."""
     try:
         line = json.loads(next(lines, b""))
         if not isinstance(line, dict):
@@ -267,7 +269,7 @@ def _line(connection: Connection, lines: Iterator[bytes]) -> dict[str, Any]:
 
 
 def _seconds(stamp: str) -> float:
-    """Since the epoch, of RFC 3339 in UTC."""
+    """Convert a time in UTC, as in RFC 3339, to seconds since the epoch."""
     import calendar  # Here, because importing it costs more than all the rest of this module.
 
     return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))

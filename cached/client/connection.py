@@ -1,4 +1,4 @@
-"""One kept HTTP connection to the daemon's socket. Apart from the client, because http.client is slow to import."""
+"""A kept HTTP connection to the daemon's socket. Separate from the client, because http.client is slow to import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cached.wire import API
 
 
 class Connection:
-    """Raises only OSError: whatever http.client says of a daemon that went away is a ConnectionError here."""
+    """A connection that raises only OSError: any error of http.client when the daemon disconnects becomes a
+    ConnectionError."""
 
     def __init__(self, path: str, timeout: float) -> None:
         self.pid = os.getpid()
@@ -22,13 +23,13 @@ class Connection:
         self._response: http.client.HTTPResponse | None = None
 
     def wait_at_most(self, seconds: float) -> None:
-        """For every sign of life from now on."""
+        """Set the limit, in seconds, of every wait for a sign of life from now on."""
         self._http.timeout = seconds
         if self._http.sock is not None:
             self._http.sock.settimeout(seconds)
 
     def send(self, method: str, verb: str, payload: bytes | None) -> None:
-        """Send a request, and wait for the head of its answer. One without a payload says its `api` in the query."""
+        """Send a request, and wait for the head of its answer. Without a payload the query states its `api`."""
         with _as_os_errors():
             headers = {"Content-Type": "application/json"} if payload else {}
             target = quote(verb) if payload else f"{quote(verb)}?api={API}"
@@ -38,24 +39,24 @@ class Connection:
 
     @property
     def status(self) -> int:
-        """The HTTP status of the answer."""
-        assert self._response is not None  # `send` came first.
+        """Return the HTTP status of the answer."""
+        assert self._response is not None  # `send` was called first.
         return self._response.status
 
     def lines(self) -> Iterator[bytes]:
-        """The answer's lines as they arrive. Ends with the answer; ConnectionError when it is cut."""
-        assert self._response is not None  # `send` came first.
+        """Yield the answer's lines as they are received, until it ends. Raise ConnectionError if it is cut."""
+        assert self._response is not None  # `send` was called first.
         with _as_os_errors():
             yield from iter(self._response.readline, b"")
 
     def rest(self) -> bytes:
-        """What is left of the answer; after it, the connection can be used again."""
+        """Return the remaining bytes of the answer; after that, the connection can be used again."""
         assert self._response is not None
         with _as_os_errors():
             return self._response.read()
 
     def abort(self) -> None:
-        """From another thread: wake the one that waits for the answer."""
+        """Wake the thread that waits for the answer. Called from another thread."""
         if self._http.sock is not None:
             with contextlib.suppress(OSError):
                 self._http.sock.shutdown(socket.SHUT_RDWR)
@@ -72,8 +73,8 @@ class _UnixHTTP(http.client.HTTPConnection):
 
     @contextlib.contextmanager
     def in_one_piece(self) -> Iterator[None]:
-        """Send at the end what is sent in the block: http.client sends a head and its body apart, and each wakes the
-        daemon."""
+        """Send everything from the block in one piece at its end: http.client sends a head and its body separately, and
+        each would wake the daemon."""
         self._held = []
         try:
             yield

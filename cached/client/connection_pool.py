@@ -1,4 +1,4 @@
-"""The kept connections to the daemon's socket, and how a request is sent on one of them."""
+"""The pool of kept connections to the daemon's socket, on which requests are sent."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _ABSENT = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class CancellableCall:
-    """One request that another thread may cancel."""
+    """A request that another thread may cancel."""
 
     def __init__(self) -> None:
         self.cancelled = False
         self._connection: Connection | None = None
 
     def on(self, connection: Connection) -> None:
-        """Note the connection that it waits on. ConnectionAbortedError when it was cancelled before."""
+        """Record the connection that the call waits on. Raise ConnectionAbortedError if it was cancelled."""
         self._connection = connection
         if self.cancelled:
             raise ConnectionAbortedError("cancelled")
 
     def cancel(self) -> None:
-        """Wake the thread that waits for the answer; nothing is sent for this call any more."""
+        """Wake the thread that waits for the answer; nothing more is sent for this call."""
         self.cancelled = True
         if self._connection is not None:
             self._connection.abort()
 
 
 class ConnectionPool:
-    """May be shared by threads; survives forks and daemon restarts.
+    """A pool of connections that threads may share; it survives forks and daemon restarts.
 
     `timeout` in seconds bounds every wait for a sign of life.
     """
@@ -54,8 +54,9 @@ class ConnectionPool:
         call: CancellableCall,
         deadline: float | None = None,
     ) -> Connection:
-        """DaemonUnavailable when nobody is there. A kept connection that a restart has closed is replaced once; on one
-        that is silent the daemon may have had the request, so it does not get it again."""
+        """Send a request and return its connection. Raise DaemonUnavailable if no daemon answers. A kept connection
+        that a restart has closed is replaced; on a silent one the daemon may have received the request, so it is not
+        sent again."""
         payload = encode({**body, "api": API}) if body is not None else None
         while True:
             connection, fresh = self._connection()
@@ -70,15 +71,15 @@ class ConnectionPool:
                     raise self.unavailable(error) from error
 
     def keep(self, connection: Connection) -> None:
-        """Take back one whose answer has been read to its end."""
+        """Return a connection to the pool once its answer has been read to the end."""
         self._idle.append(connection)
 
     def patience(self, deadline: float | None) -> float:
-        """Seconds for the next sign of life."""
+        """Return the seconds to wait for the next sign of life."""
         return self._timeout if deadline is None else max(0.001, min(self._timeout, deadline - time.monotonic()))
 
     def unavailable(self, error: Exception) -> CachedError:
-        """The DaemonUnavailable that says why the daemon could not be talked to, and what to do."""
+        """Return the DaemonUnavailable that states why the daemon could not be used, and the remedy."""
         if isinstance(error, DaemonUnavailable):
             return error
         if isinstance(error, _ABSENT):
@@ -92,12 +93,12 @@ class ConnectionPool:
         return DaemonUnavailable(what)
 
     def close(self) -> None:
-        """Close the kept ones."""
+        """Close the kept connections."""
         while self._idle:
             self._idle.pop().close()
 
     def _connection(self) -> tuple[Connection, bool]:
-        """A kept connection and False, or a new one and True."""
+        """Return a kept connection and False, or a new one and True."""
         from cached.client.connection import Connection  # Here: it doubles what `import cached` costs.
 
         while self._idle:
@@ -105,6 +106,6 @@ class ConnectionPool:
                 connection = self._idle.pop()
             except IndexError:  # Another thread was quicker.
                 break
-            if connection.pid == os.getpid():  # A forked child must not talk on its parent's connections.
+            if connection.pid == os.getpid():  # A forked child must not use its parent's connections.
                 return connection, False
         return Connection(self._socket, self._timeout), True

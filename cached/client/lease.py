@@ -1,4 +1,4 @@
-"""A lease: the shared flock that keeps a snapshot where it is for as long as a process wants it."""
+"""Leases: a shared flock keeps a snapshot in place for as long as a process needs it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Lease:
-    """A hold on a snapshot: until `release`, or until the process ends, its files stay where they are.
+    """A lease on a snapshot: until `release`, or until the process ends, its files stay in place.
 
-    Dropping the object does not end the lease; a forked child that inherits it holds it too.
+    Dropping the object does not release the lease; a forked child that inherits it holds it too.
     """
 
     def __init__(self, ready: Ready, fd: int) -> None:
@@ -39,10 +39,10 @@ class Lease:
         return f"<Lease {self.source}@{self.revision[:12]} {state} {self.path}>"
 
     def prefetch(self, share: float = 0.5) -> Prefetch:
-        """Start reading the model into the page cache, in the order an engine reads it; only what is not there.
+        """Start reading the model into the page cache, in the order an engine reads it; cached pages are not read.
 
-        Takes no more than `share` of the memory that is available. Returns at once, with what can be waited for,
-        cancelled and asked for figures. Nothing that goes wrong with it is raised: a loader does without.
+        Use no more than `share` of the available memory. Return at once, with an object to wait for, to cancel or to
+        query for figures. Errors are never raised: a loader works without prefetch.
         """
         from cached.prefetch.prefetch import (
             Prefetch,  # Here: few need it, and it would add to what `import cached` costs.
@@ -51,7 +51,7 @@ class Lease:
         return Prefetch(self.path, share)
 
     def release(self) -> None:
-        """End the lease; the path may go at any time after. Calling it again does nothing."""
+        """Release the lease; the path may disappear at any time after. Calling it again does nothing."""
         with self._lock:
             fd, self._fd = self._fd, None
         if fd is not None:
@@ -65,17 +65,18 @@ class Lease:
 
 
 def take(lock: str) -> int | None:
-    """A shared flock on the snapshot's lock file; None when the snapshot is being or has been removed."""
+    """Acquire a shared flock on the snapshot's lock file and return its descriptor; None if another process holds the
+    lock exclusively, or the snapshot is being or has been removed."""
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink > 0:  # Unlinked between the reply and the lock: the snapshot has gone.
+        if os.fstat(fd).st_nlink > 0:  # Else unlinked between the reply and the lock: the snapshot is gone.
             return fd
     except BlockingIOError:
-        pass  # An eviction holds it, for as long as a rename takes; or somebody else, for as long as he likes.
+        pass  # Held by an eviction, for the length of a rename; or by another process, for any time.
     except BaseException:
         os.close(fd)
         raise
@@ -84,9 +85,9 @@ def take(lock: str) -> int | None:
 
 
 def pauses(seconds: float) -> Iterator[None]:
-    """Wait between tries, at first a millisecond, each time about twice as long and at most 0.1 s, all in all so long.
+    """Sleep between tries, at first a millisecond, each time about twice as long and at most 0.1 s, `seconds` in total.
 
-    By chance a little more or less: several that wait for the same do not come back together.
+    Each pause varies at random, so that several waiters for the same lock do not retry together.
     """
     end, pause = time.monotonic() + seconds, 0.001
     while (left := end - time.monotonic()) > 0:
@@ -96,7 +97,7 @@ def pauses(seconds: float) -> Iterator[None]:
 
 
 def in_the_way(lock: str) -> str:
-    """Who keeps others from leasing, as far as this process can see it; empty when nobody does."""
+    """Return the processes that keep others from leasing, as far as visible from here; empty if there are none."""
     try:
         inode = os.stat(lock).st_ino
         with open("/proc/locks") as lines:

@@ -1,6 +1,6 @@
-"""What every verb but acquire answers with, and what stands for what a daemon of another version leaves out.
+"""The answers of every verb but acquire, with a default for each field that a daemon of another version leaves out.
 
-A new field of an answer gets its row here, and so a client never meets an answer without it.
+A new field of an answer gets its row here, so that a client never receives an answer without it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _FILL: Shape = {
     "done_files": 0,
     "total_files": 0,
 }
-_ROOT: Shape = {"root": "", "reason": None}  # Of one that does not answer nothing else is said.
+_ROOT: Shape = {"root": "", "reason": None}  # A root that does not answer has no other fields.
 _STATUS: Shape = {
     **_ROOT,
     "version": "",
@@ -119,7 +119,7 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def complete(method: str, verb: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, with a default for each field that it lacks."""
+    """Return the answer, with a default for each field that it lacks."""
     shape = SHAPES.get(f"{method} {verb}")
     if shape is None and verb.startswith("/v1/snapshots/"):
         shape = _GONE if answer.get("state") == "gone" else SHAPES[f"{method} /v1/snapshots/"]

@@ -1,4 +1,4 @@
-"""What an acquire asks for, as the client writes it on the wire."""
+"""The body of an acquire request, as the client writes it on the wire."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def acquire_body(
 
 
 def credentials(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's own, for the source; the daemon keeps them in memory for this request only. InvalidRequest where one
-    cannot be what it is called."""
+    """Return the caller's own credentials for the source; the daemon keeps them in memory for this request only. Raise
+    InvalidRequest if a value cannot be valid."""
     found = {name: environ[name] for name in FORWARDED if environ.get(name)}
     key_file = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if key_file:
         try:
             found["GOOGLE_APPLICATION_CREDENTIALS_JSON"] = Path(key_file).read_text()
         except (OSError, ValueError):
-            pass  # Google's own libraries will say so, if it matters to anyone.
+            pass  # Google's own libraries report it, where the file is needed.
     return cleaned(found)

@@ -1,4 +1,4 @@
-"""The process: start, serve until told to stop, stop within ten seconds."""
+"""The daemon's process: start, serve until a signal, and stop within ten seconds."""
 
 from __future__ import annotations
 
@@ -40,17 +40,18 @@ from cached.variables import ALPHABETS, cleaned
 
 log = logging.getLogger("cached.daemon")
 
-FINISH_SECONDS = 5.0  # How long fills may go on after SIGTERM before they are parked.
-FLUSH_SECONDS = 2.0  # How often uses are written down; a crash forgets at most that much of the LRU order.
-BACKLOG = 4096  # Callers that may wait to be let in.
-FILES_SHARE = 2  # One in so many descriptors may be a caller's; the others are for files and workers.
-SWITCH_SECONDS = 0.001  # For which a thread that goes through thousands of files may keep the event loop waiting.
+FINISH_SECONDS = 5.0  # Time for fills to end after SIGTERM before they are parked.
+FLUSH_SECONDS = 2.0  # Between two writes of uses; a crash loses at most that much of the LRU order.
+BACKLOG = 4096  # Connections that may wait to be accepted.
+FILES_SHARE = 2  # One in this many descriptors may be a caller's; the others are for files and workers.
+SWITCH_SECONDS = 0.001  # The longest that a thread that goes through thousands of files may block the event loop.
 OBSERVERS = 64  # Connections to `listen`.
 _CREDENTIALS = {"aws_credentials": "AWS_SHARED_CREDENTIALS_FILE", "gcp.json": "GOOGLE_APPLICATION_CREDENTIALS"}
 
 
 def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises the CachedError that keeps it from starting."""
+    """Serve until SIGTERM or SIGINT, then end the process with exit code 0. Raises the CachedError that keeps it from
+    starting."""
     configure(config.log_level)
     leave_no_core()
     load_credentials()
@@ -58,12 +59,12 @@ def run(config: Config) -> int:
     asyncio.run(_serve(config))
     sys.stdout.flush()
     sys.stderr.flush()
-    # A thread that waits for a disk would keep the interpreter alive; all that matters is synced.
+    # A thread that waits for a disk would keep the interpreter alive; everything important is synced.
     os._exit(0)
 
 
 def load_credentials() -> None:
-    """systemd's LoadCredential: secrets as files that only this service can read."""
+    """Load the secrets of systemd's LoadCredential: files that only this service can read."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         return
@@ -76,7 +77,7 @@ def load_credentials() -> None:
 
 
 def check_variables() -> None:
-    """The daemon's own credentials, by the rules of everybody's. ConfigError names the one that is none."""
+    """Check the daemon's own credentials by the rules for callers'. Raises ConfigError, which names the invalid one."""
     try:
         found = cleaned(os.environ)
     except InvalidRequest as error:
@@ -128,7 +129,7 @@ async def _serve(config: Config) -> None:
 
 
 def _asked_to_stop() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -137,7 +138,8 @@ def _asked_to_stop() -> asyncio.Event:
 
 
 async def _start_early(workers: Workers) -> None:
-    """So that the first miss need not wait for imports. Should it fail, whoever misses will hear why."""
+    """Start the workers, so that the first miss need not wait for imports. If that fails, the error is logged, and the
+    next miss receives it."""
     try:
         await workers.start()
     except CachedError as error:
@@ -145,7 +147,8 @@ async def _start_early(workers: Workers) -> None:
 
 
 def _allow_many_files() -> None:
-    """Every caller is a descriptor; the usual soft limit of 1024 is there for programs that use select()."""
+    """Raise the limit on descriptors: every caller needs one, and the usual soft limit of 1024 is meant for programs
+    that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # A sandbox may forbid it; the unit sets both anyway.
@@ -169,7 +172,7 @@ async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
             observers = Guests(min(OBSERVERS, files // FILES_SHARE // 2), OBSERVERS)
             doors += [Door(api.observer_app(), each, observers) for each in await _tcp_sockets(config.listen)]
         listener.listen(BACKLOG)
-        for door in reversed(doors):  # The unix socket's last: who gets an answer here gets one there.
+        for door in reversed(doors):  # The unix socket's last: a daemon that answers on it answers on all.
             await door.open()
         yield
     finally:
@@ -180,10 +183,10 @@ async def _listening(config: Config, api: Api) -> AsyncIterator[None]:
 
 
 async def _tcp_sockets(listen: str) -> list[socket.socket]:
-    """Listening, at every address that the host's name has."""
+    """Return listening sockets, one for every address of the host's name. Raises ConfigError."""
     host, _, port = listen.rpartition(":")
     try:
-        # asyncio knows how: it looks the name up and sets what sockets want set. We accept by ourselves.
+        # asyncio resolves the name and sets the socket options. We accept ourselves.
         server = await asyncio.get_running_loop().create_server(
             asyncio.Protocol, host.strip("[]"), int(port), start_serving=False
         )
@@ -197,7 +200,9 @@ async def _tcp_sockets(listen: str) -> list[socket.socket]:
 
 
 def _unix_socket(config: Config) -> socket.socket:
-    """A listening socket that never is more open than configured. A dead daemon's is replaced; ours holds the root."""
+    """Return a listening socket that is never more open than configured. A dead daemon's socket is replaced, since this
+    daemon holds the root. Raises StoreDegraded if another daemon answers on it, and ConfigError if it cannot be made.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         config.socket.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +237,7 @@ def _refuse_if_answered(path: Path) -> None:
         try:
             probe.connect(str(path))
         except (BlockingIOError, TimeoutError):
-            pass  # Somebody listens, and does not come round to accepting.
+            pass  # A process listens, but has not accepted yet.
         except OSError:
             return
     raise StoreDegraded(f"Another daemon answers on {path}; stop it, or change `socket`.")

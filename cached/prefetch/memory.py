@@ -1,4 +1,4 @@
-"""How much memory this process could still use: the machine's, and what its cgroups (v1 or v2) leave of it."""
+"""The memory that this process could still use: the machine's, within the bounds of its cgroups (v1 or v2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file",
 
 
 def available(root: Path = ROOT) -> int:
-    """Bytes, page cache that can be given up included; 0 when the kernel does not say."""
+    """Return the available bytes, including page cache that can be reclaimed; 0 if the kernel does not tell."""
     bounds = [left for group, names in _groups(root) if (left := _left(group, *names)) is not None]
     return max(0, min([_machine(root), *bounds]))
 
@@ -25,7 +25,7 @@ def _machine(root: Path) -> int:
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, tuple[str, str]]]]:
-    """This process's cgroups that may bound memory, from the innermost out to the mount's top.
+    """Yield this process's cgroups that may bound memory, from the innermost out to the mount's top.
 
     In a container without a cgroup namespace the path is the host's, of which only the top is mounted.
     """
@@ -49,7 +49,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, tuple[str, str]]
 
 
 def _left(group: Path, limit: str, usage: str, cache: tuple[str, str]) -> int | None:
-    """None where nothing is bounded."""
+    """Return the bytes that a cgroup has left; None if it bounds nothing."""
     try:
         bound = int((group / limit).read_text())  # "max" is no number.
         used = int((group / usage).read_text())

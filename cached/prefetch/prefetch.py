@@ -1,12 +1,13 @@
-"""Brings a model's files into the page cache while their loader is still being started, in the order it will read them.
+"""Read a model's files into the page cache while their loader is still starting, in the order in which it will read
+them.
 
 A loader that maps its files reads them a little at a time, as far as the kernel reads ahead of it, and waits for each.
-Here a few threads ask for 16 MiB at a time, which keeps a drive busy. What they read goes into one small buffer over
-and over: it is never looked at. They hold the interpreter for microseconds between the reads.
+Here a few threads request 16 MiB at a time, which keeps a drive busy. Their reads go into one small buffer over and
+over, and its content is never used. They hold the interpreter for microseconds between the reads.
 
-Whether a page is there is asked with RWF_NOWAIT, by copying it: mincore says "yes" of every page to whoever does not
-own a file and may not write to it, as it is with callers of the cache. (POSIX_FADV_WILLNEED would read no more of each
-window than the device's read-ahead, and not say so.)
+The presence of a page is checked with RWF_NOWAIT, by copying it: mincore reports every page as present to a process
+that does not own the file and may not write to it, as is the case for callers of the cache. (POSIX_FADV_WILLNEED would
+read no more of each window than the device's read-ahead, and not say so.)
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from cached.prefetch.memory import available
 WINDOW = 16 << 20
 THREADS = 4
 SHARE = 0.5
-_BUFFER = 256 << 10  # Stays in a core's own cache.
+_BUFFER = 256 << 10  # Small enough to stay in a core's own cache.
 _INDEXES = ("consolidated.safetensors.index.json", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """In bytes. `resident` was there already, `skipped` was left out for want of memory, unseen."""
+    """The progress in bytes. `resident` was in memory already, `skipped` was left out for lack of memory, unchecked."""
 
     total: int = 0
     resident: int = 0
@@ -44,16 +45,16 @@ class Figures:
 
 
 class Prefetch:
-    """One model's files on their way into memory. Errors end it early and are nobody's trouble: the loader reads on."""
+    """Read one model's files into memory. Errors end the reading early and are not raised: the loader reads on."""
 
     def __init__(
         self, folder: str, share: float = SHARE, threads: int = THREADS, memory: Callable[[], int] = available
     ) -> None:
-        """Starts at once. Reads no more than `share` of the memory that is available while it does."""
+        """Start at once. Read no more than `share` of the memory that is available during the reading."""
         self._folder = folder
         self._share = share
         self._memory = memory
-        self._ahead = threads * WINDOW  # What the threads read at once.
+        self._ahead = threads * WINDOW  # Bytes that the threads read at once.
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._cancelled = False
@@ -66,7 +67,7 @@ class Prefetch:
 
     @property
     def figures(self) -> Figures:
-        """So far."""
+        """Return the figures so far."""
         return self._figures
 
     @property
@@ -74,27 +75,28 @@ class Prefetch:
         return not any(thread.is_alive() for thread in self._threads)
 
     def wait(self) -> Figures:
-        """Until all is there, given up or cancelled."""
+        """Wait until all is read, given up or cancelled, and return the figures."""
         for thread in self._threads:
             thread.join()
         return self._figures
 
     def cancel(self) -> None:
-        """Read nothing more; what is being read is a matter of milliseconds."""
+        """Stop reading; reads that are under way end within milliseconds."""
         self._cancelled = True
 
     def _started(self, count: int) -> Iterator[threading.Thread]:
-        """Daemons: a process that ends does not wait for its disk."""
+        """Start and yield daemon threads, so that a process that ends does not wait for its disk."""
         for _ in range(count):
             thread = threading.Thread(target=self._work, name="cached-prefetch", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # The system gives no more of them.
+            except RuntimeError:  # The system allows no more threads.
                 return
             yield thread
 
     def _plan(self) -> Generator[_Window, None, None]:
-        """What nobody else is reading, in order; then the rest, from its end, to meet whoever is."""
+        """Yield the windows of files that nothing else is reading, in order; then those of the others, each file from
+        its end, to meet the other reader."""
         sizes = _sizes(self._folder)
         paths = loading_order(sizes, _indexed(self._folder))
         self._count(total=sum(sizes[path] for path in paths))
@@ -120,7 +122,7 @@ class Prefetch:
 
     def _work(self) -> None:
         buffer = memoryview(mmap.mmap(-1, _BUFFER))
-        with contextlib.suppress(OSError):  # Evicted after its lease, or a disk that fails: the loader will say so.
+        with contextlib.suppress(OSError):  # Evicted after its lease, or a failing disk: the loader will report it.
             while (window := self._next()) is not None:
                 if self._has_room(window.length):
                     self._bring(window, buffer)
@@ -140,7 +142,7 @@ class Prefetch:
                 self._count(resident=there, read=read)
 
     def _has_room(self, length: int) -> bool:
-        """For what was read, what the other threads may be reading, and this."""
+        """Return True if memory suffices for the bytes read, those being read by other threads, and these."""
         return self._figures.read + max(length, self._ahead) <= self._share * self._memory()
 
     def _count(self, total: int = 0, resident: int = 0, read: int = 0, skipped: int = 0) -> None:
@@ -157,7 +159,7 @@ class _Window:
 
 
 def _times(buffer: memoryview, length: int) -> list[memoryview]:
-    """The same buffer as often as makes this many bytes."""
+    """Return the same buffer as often as is needed for `length` bytes."""
     whole, rest = divmod(length, len(buffer))
     return [buffer] * whole + [buffer[:rest]] * bool(rest)
 
@@ -173,7 +175,7 @@ def _opened(path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _claim(path: str) -> Iterator[bool]:
-    """Whether nobody else is reading this file ahead; nobody else begins to until the block is left."""
+    """Yield True if nothing else is reading this file ahead; nothing else begins to until the block is left."""
     with _opened(path) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,7 +186,7 @@ def _claim(path: str) -> Iterator[bool]:
 
 
 def _from_memory(descriptor: int, buffers: list[memoryview], position: int) -> int:
-    """How many bytes from `position` on the page cache has; 0 when the first is not there."""
+    """Copy bytes from the page cache, from `position` on, and return their number; 0 if the first is not there."""
     try:
         return os.preadv(descriptor, buffers, position, os.RWF_NOWAIT)
     except OSError as error:
@@ -194,14 +196,14 @@ def _from_memory(descriptor: int, buffers: list[memoryview], position: int) -> i
 
 
 def _sizes(folder: str) -> dict[str, int]:
-    """Of all regular files, by their paths below the folder."""
+    """Return the sizes of all regular files, by their paths below the folder."""
     paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
     found = {os.path.relpath(path, folder): os.lstat(path) for path in paths}
     return {path: status.st_size for path, status in found.items() if stat.S_ISREG(status.st_mode)}
 
 
 def _indexed(folder: str) -> set[str]:
-    """What the safetensors indexes name; a file that is no index names nothing."""
+    """Return the files that the safetensors indexes name; a file that is not an index names none."""
     found: set[str] = set()
     for name in _INDEXES:
         try:

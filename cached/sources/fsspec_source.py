@@ -1,6 +1,6 @@
 """Any other fsspec protocol that the config allows, with options from the setting `source_options`.
 
-fsspec promises no way to pin a version, so a read is checked: what the listing said of a file must hold after it.
+fsspec promises no way to pin a version, so each read is checked: the listed version of a file must still hold after it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from cached.sources.transport.waiting import result
 
 Result = TypeVar("Result")
 
-# What filesystems tell about a file's version, the surest first. Times count only together with the size.
+# Fields by which filesystems state a file's version, the surest first. Times count only together with the size.
 _IDENTITIES = ("version_id", "generation", "ETag", "etag", "checksum", "content_hash", "md5", "sha", "hex")
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "modify", "updated", "created")
 
 
 class FilesystemSource:
-    """One connection, used by one thread at a time unless the filesystem is built for more."""
+    """A source with one connection, used by one call at a time."""
 
     def __init__(self, config: Config, protocol: str) -> None:
         self._protocol = protocol
@@ -73,13 +73,13 @@ class FilesystemSource:
             self._fs = None
 
     def _lend(self, ref: ModelRef, credentials: Credentials) -> None:
-        """There are none but the daemon's own."""
+        """Raise SourceDenied if the caller may not use the daemon's own credentials: there are no others."""
         if not credentials.lend:
             raise denied(ref, "the daemon's own credentials for it are not for you; ask the operator")
 
     def call(self, ref: ModelRef, timeout: float, work: Callable[[Any], Result], file: str = "") -> Result:
-        """`work` on the filesystem, in a thread that is given up when it takes too long: most of fsspec cannot be
-        interrupted. The next call then makes a connection of its own."""
+        """Run `work` on the filesystem and return its result, in a thread that is abandoned when it takes longer than
+        `timeout` seconds: most of fsspec cannot be interrupted. The next call then makes a connection of its own."""
         with filesystem_errors(ref, file):
             future: Future[Result] = Future()
             with self._lock:
@@ -90,13 +90,13 @@ class FilesystemSource:
                     with turn:
                         found = work(self._connection())
                 except BaseException as error:
-                    with contextlib.suppress(InvalidStateError):  # Nobody waits any more.
+                    with contextlib.suppress(InvalidStateError):  # No caller waits any more.
                         future.set_exception(error)
                 else:
                     with contextlib.suppress(InvalidStateError):
                         future.set_result(found)
 
-            context = contextvars.copy_context()  # With whose budget it is charged to.
+            context = contextvars.copy_context()  # It holds the budget that is charged.
             threading.Thread(target=context.run, args=(run,), name=f"source-{self._protocol}", daemon=True).start()
             try:
                 return result(future, timeout)
@@ -105,7 +105,7 @@ class FilesystemSource:
                     self._abandon(turn)
 
     def _check_host(self, ref: ModelRef) -> None:
-        """InvalidRequest where the URI names another host than the operator: no caller chooses whom to ask."""
+        """Raise InvalidRequest if the URI names a host other than the operator's: no caller may choose the host."""
         host = fsspec.get_filesystem_class(self._protocol)._get_kwargs_from_urls(ref.uri).get("host")
         if host and host != self._options.get("host"):
             raise InvalidRequest(
@@ -126,7 +126,7 @@ class FilesystemSource:
             return self._fs
 
     def _where(self) -> str:
-        """The host, when the options name it: part of a file's identity."""
+        """Return the host, when the options name it: it is part of a file's identity."""
         host = self._options.get("host") or self._options.get("endpoint_url") or ""
         return f"{host}/" if host else ""
 
@@ -148,7 +148,8 @@ class FilesystemReader:
         return data
 
     def prove(self) -> None:
-        """Return only if the file can be read, and is as it was listed. ModelNotFound where it is gone."""
+        """Return only if the file can be read and is as it was listed. Raise ModelNotFound if it is gone, SourceChanged
+        if it differs."""
 
         def look(fs: Any) -> list[tuple[str, int]]:
             if self._entry.size:
@@ -169,7 +170,8 @@ class FilesystemReader:
         return lambda fs: bytes(fs.cat_file(self._path, start=offset, end=offset + length))
 
     def _looks(self, fs: Any) -> list[tuple[str, int]]:
-        """The file's version now, as a listing tells it and, where the URI named one file, as `info` does.
+        """Return the file's version and size now, as a listing gives them and as `info` does, which a URI of one file
+        uses.
 
         The two may spell the same version differently.
         """
@@ -178,7 +180,7 @@ class FilesystemReader:
 
 
 def _find(fs: Any, uri: str) -> tuple[str, list[Entry]]:
-    """The folder and the files in it; a URI of one file is that file in its folder."""
+    """Return the folder and the files in it; for a URI of one file, that file in its folder."""
     root = str(fs._strip_protocol(uri)).rstrip("/")
     info = fs.info(root)
     if info["type"] == "file":
@@ -193,7 +195,7 @@ def _find(fs: Any, uri: str) -> tuple[str, list[Entry]]:
 
 
 def _files(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
-    """By path. What `find` gives, folder by folder, so that it can be given up."""
+    """Return the results of `find` by path. Folders are listed one by one, so that the work can be cancelled."""
     found: dict[str, Mapping[str, Any]] = {}
     count = 0
     for _, folders, files in fs.walk(root, detail=True):
@@ -214,7 +216,7 @@ def _size(info: Mapping[str, Any]) -> int:
 
 
 def _version(fs: Any, path: str, info: Mapping[str, Any]) -> str:
-    """As much as the filesystem says; without an identity or a time, whatever its `ukey` makes of the file."""
+    """Return the surest version that the filesystem gives; without an identity or a time, a hash of its `ukey`."""
     for name in _IDENTITIES:
         if info.get(name):
             return f"{name}={str(info[name])[:200]}"
@@ -226,7 +228,7 @@ def _version(fs: Any, path: str, info: Mapping[str, Any]) -> str:
 
 @contextmanager
 def filesystem_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
-    """Whatever a filesystem raises, as ours; texts are not passed on, for they may quote options."""
+    """Translate any error of a filesystem to ours. Its text is not passed on: it may quote options."""
     try:
         yield
     except CachedError:
@@ -247,6 +249,6 @@ def filesystem_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
     except Exception as error:
         if "auth" in type(error).__name__.lower():
             raise denied(ref, "check the credentials in the setting 'source_options'") from None
-        # Most filesystems name their own errors. Of the system's, these are of the connection.
+        # Most filesystems have errors of their own. Of the system's, these concern the connection.
         seen = isinstance(error, ConnectionError | socket.gaierror)
         raise unavailable(ref, f"it failed: {type(error).__name__}", seen=seen) from None

@@ -1,4 +1,4 @@
-"""file:// below the folders that the operator has opened. Links are followed, but never out of those folders."""
+"""Files at file:// URIs, below the folders that the operator has opened. Links are followed, but never out of those."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LocalSource:
         self._roots = tuple(os.path.realpath(root) for root in config.file_roots)
 
     def check(self, ref: ModelRef) -> str:
-        """The ref's real path. InvalidRequest when it is not below one of the roots."""
+        """Return the ref's real path. Raise InvalidRequest if it is not below one of the roots."""
         path = unquote(ref.place)
         if ref.scheme != "file" or not path.startswith("/") or "\0" in path:
             raise InvalidRequest(f"{ref.uri} is not a local path; write file:///folder.")
@@ -49,7 +49,7 @@ class LocalSource:
         return Listing(ref, f"file://{place}", listing_revision(entries), entries, open=True)
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        """The operator has opened the folder to everybody."""
+        """Check only that the file is as it was listed: the operator has opened the folder to everybody."""
         self.check(listing.ref)
         with proving(listing.ref), local_errors(listing.ref):
             found = self._entry(listing.ref, listing.place.removeprefix("file://"), entry.path)
@@ -65,7 +65,8 @@ class LocalSource:
     def close(self) -> None: ...
 
     def _entry(self, ref: ModelRef, place: str, name: str) -> Entry | None:
-        """None for what is no file: sockets, pipes and devices are not model files."""
+        """Return the file's entry; None for sockets, pipes and devices, which are not model files. Raise InvalidRequest
+        if a link leads out of the roots."""
         path = os.path.realpath(os.path.join(place, name))
         if not self.allows(path):
             raise InvalidRequest(f"{ref.uri} holds a link {name!r} that leads out of the setting 'file_roots'.")
@@ -74,7 +75,7 @@ class LocalSource:
 
 
 class LocalReader:
-    """Keeps one descriptor open: a file that is replaced stays readable, one that is written to is noticed."""
+    """A reader that keeps one descriptor open: a replaced file stays readable, a write to the file is noticed."""
 
     def __init__(self, source: LocalSource, ref: ModelRef, path: str, entry: Entry) -> None:
         self._source, self._ref, self._path, self._entry = source, ref, path, entry
@@ -114,7 +115,7 @@ class LocalReader:
         with self._lock:
             if self._fd is None:
                 fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                # What was really opened: a link may have been swapped since the listing.
+                # Check the file that was really opened: a link may have been swapped since the listing.
                 if not self._source.allows(os.path.realpath(os.readlink(f"/proc/self/fd/{fd}"))):
                     os.close(fd)
                     raise changed(self._path, "it is a link elsewhere now")
@@ -123,7 +124,7 @@ class LocalReader:
 
 
 def _walk(place: str) -> Iterator[str]:
-    """Files below a folder. Links to folders are not followed, so there are no loops."""
+    """Yield the files below a folder. Links to folders are not followed, so there are no loops."""
 
     def refuse(error: OSError) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""The one door to sources: which protocols are allowed, and which code answers for each."""
+"""The entry point to sources: the protocols that are allowed, and the code that serves each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cached.sources")
 
 
-# Of fsspec: their paths are URLs of any protocol, or of files that no setting has opened.
+# Protocols of fsspec whose paths are URLs of any protocol, or of files that no setting has opened.
 _WRAPPERS = frozenset({"generic", "async_wrapper", "asyncwrapper", "asynclocal", "dir", "cached"}) | {
     *("blockcache", "filecache", "simplecache", "reference", "zip", "tar", "libarchive", "git", "dask"),
 }
@@ -32,7 +32,8 @@ class _Closable(Source, Protocol):
 
 
 class Registry:
-    """Safe to use from several threads. What is not preloaded is imported at its first use, for up to a second."""
+    """The sources by scheme. Safe to use from several threads. Code that is not preloaded is imported at its first use,
+    for up to a second."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -41,7 +42,7 @@ class Registry:
         self._web: Web | None = None
 
     def source_for(self, ref: ModelRef) -> Source:
-        """InvalidRequest when the config does not allow the scheme or, for file://, the folder."""
+        """Return the ref's source. Raise InvalidRequest if its scheme or, for file://, its folder is not allowed."""
         scheme = ref.scheme
         if scheme not in self._config.protocols:
             allowed = ", ".join(self._config.protocols) or "none"
@@ -59,9 +60,9 @@ class Registry:
         return source
 
     def preload(self) -> None:
-        """Do now what the first model would wait for: imports, certificates, botocore's data files.
+        """Do the work that the first model would wait for: imports, certificates, botocore's data files.
 
-        Nothing is connected, so a process may be forked afterwards. GCS is left until it is asked for: 30 MB alone.
+        Nothing is connected, so a process may be forked afterwards. GCS is left until it is needed: 30 MB alone.
         """
         for scheme in ("hf", "s3"):
             if scheme in self._config.protocols:
@@ -99,8 +100,8 @@ class Registry:
         }.get(scheme, lambda: self._filesystem(scheme))
         return factory()
 
-    # Each factory imports its libraries itself: together they take 100 MB and half a second, and who allows, or uses,
-    # one kind of source should not pay for all of them.
+    # Each factory imports its libraries itself: together they take 100 MB and half a second, and a node that allows,
+    # or uses, one kind of source should not pay for all of them.
 
     def _hub(self) -> _Closable:
         from cached.sources.hub.source import HubSource

@@ -1,4 +1,4 @@
-"""What every kind of remote must offer. Implementations are synchronous: workers call them in threads."""
+"""The interface of every kind of remote. Implementations are synchronous: workers call them in threads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from cached.model_ref import ModelRef
 
 
 class Reader(Protocol):
-    """Ranged reads of one entry at the version that its Listing named. Safe to use from several threads."""
+    """Read ranges of one entry at the version that its Listing named. Safe to use from several threads."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. SourceChanged when the remote is no longer that version."""
+        """Return exactly `length` bytes from `offset`. Raise SourceChanged if the remote has another version now."""
 
     def recheck(self, resumed: bool = False) -> None:
-        """After the last read: SourceChanged if the version could not be pinned and has moved meanwhile.
+        """Check the version after the last read. Raise SourceChanged if it could not be pinned and has changed
+        meanwhile.
 
-        `resumed` says that some of the bytes came by an earlier reader, of whose reads this one knows nothing.
+        `resumed` says that some of the bytes were received by an earlier reader, of whose reads this one knows nothing.
         """
 
     def close(self) -> None: ...
@@ -28,51 +29,52 @@ class Reader(Protocol):
 
 @runtime_checkable
 class FastReader(Reader, Protocol):
-    """A reader with a fast lane."""
+    """A reader with a fast path."""
 
     def stream(self, offset: int, length: int, sink: Callable[[memoryview], None]) -> bool:
-        """Give exactly those bytes to `sink`, in order, slice by slice; a slice is valid only during the call.
+        """Pass exactly those bytes to `sink`, in order, slice by slice; a slice is valid only during the call.
 
-        False when the fast lane is not for this answer: sink has got nothing, and `read` will say why.
+        Return False if the fast path cannot take this answer: `sink` has received nothing, and `read` finds the reason.
         """
 
 
 @runtime_checkable
 class WholeFileReader(Reader, Protocol):
-    """A reader that may have an engine of its own for whole files."""
+    """A reader that may have an engine of its own for complete files."""
 
     @property
     def whole(self) -> bool:
-        """Whether that engine is wanted for this file."""
+        """Return True if the reader's own engine is wanted for this file."""
 
     def download(self, path: Path, progress: Callable[[int], None]) -> bool:
-        """Fetch the whole file over `path`, which has its size already; `progress` is told of bytes as they come.
+        """Fetch the complete file over `path`, which has its size already; pass counts of received bytes to `progress`.
 
-        False when that cannot be: nothing was written. What was written need not be right; the caller checks it.
+        Return False if that is impossible: nothing was written. The bytes may be wrong; the caller checks them.
         """
 
 
 class Source(Protocol):
-    """A kind of place that models come from. Raises only the errors of `cached.errors`."""
+    """A kind of place from which models are fetched. Raises only the errors of `cached.errors`."""
 
     def resolve(self, ref: ModelRef, credentials: Credentials, timeout: float) -> Listing:
-        """What `ref` is right now: one immutable revision and the entries that the ref's patterns select.
+        """Return the present meaning of `ref`: one immutable revision and the entries that the ref's patterns select.
 
-        `timeout` in seconds bounds each network call. ModelNotFound, RevisionNotFound, SourceDenied,
+        `timeout` in seconds bounds each network call. Raise ModelNotFound, RevisionNotFound, SourceDenied,
         SourceUnavailable, InvalidRequest.
         """
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        """Return only if these credentials may read this file at the version that the listing names, as the source says
-        of a HEAD or the like. On every way to ask: a proof of another version is none.
+        """Return only if these credentials may read this file at the version that the listing names, as the source
+        answers a HEAD or the like. The version counts in every such request: a proof of another version is none.
 
-        SourceChanged of another version; SourceDenied when they may not read it, or it is not there; SourceUnavailable
-        when that cannot be told.
+        Raise SourceChanged if the version differs; SourceDenied if they may not read it, or it does not exist;
+        SourceUnavailable if neither can be determined.
         """
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
-        """For whom the source takes these temporary keys, of which a process gets new ones with every start. None where
-        it does not say so, or cannot be asked, and where the keys are no temporary ones of the caller's."""
+        """Return the identity that the source sees in these temporary keys, which are new at every start of a process.
+        Return None if the source does not state it, or cannot be queried, or if these are not temporary keys of the
+        caller."""
 
     def open(self, listing: Listing, entry: Entry, credentials: Credentials) -> Reader:
-        """A reader of one file. Does no I/O by itself if it can help it."""
+        """Return a reader of one file. Do no I/O where that can be avoided."""

@@ -17,9 +17,9 @@ from cached.sources.transport.client import HttpRequest, Web, web_errors, wire_u
 from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transport.ranges import Span, changed, from_status, proving, spoken, unavailable
 
-_STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, less what is not ASCII.
+_STRONG = re.compile(r'"[!#-~]*"\Z')  # RFC 9110, section 8.8.3, restricted to ASCII.
 
-TRIES = 2  # Answers in a row that were not for the fast lane, after which the file is left to `read`.
+TRIES = 2  # Answers in a row that the fast path did not accept, after which the file is left to `read`.
 
 _ADVICE = "the server wants a login, which http(s) models cannot have; use another source"
 
@@ -39,7 +39,7 @@ class HttpSource:
         return Listing(ref, ref.uri, listing_revision(entries), entries, open=True)
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        """Nobody shows credentials here."""
+        """Check only that the file is as it was listed: no credentials are used here."""
         with proving(listing.ref):
             found = probe(self._web, listing.ref, timeout)
         if found != (entry.size, entry.version):
@@ -56,11 +56,11 @@ class HttpSource:
 
 
 class HttpReader:
-    """Each range carries `If-Match` where the ETag is a strong one, and each answer's ETag or date is compared."""
+    """A reader whose ranges carry `If-Match` if the ETag is a strong one; each answer's ETag or date is compared."""
 
     def __init__(self, web: Web, lanes: Lanes, ref: ModelRef, entry: Entry, timeout: float) -> None:
         self._web, self._lanes, self._ref, self._entry, self._timeout = web, lanes, ref, entry, timeout
-        self._link: str | None = wire_url(ref.url)  # For the fast lane: where the last redirect led to.
+        self._link: str | None = wire_url(ref.url)  # For the fast path: the target of the last redirect.
         self._tries = TRIES
 
     def read(self, offset: int, length: int) -> bytes:
@@ -74,7 +74,8 @@ class HttpReader:
         return data
 
     def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        """A redirect is walked by `read`, whose every hop is checked; then its end is asked until it runs out."""
+        """Read through the fast path. A redirect is followed by `read`, which checks every hop; then its target is used
+        directly until it expires."""
         link = self._link
         if not length or link is None:
             return False
@@ -92,8 +93,8 @@ class HttpReader:
         return done
 
     def _pin(self) -> dict[str, str]:
-        """Weak ETags never match, by the standard; they are compared with the answer's all the same, and so are those
-        that no header may hold."""
+        """Return the `If-Match` header, if the ETag is a strong one. Weak ETags never match, by the standard, and some
+        fit in no header; both are still compared with the answer's."""
         return {"If-Match": self._entry.version} if _STRONG.match(self._entry.version) else {}
 
     def _judge_lane(self, answer: Answer) -> bool:
@@ -119,7 +120,7 @@ class HttpReader:
 
 
 def probe(web: Web, ref: ModelRef, timeout: float) -> tuple[int, str]:
-    """Size and version. A GET of one byte: not every server answers HEAD, and this shows whether ranges work."""
+    """Return size and version, from a GET of one byte: not every server answers HEAD, and this shows if ranges work."""
     first = HttpRequest(ref.url, {"Range": "bytes=0-0"}, trusted=False)
     with web_errors(ref), web.request(first, timeout) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What the disk's errors mean, and the few calls that every room of the store makes on it."""
+"""The translation of disk errors, and the few disk operations that every room of the store uses."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from cached.errors import NoSpace, StoreDegraded
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What the process ran out of, and not the disk: it passes.
+# The process, and not the disk, ran out of something: this is temporary.
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN, errno.ENAMETOOLONG)
 
 
 class disk_errors:
-    """Translate what the disk says: full becomes NoSpace, everything else StoreDegraded.
+    """Translate OSError: a full disk becomes NoSpace, everything else StoreDegraded, which is `lasting` unless the
+    process ran out of something.
 
     A class, because it is entered for every slice of a transfer, and a generator takes five times as long.
     """
@@ -50,12 +51,12 @@ def fsync_directory(path: Path | str) -> None:
 
 
 def delete_tree(path: Path) -> None:
-    """Unlink what was moved into the trash: a blob, or a snapshot whose directories are read-only."""
+    """Delete a blob, or a snapshot whose directories are read-only, after it was moved into the trash."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     path.chmod(0o700)
-    for folder, names, _ in os.walk(path):  # Outer ones first: what cannot be entered cannot be walked.
+    for folder, names, _ in os.walk(path):  # Outer ones first: a folder must be accessible before it is walked.
         for name in names:
             inner = os.path.join(folder, name)
             if not os.path.islink(inner):

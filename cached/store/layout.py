@@ -1,4 +1,4 @@
-"""Where everything lies below the root."""
+"""The paths of everything below the root."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from cached.model import Digest
 
-REMEMBERED = 4096  # Paths.
+REMEMBERED = 4096  # Paths that are cached.
 
 
 class Layout:
-    """Where everything lies below a root. Pure functions of names; no I/O."""
+    """Compute the paths below a root. The methods are pure functions of names; no I/O."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.format = root / "FORMAT"
-        self.next_format = root / "FORMAT.next"  # Until it takes the place of the other.
+        self.next_format = root / "FORMAT.next"  # Until it is renamed to FORMAT.
         self.index = root / "index.db"
         self.blobs = root / "blobs"
         self.snapshots = root / "snapshots"
         self.ingest = root / "ingest"
         self.trash = root / "trash"
         self.quarantine = root / "quarantine"
-        # A hit asks for three of these, and to put a path together takes longer than all else that it does with it.
+        # A hit needs three of these, and joining a path takes longer than everything else that it does with one.
         self._named = lru_cache(maxsize=REMEMBERED)(self.snapshots.joinpath)
 
     def blob(self, digest: Digest) -> Path:
@@ -36,5 +36,5 @@ class Layout:
         return self._named(f"{digest.hex}.json")
 
     def locks(self, digest: Digest) -> Path:
-        """The folder of the snapshot's lock files: one for each user of it."""
+        """Return the folder of the snapshot's lock files, which has one for each user of the snapshot."""
         return self._named(f"{digest.hex}.locks")

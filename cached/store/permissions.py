@@ -1,6 +1,7 @@
-"""Who may enter the directories of snapshots: everybody, or the uids that proved that they may read the model.
+"""Access to the directories of snapshots: for everybody, or for the uids that proved that they may read the model.
 
-The kernel enforces it: a POSIX ACL on the directory. Blobs themselves are behind one that is the daemon's alone.
+The kernel enforces it with a POSIX ACL on the directory. The blobs themselves are behind a directory that only the
+daemon may enter.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from cached.store.snapshots.locks import holders
 log = logging.getLogger("cached.store")
 
 _READ_ENTER = 5
-_LOOK_AGAIN = 1.0  # Seconds after which it is looked again whether a snapshot with as many users as can be has room.
-_AS_IT_IS: list[int] = []  # Told by its identity: nothing is to be changed.
+_LOOK_AGAIN = 1.0  # Seconds between checks whether a snapshot with the most users possible can take another.
+_AS_IT_IS: list[int] = []  # Recognised by its identity: nothing is to be changed.
 
 
 class Entrants:
-    """`enforced`: whether anything but an open model is shut at all. `own_open`: so is what the daemon's credentials
-    opened. Safe to use from several threads."""
+    """Control access to snapshots' directories. Unless `enforced`, every snapshot is open to everybody; with
+    `own_open`, so are those that the daemon's own credentials opened. Safe to use from several threads."""
 
     def __init__(self, layout: Layout, index: Index, leases: Leases, enforced: bool, own_open: bool) -> None:
         self._layout, self._index, self._leases = layout, index, leases
         self._open_kinds = {"open", "own"} if own_open else {"open"}
         self._enforced = enforced
-        self._lock = threading.Lock()  # In the order of locks that `Store` names.
-        self._left_open: set[Digest] = set()  # To be shut when it can be told who leases them.
-        self._told: dict[Digest, dict[int, float]] = {}  # Until when who was given the path can use it.
-        # Where nobody could be let go: until when (monotonic) that is believed, and what is said meanwhile.
+        self._lock = threading.Lock()  # `Store` states the order of locks.
+        self._left_open: set[Digest] = set()  # To be closed when their leases can be determined.
+        self._told: dict[Digest, dict[int, float]] = {}  # Until when each user that received the path can use it.
+        # Full snapshots: until when (monotonic) that is assumed, and the error message meanwhile.
         self._full: dict[Digest, tuple[float, str]] = {}
-        self._telling = threading.Lock()  # Of its own: a hit does not wait for the disk.
+        self._telling = threading.Lock()  # A separate lock: a hit does not wait for the disk.
 
     def everybody(self, access: Access) -> bool:
-        """Whether the directory of such a snapshot is open to all users of the node."""
+        """Return whether the directory of a snapshot with this access is open to all users of the node."""
         return not self._enforced or access.kind in self._open_kinds
 
     def enter(self, snapshot: Digest, uid: int, until: float) -> None:
-        """Let the user in at least until then (seconds since the epoch). On an error it is not let in."""
+        """Grant the user access until at least `until` (seconds since the epoch). On an error no access is granted."""
         with self._lock:
             self._refuse_while_full(snapshot, uid)
             try:
@@ -59,45 +60,49 @@ class Entrants:
                         "ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
                         (snapshot.hex, uid, until, snapshot.hex),
                     )
-                    # Before others see the row, and take the user for one who can enter.
+                    # Before the row is visible, from which others conclude that the user can enter.
                     self._apply(snapshot, newcomer=uid)
             except BaseException:
                 with contextlib.suppress(CachedError):
-                    self._apply(snapshot)  # The disk may have taken half of it.
+                    self._apply(snapshot)  # The disk may have applied half of it.
                 raise
 
     def _refuse_while_full(self, snapshot: Digest, uid: int) -> None:
-        """A look at hundreds of lock files for each of those who crowd in would be dear."""
+        """Raise TooManyUsers while the snapshot is known to be full: checking hundreds of lock files for each new user
+        would be expensive."""
         until, why = self._full.get(snapshot, (0.0, ""))
         if time.monotonic() < until and not self._is_inside(snapshot, uid):
             raise TooManyUsers(why)
 
     def _is_inside(self, snapshot: Digest, uid: int) -> bool:
-        """Also where its time is over, as that of who was found inside may be."""
+        """Return whether the user has a row, even an expired one: a user that was found to have access gets a row that
+        has expired."""
         found = self._index.query("SELECT 1 FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
         return bool(found)
 
     def told(self, snapshot: Digest, uid: int, until: float) -> None:
-        """The user is about to hear the path, and can use it until then (seconds since the epoch), should what is open
-        to everybody close meanwhile. To be called before it is looked whether it is open. For hits."""
+        """Record that the user is about to receive the path, and can use it up to `until` (seconds since the epoch)
+        even if a snapshot that is open to everybody is closed meanwhile. Call this before checking whether it is open.
+        For hits."""
         with self._telling:
             self._told.setdefault(snapshot, {})[uid] = until
 
     def until(self, snapshot: Digest, uid: int) -> float:
-        """Until when (seconds since the epoch) the user is let in; 0 when it is not. For hits."""
+        """Return until when (seconds since the epoch) the user has access; 0 when it has none. For hits."""
         rows = self._index.hits.query("SELECT until FROM entrant WHERE snapshot = ? AND uid = ?", (snapshot.hex, uid))
         return float(rows[0]["until"]) if rows else 0.0
 
     def expire(self, snapshot: Digest, uid: int, until: float) -> None:
-        """Of the user's time nothing is left after this (seconds since the epoch); `sweep` shuts it out then."""
+        """Limit the user's access to the time before `until` (seconds since the epoch); `sweep` revokes it then."""
         with self._index.transaction() as db:
             db.execute(
                 "UPDATE entrant SET until = min(until, ?) WHERE snapshot = ? AND uid = ?", (until, snapshot.hex, uid)
             )
 
     def sweep(self, now: float) -> int:
-        """Shut out whoever's time is over and who leases nothing there; how many. What had to be left open is tried
-        again. An error at one snapshot is raised when all have been looked at."""
+        """Revoke the access of users whose time is over and that do not lease the snapshot; return their number. Try
+        again to close snapshots that had to be left open. An error while revoking at one snapshot is raised after all
+        have been processed."""
         with self._telling:
             for which, told in list(self._told.items()):
                 if still := {uid: until for uid, until in told.items() if until >= now}:
@@ -125,7 +130,7 @@ class Entrants:
 
     def _leave(self, snapshot: Digest, uids: Collection[int], now: float) -> int:
         with self._lock, self._index.transaction() as db:
-            for uid in uids:  # Unless one has come back meanwhile.
+            for uid in uids:  # Unless it was granted access again meanwhile.
                 db.execute("DELETE FROM entrant WHERE snapshot = ? AND uid = ? AND until < ?", (snapshot.hex, uid, now))
             self._apply(snapshot)  # On an error the rows stay, for the next sweep.
             for uid in uids:
@@ -135,19 +140,20 @@ class Entrants:
         return len(uids)
 
     def stands_open(self, snapshot: Digest) -> bool:
-        """Whether the disk lets everybody in. When the index has only just come to say so, it may not yet."""
+        """Return whether the disk lets everybody enter. When the index has only just recorded it, the disk may not
+        yet."""
         with disk_errors(f"looking at who may enter the snapshot {snapshot.hex[:12]}"):
             return mode(self._layout.snapshot(snapshot)) & _READ_ENTER == _READ_ENTER
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """Nobody is let in or shut out during the block."""
+        """Prevent every change of access during the block."""
         with self._lock:
             yield
 
     def apply(self, snapshot: Digest) -> None:
-        """Make the directory what the index says. When that shuts what was open to everybody, who leases it
-        stays inside; while it cannot be told who does, it is left open, and a later sweep shuts it."""
+        """Make the directory agree with the index. When that closes a directory that was open to everybody, users that
+        lease the snapshot keep access; while these are not known, it is left open, and a later sweep closes it."""
         with self._lock:
             self._apply(snapshot)
 
@@ -164,7 +170,8 @@ class Entrants:
                     raise
 
     def _wanted(self, snapshot: Digest) -> list[int] | None:
-        """Who may enter; None is everybody. _AS_IT_IS when the snapshot is gone, or has to be left open."""
+        """Return the uids that may enter; None for everybody. Return _AS_IT_IS when the snapshot is gone, or has to be
+        left open."""
         with self._index.transaction() as db:
             rows = db.execute("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchall()
             if not rows:
@@ -179,8 +186,9 @@ class Entrants:
             return sorted(row["uid"] for row in entrants)
 
     def _make_room(self, snapshot: Digest, newcomer: int | None) -> bool:
-        """Let go of users who neither lease the snapshot nor were told of it just now: they are let in again when they
-        ask. Those whose time is over, else an eighth of all, by whose time is over first. False when there are none."""
+        """Revoke the access of users that neither lease the snapshot nor received its path just now: they get access
+        again on their next request. Choose those whose time is over, else an eighth of all, in the order in which their
+        time ends. Return False when there are none."""
         now = time.time()
         leasing = self._leases.users(snapshot, holders())
         if leasing is None:
@@ -202,17 +210,18 @@ class Entrants:
 
     def _allow(self, snapshot: Digest, uids: list[int] | None) -> None:
         path = self._layout.snapshot(snapshot)
-        with contextlib.suppress(FileNotFoundError):  # It is damaged, or going.
+        with contextlib.suppress(FileNotFoundError):  # It is damaged, or being removed.
             try:
                 allow(path, _READ_ENTER, uids)
             except (OSError, StoreDegraded, TooManyUsers):
                 if uids is not None:
-                    shut(path)  # Rather than open: who is named already stays inside.
+                    shut(path)  # Rather than open: users already named keep access.
                 raise
 
     def _keep_inside(self, db: sqlite3.Connection, snapshot: Digest) -> bool:
-        """If it was open to everybody: who leases it, or was told of it just now, may enter until a sweep finds
-        otherwise. False when it cannot be told who leases it."""
+        """Keep access for users of a snapshot that was open to everybody: those that lease it, or received its path
+        just now, may enter until a sweep finds otherwise. Return False when it cannot be determined which users lease
+        it."""
         if not mode(self._layout.snapshot(snapshot)) & 0o001:
             return True
         leasing = self._leases.users(snapshot, holders())
@@ -232,10 +241,10 @@ class Entrants:
             log.info("access.left_open", extra={"snapshot": snapshot.hex})
 
     def settle(self) -> int:
-        """At a start: make every snapshot's directory right. How many had to be changed.
+        """At a start, make every snapshot's directory agree with the index. Return how many had to be changed.
 
-        Who the disk lets in, or holds a lease, is kept until the next sweep: the index may have been lost meanwhile.
-        What cannot be made right is shut, and keeps nobody from the others.
+        Users that the disk lets in, or that hold a lease, keep access until the next sweep: the index may have been
+        lost meanwhile. A directory that cannot be corrected is closed, and does not affect the others.
         """
         changed = 0
         for row in self._index.query("SELECT digest, access FROM snapshot"):
@@ -243,12 +252,12 @@ class Entrants:
             try:
                 with disk_errors(f"looking at who may enter the snapshot {snapshot.hex[:12]}"):
                     changed += self._settle(snapshot, Access.parse(row["access"]))
-            except CachedError as error:  # Whoever asks for it will hear why.
+            except CachedError as error:  # A caller that requests it gets the reason.
                 log.error("access.unsettled", extra={"snapshot": snapshot.hex, "why": error.message})
         return changed
 
     def _settle(self, snapshot: Digest, access: Access) -> bool:
-        """Whether it had to be changed."""
+        """Make the snapshot's directory agree with the index. Return whether it had to be changed."""
         if self.everybody(access):
             right = mode(self._layout.snapshot(snapshot)) in (_READ_ENTER * 0o111, -1)
         else:

@@ -1,7 +1,7 @@
-"""What is the daemon's alone below the root: files that nobody else can open, or has open since a time when all could.
+"""Files below the root that only the daemon may open, and that no other user still has open from a time when all could.
 
-A lock is held on a file, not on a name. So what others could open is not only closed to them: a copy takes its place,
-and whatever they locked, or go on reading, is another file.
+A lock is held on a file, not on a name. So a file that others could open is not only closed to them: a copy takes its
+place, and other users' locks and open descriptors belong to another file.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from cached.store.layout import Layout
 log = logging.getLogger("cached.store")
 
 OTHERS = 0o077
-_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # Should a link or a pipe lie there, nothing waits for it.
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # Never follow a link, or wait for a pipe.
 
 
 def exposed(status: os.stat_result) -> bool:
-    """Whether others can open the file, or own it."""
+    """Return whether other users can open the file, or own it."""
     return bool(status.st_mode & OTHERS) or status.st_uid != os.geteuid()
 
 
 def open_safely(path: Path | str, flags: int) -> int:
-    """A descriptor, of no link; opening a pipe does not wait."""
+    """Open a file and return its descriptor. A link is refused, and opening a pipe does not wait."""
     return os.open(path, flags | _SAFELY)
 
 
 def create(path: Path | str) -> int:
-    """A descriptor of a new file that the daemon alone can open, whatever the umask. FileExistsError if it exists."""
+    """Create a file that only the daemon can open, whatever the umask, and return its descriptor. Raise FileExistsError
+    if it exists."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
     try:
         os.fchmod(fd, 0o600)
@@ -47,10 +48,11 @@ def create(path: Path | str) -> int:
 
 
 def close_index(layout: Layout) -> None:
-    """Give the index to the daemon alone, before SQLite opens it: it makes its other files with the modes of this one.
+    """Make the index readable by the daemon alone, before SQLite opens it: SQLite creates its other files with the mode
+    of this one.
 
-    Copies of what others could open take their places, one by one and with the same bytes, so that a crash in between
-    harms nothing; what SQLite shares in memory it makes anew.
+    Files that others could open are replaced by copies, one by one and with the same bytes, so that a crash in between
+    harms nothing; SQLite creates its shared-memory file anew.
     """
     for suffix in ("", "-wal", "-journal"):
         path = f"{layout.index}{suffix}"
@@ -86,9 +88,11 @@ def _replace_by_a_copy(layout: Layout, path: str) -> None:
 
 
 def is_open_for_writing(path: Path) -> bool:
-    """Whether a process has it open for writing, or it cannot be told: the kernel gives no read lease on such a file.
+    """Return whether a process has the file open for writing, or that cannot be determined: the kernel gives no read
+    lease on such a file.
 
-    Whoever can only read the file cannot make this true, in whatever pid namespace it hides. See fcntl(2), F_SETLEASE.
+    A process that can only read the file cannot make this true, in whatever pid namespace it hides. See fcntl(2),
+    F_SETLEASE.
     """
     fd = open_safely(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""When whose credentials were last seen to open a place or a file. They themselves are never written down."""
+"""The times at which credentials were last seen to open a place or a file. The credentials are never written down."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Mapping
 from cached.store.index.index import Index
 from cached.store.index.resolutions import OWN
 
-NOBODY = "nobody"  # Who asks without credentials, the daemon's own not being for it.
+NOBODY = "nobody"  # A caller without credentials that may not use the daemon's own.
 
-HASH = 16  # Bytes that stand for a file; keyed, so that nobody can look for two files with the same.
-MOST_FILES = 65_536  # That are remembered of one place for one set of credentials.
-MOST_PLACES = 1_024  # Of all together …
+HASH = 16  # Bytes of a file's hash; keyed, so that nobody can search for two files with the same hash.
+MOST_FILES = 65_536  # Remembered of one place for one set of credentials.
+MOST_PLACES = 1_024  # Remembered in all …
 MOST_OF_ONE = 64  # … and for one set of credentials.
 
-# Each one's latest place before anybody's second: who proves many pushes out its own.
+# The latest place of each before the second of any: a caller that proves many displaces its own.
 _KEPT = (
     "SELECT who, place FROM "
     "(SELECT who, place, at, row_number() OVER (PARTITION BY who ORDER BY at DESC) AS nth FROM proven) "
@@ -31,31 +31,31 @@ class Proofs:
         self._key = bytes(index.query("SELECT key FROM fingerprint")[0]["key"])
 
     def who(self, personal: Mapping[str, str], namespace: Mapping[str, str] | None = None, empty: str = OWN) -> str:
-        """What stands for these credentials of a caller; `empty` where it has none. `namespace` are the variables that
-        choose what a name means.
+        """Return a name for a caller's credentials; `empty` where it has none. `namespace` are the variables that
+        choose the meaning of a name.
 
-        A keyed hash, and the key is this index's: it says nothing elsewhere, and guesses at a token are all that
-        somebody could check who has both.
+        The name is a hash with the key of this index: it has no meaning elsewhere, and somebody that has the hash and
+        the key can only test guesses at a token.
         """
         name = self._hash(sorted(personal.items())) if personal else empty
         return f"{name}@{self._hash(sorted(namespace.items()))}" if namespace else name
 
     def principal(self, name: str) -> str:
-        """What stands for whom a source names as the owner of temporary keys."""
+        """Return a name for the principal that a source reports as the owner of temporary keys."""
         return f"principal:{self._hash(name)}"
 
     def _hash(self, value: object) -> str:
         return hashlib.blake2b(json.dumps(value).encode(), key=self._key, digest_size=16).hexdigest()
 
-    # Of a place, or of a whole set of files.
+    # Proofs of a place, or of a complete set of files.
 
     def at(self, probe: str, who: str) -> float | None:
-        """When (seconds since the epoch); None when never, or forgotten. For hits."""
+        """Return when (seconds since the epoch) `who` last proved this; None when never, or forgotten. For hits."""
         rows = self._index.hits.query("SELECT proved_at FROM proof WHERE probe = ? AND who = ?", (probe, who))
         return float(rows[0]["proved_at"]) if rows else None
 
     def record(self, probe: str, who: str, place: str = "") -> None:
-        """Just now."""
+        """Record that `who` proved this just now."""
         with self._index.transaction() as db:
             db.execute("INSERT OR REPLACE INTO proof VALUES (?, ?, ?, ?)", (probe, who, place, time.time()))
 
@@ -63,16 +63,16 @@ class Proofs:
         with self._index.transaction() as db:
             db.execute("DELETE FROM proof WHERE probe = ? AND who = ?", (probe, who))
 
-    # Of single files, where each is proved by itself.
+    # Proofs of single files, where each is proved by itself.
 
     def proven(self, who: str, place: str, identities: Iterable[str]) -> set[str]:
-        """Those of the files (by identity) that were seen to be read."""
+        """Return those of the files (by identity) that `who` was seen to read at `place`."""
         rows = self._index.query("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place))
         known = set(_split(rows[0]["files"])) if rows else set()
         return {identity for identity in identities if self._file(identity) in known} if known else set()
 
     def add_proven(self, who: str, place: str, identities: Collection[str]) -> None:
-        """Just now, beside those that are known; the newest are kept."""
+        """Record that `who` read these files just now, beside those that are known; the newest are kept."""
         new = [*dict.fromkeys(self._file(identity) for identity in identities)]
         with self._index.transaction() as db:
             row = db.execute("SELECT files FROM proven WHERE who = ? AND place = ?", (who, place)).fetchone()
@@ -86,17 +86,17 @@ class Proofs:
     def _file(self, identity: str) -> bytes:
         return hashlib.blake2b(identity.encode(), key=self._key, digest_size=HASH).digest()
 
-    # Of both.
+    # Proofs of both kinds.
 
     def forget_place(self, who: str, place: str) -> None:
-        """The source has refused something there: nothing that was proved before stands any more."""
+        """Delete everything that `who` proved at `place`, because the source has refused something there."""
         with self._index.transaction() as db:
             for table in ("proof", "proven"):
                 db.execute(f"DELETE FROM {table} WHERE who = ? AND place = ?", (who, place))
 
     def forget_below(self, who: str, place: str) -> None:
-        """The same for every place that ends so, whatever endpoint it is at. Nothing is written where nothing was
-        proved: refusals come as often as callers like."""
+        """Delete everything that `who` proved at places that end in `place`, whatever endpoint they are at. Nothing is
+        written where nothing was proved, because callers can cause any number of refusals."""
         end = "who = ? AND substr(place, -length(?)) = ?"
         for table in ("proof", "proven"):
             if self._index.query(f"SELECT 1 FROM {table} WHERE {end} LIMIT 1", (who, place, place)):
@@ -104,7 +104,7 @@ class Proofs:
                     db.execute(f"DELETE FROM {table} WHERE {end}", (who, place, place))
 
     def forget_older(self, than: float) -> None:
-        """Than this time in seconds since the epoch."""
+        """Delete proofs made before `than` (seconds since the epoch)."""
         for table, column in (("proof", "proved_at"), ("proven", "at")):
             if self._index.query(f"SELECT 1 FROM {table} WHERE {column} < ? LIMIT 1", (than,)):
                 with self._index.transaction() as db:

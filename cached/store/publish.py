@@ -1,4 +1,4 @@
-"""Verified blobs get their names and their rows; a fill takes what others have published meanwhile."""
+"""Give verified blobs their names and their rows, and let a fill use blobs that others have published meanwhile."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cached.store.index.index import Index
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A verified blob that waits for its name and its row. `key` is what its ingest is called."""
+    """A verified blob that waits for its name and its row. `key` is the name of its ingest."""
 
     key: str
     verified: Verified
-    identity: str | None  # None where not every byte of it was read there: who read it has to be shown first.
+    identity: str | None  # None unless every byte was read there: else access is proved first.
 
 
 def publish(index: Index, blobs: Blobs, arrivals: Sequence[Arrival]) -> None:
-    """Name the blobs, durably, then write their rows: all in one transaction."""
+    """Give the blobs their names, durably, then write their rows in one transaction."""
     times = [blobs.publish(arrival.key, arrival.verified) for arrival in arrivals]
     blobs.sync(arrival.verified.digest for arrival in arrivals)
     pairs = zip(arrivals, times, strict=True)
@@ -30,7 +30,8 @@ def publish(index: Index, blobs: Blobs, arrivals: Sequence[Arrival]) -> None:
 
 
 def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
-    """Of wanted files (by key: the entry and its identity) those that are here now; every fill that wants one holds it.
+    """Return those wanted files (by key: the entry and its identity) that are cached now; every fill that wants one
+    then holds it.
 
     As when they are published, reservations become use.
     """
@@ -41,7 +42,7 @@ def take_arrived(index: Index, blobs: Blobs, wants: Mapping[str, tuple[Entry, st
     }
     if not here:
         return {}
-    with index.transaction() as db:  # The look at the rows included: nothing may be evicted in between.
+    with index.transaction() as db:  # Includes the query of the rows: nothing may be evicted in between.
         rows = index.blobs(digest.hex for digest in here.values())
         found = {key: digest for key, digest in here.items() if rows.get(digest.hex) is False}
         fulfil(db, found.items())

@@ -1,4 +1,4 @@
-"""The store as a whole: what must happen to the disk and to the index together, in the order that survives a crash."""
+"""The store as a whole: changes to the disk and to the index together, in the order that survives a crash."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ from cached.store.usage import Usage
 
 log = logging.getLogger("cached.store")
 
-SNAPSHOTS = 10_000  # At most: by other patterns the same few files make any number.
+SNAPSHOTS = 10_000  # At most: other patterns make any number of them from the same few files.
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """A blob as the index knows it. `pieces`: the XXH3-128 of each piece, 16 bytes apiece, if known."""
+    """A blob as the index knows it: its `size` in bytes and, if known, in `pieces` the XXH3-128 of each piece, 16 bytes
+    apiece."""
 
     size: int
     pieces: bytes | None
@@ -51,9 +52,9 @@ class BlobRow:
 
 class Store:
     def __init__(self, config: Config) -> None:
-        """Claim the root and make disk and index agree. StoreDegraded when that cannot be.
+        """Claim the root and make disk and index agree. Raise StoreDegraded when that is not possible.
 
-        On a file system that is read-only the store is `frozen`: what it holds can be read, and nothing be written.
+        On a file system that is read-only the store is `frozen`: its contents can be read, and nothing can be written.
         """
         self.layout = Layout(config.root)
         self._config = config
@@ -74,8 +75,8 @@ class Store:
         except BaseException:
             self._root_lock.close()
             raise
-        # Publishing and removing exclude each other: else a blob could be taken away between its check and its row.
-        # Who holds several of a store's locks took them in this order, some left out: the change of leases
+        # Publishing and removing exclude each other: else a blob could be removed between its check and its row.
+        # A store's locks are acquired in this order, some left out: the change of leases
         # (`Leases.exclusive` and `make`), this one, that of the entrants, the index's transaction, `locks.trying`.
         self._publishing = threading.RLock()
 
@@ -92,7 +93,7 @@ class Store:
 
     @property
     def claim(self) -> int:
-        """The descriptor whose lock is the claim on the root; who shares it keeps that up."""
+        """The descriptor whose lock is the claim on the root; a process that shares it keeps the claim."""
         return self._root_lock.fd
 
     def close(self) -> None:
@@ -100,25 +101,26 @@ class Store:
         self._root_lock.close()
 
     def usage(self) -> Usage:
-        """What is taken and what may be, the real free space of the file system included."""
+        """Return the bytes used and the bytes allowed, with the real free space of the file system taken into
+        account."""
         return usage.look(self.layout, self._config, self.index, self.blobs, self.quarantine)
 
     def overhead(self) -> Overhead:
-        """What is taken beside blobs."""
+        """Return the space that snapshots take beside blobs."""
         return usage.look_beside(self.index, usage.index_bytes(self.layout))[0]
 
     def abandon(self, fill: int) -> None:
-        """A fill has ended without a snapshot. What lies on the disk for it is parked."""
-        with self._publishing:  # From the look at the disk on: what another fill lands, and parks, stays reserved.
+        """End a fill that made no snapshot. Its partial downloads on the disk are parked."""
+        with self._publishing:  # From the scan of the disk on: a part that another fill parks meanwhile stays reserved.
             self.index.abandon(fill, self.blobs.parts())
 
     def drop_surplus(self) -> None:
-        """Remove snapshots beyond SNAPSHOTS that nobody holds."""
+        """Evict snapshots beyond SNAPSHOTS, unless they are leased or pinned."""
         for digest in self.index.surplus(SNAPSHOTS):
             self.evict(digest, f"there were more than {SNAPSHOTS:,}")
 
     def publish(self, arrivals: Sequence[Arrival]) -> None:
-        """Name the blobs, durably, then write their rows: all in one transaction."""
+        """Give the blobs their names, durably, then write their rows: all in one transaction."""
         for arrival in arrivals:
             self._doubt(arrival.verified)
         with self._publishing, disk_errors("publishing"):
@@ -128,19 +130,20 @@ class Store:
             log.debug("blob.published", extra={"digest": digest, "bytes": arrival.verified.size})
 
     def _doubt(self, verified: Verified) -> None:
-        """What lies under the name already takes the place of what has just been verified only if it is as sound."""
+        """Check a file that exists under the blob's name, and quarantine it if it is damaged: it may replace the bytes
+        just verified only if it is as good as they are."""
         if not self.blobs.taken(verified.digest):
             return
         path = str(self.blobs.path(verified.digest))
         found = verify.check(path, verified.digest, verified.size, verified.pieces, deep=False)
         if found.problem is not None and self.condemn(verified.digest, found) is None:
-            with self._publishing:  # No row says that it is there, or one that it is damaged.
+            with self._publishing:  # It has no row, or one that marks it as damaged.
                 if verify.identity(path) == found.seen:
                     self.blobs.quarantine(verified.digest, verified.size, None, ())
 
     def take_arrived(self, wants: Mapping[str, tuple[Entry, str]]) -> dict[str, Digest]:
-        """Of wanted files (by key: the entry and its identity) those that others have brought since they were looked
-        for: every fill that wants one holds it, and what had landed of it under that key is gone."""
+        """Return those wanted files (by key: the entry and its identity) that other fills have published since they
+        were looked for. Every fill that wants one then holds it, and the partial download under that key is deleted."""
         with self._publishing:
             found = publish.take_arrived(self.index, self.blobs, wants)
             for key in found:
@@ -150,7 +153,8 @@ class Store:
     def commit(
         self, manifest: Manifest, origin: Origin, refs: dict[str, tuple[str, str]], fill: int | None, who: str = ""
     ) -> Path:
-        """Build the snapshot, then let it be handed out. DigestMismatch when a blob of it has been condemned."""
+        """Build the snapshot, then allow it to be served; return its path. Raise DigestMismatch when one of its blobs
+        was found damaged."""
         with self._publishing:
             there = self._build(manifest, origin)
             self.index.commit(manifest, origin, refs, fill, who)
@@ -159,25 +163,26 @@ class Store:
         return self.snapshots.path(manifest.digest)
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
-        """These refs (key → source, revision) were asked just now, and mean the snapshot to `who`."""
+        """Record that these refs (key → source, revision) were resolved just now, and mean the snapshot to `who`."""
         with self._publishing:
             self.index.resolved(refs, snapshot, access, who)
             self._follow_access(snapshot, self.snapshots.read(snapshot))
 
     def refused(self, snapshot: Digest, access: Access) -> None:
-        """The daemon's own credentials do not open it any more."""
+        """Record that the daemon's own credentials no longer open the snapshot."""
         with self._publishing:
             self.index.refused(snapshot, access)
             self._follow_access(snapshot, self.snapshots.read(snapshot))
 
     def closed(self, ref: str, who: str, snapshot: Digest) -> None:
-        """The ref does not mean anything to `who` any more, which made it as open as it was."""
+        """Record that the ref no longer means the snapshot to `who`. The snapshot may be less open without it."""
         with self._publishing:
             self.index.closed(ref, who, snapshot)
             self._follow_access(snapshot, self.snapshots.read(snapshot))
 
     def _follow_access(self, snapshot: Digest, written: tuple[Manifest, Origin] | None) -> None:
-        """Manifest and directory are to say of who may read it what the index does. `written`: what the former says."""
+        """Make the manifest and the directory agree with the index on the access to the snapshot. `written` is the
+        manifest on the disk."""
         access = self.index.access(snapshot)
         try:
             if written is not None and written[1].access != access:
@@ -185,7 +190,7 @@ class Store:
                 with self.entrants.still(), disk_errors(f"rewriting the manifest of {snapshot.hex[:12]}"):
                     self.snapshots.rewrite(manifest, replace(origin, access=access))
         finally:
-            self.entrants.apply(snapshot)  # Whatever became of the manifest: what closes is shut.
+            self.entrants.apply(snapshot)  # Even if the manifest was not written: a closed snapshot is not left open.
 
     def _build(self, manifest: Manifest, origin: Origin) -> Origin:
         try:
@@ -193,17 +198,18 @@ class Store:
         except StoreDegraded as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            # Found damaged, and put aside, since the fill began to count on it.
+            # It was found damaged and quarantined after the fill began to hold it.
             raise DigestMismatch(
                 f"A file of {origin.source} is not there any more; it has to be fetched again."
             ) from error
 
     def evict(self, digest: Digest, why: str, even_pinned: bool = False) -> bool:
-        """Remove a snapshot and the blobs that only it had. False when it is leased, pinned or gone."""
+        """Remove a snapshot and the blobs that only it has. Return False when it is leased, pinned (unless
+        `even_pinned`) or gone."""
         with self.leases.exclusive(digest) as free:
             if not free:
                 return False
-            with self._publishing:  # From the choice on: else one that is committed, or pinned, meanwhile would go.
+            with self._publishing:  # From the choice on: a snapshot committed, or pinned, meanwhile is not removed.
                 if not self.index.evicting(digest, even_pinned):
                     return False
                 self.index.forget(digest, "evicted", why)
@@ -223,7 +229,7 @@ class Store:
         return [self.blobs.remove(digest) for digest in self.index.forget_orphans()]
 
     def drop_parked(self, key: str) -> bool:
-        """Give up a partial download that nobody is waiting for."""
+        """Delete a partial download. Return False when a fill waits for it, or there is none."""
         with self._publishing:
             if not self.index.forget_parked(key):
                 return False
@@ -231,7 +237,8 @@ class Store:
         return True
 
     def parked(self, older_than: float = 0.0) -> list[str]:
-        """Keys of partial downloads that nobody is waiting for, oldest first; age in seconds."""
+        """Return the keys of partial downloads that no fill waits for and that are at least `older_than` seconds old,
+        oldest first."""
         rows = self.index.query(
             "SELECT key FROM reservation WHERE key NOT IN (SELECT key FROM want) AND created_at <= ? "
             "ORDER BY created_at",
@@ -240,9 +247,9 @@ class Store:
         return [row["key"] for row in rows]
 
     def condemn(self, digest: Digest, found: Checkup) -> list[Digest] | None:
-        """A blob failed a check: put it aside. The snapshots that have it are not handed out until mended.
+        """Quarantine a blob that failed a check. The snapshots that have it are not served until repaired; return them.
 
-        None when somebody else has condemned, removed or replaced it meanwhile.
+        Return None when somebody else has marked it as damaged, removed it or replaced it meanwhile.
         """
         with self._publishing:
             if verify.identity(str(self.blobs.path(digest))) != found.seen:
@@ -259,18 +266,19 @@ class Store:
         return affected
 
     def relink(self, snapshot: Digest) -> bool:
-        """Mend a snapshot all of whose blobs are here. False when one is not, or it need not be mended."""
+        """Repair a snapshot whose blobs all exist. Return False when one does not, or the snapshot was not marked
+        damaged."""
         with self._publishing:
             read = self.snapshots.read(snapshot)
             if read is None or not all(self._sound(blob, size) for blob, size in read[0].blobs.items()):
                 return False
             with disk_errors("mending a snapshot"):
                 self.snapshots.mend(read[0])
-            self.entrants.apply(snapshot)  # Of a directory that had to be made anew.
+            self.entrants.apply(snapshot)  # The directory may have been made anew.
             return self.index.mended(snapshot)
 
     def intact(self, snapshot: Digest) -> bool:
-        """Whether its directory is what its manifest says, no change of ours being under way."""
+        """Return whether the snapshot's directory agrees with its manifest, no change of ours being under way."""
         with self._publishing:
             read = self.snapshots.read(snapshot)
             return read is not None and self.snapshots.intact(read[0])
@@ -279,12 +287,12 @@ class Store:
         return self.blob(blob) is not None and self.blobs.size(blob) == size
 
     def blob(self, digest: Digest) -> BlobRow | None:
-        """What the index knows of a blob that is here and not damaged."""
+        """Return the row of a blob that is cached and not damaged; None otherwise."""
         rows = self.index.query("SELECT size, pieces FROM blob WHERE digest = ? AND NOT damaged", (digest.hex,))
         return BlobRow(rows[0]["size"], rows[0]["pieces"]) if rows else None
 
     def wanted_back(self, key: str) -> Digest | None:
-        """The damaged blob that a download of this key is to replace."""
+        """Return the damaged blob that a download of this key is to replace; None if there is none."""
         rows = self.index.query("SELECT digest FROM blob WHERE digest = ? AND damaged", (key,))
         return Digest(rows[0]["digest"]) if rows else None
 

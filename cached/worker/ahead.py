@@ -1,4 +1,5 @@
-"""Room for what is coming, asked of the daemon once its first bytes are here: nothing goes for what never comes."""
+"""Room for incoming bytes, requested from the daemon once the first are here: nothing is evicted for bytes that never
+arrive."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Ask = Callable[[Mapping[str, int]], None]  # Returns when there is room for so m
 
 
 class RoomRequests:
-    """The questions that wait for the daemon's answer. `ask` by any thread; `hear` by the one that receives."""
+    """Requests for room that wait for the daemon's answer. Any thread may `ask`; the receiving thread calls `hear`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -23,7 +24,7 @@ class RoomRequests:
         self._waiting: dict[int, tuple[threading.Event, list[CachedError | None]]] = {}
 
     def ask(self, transfer: int, steps: Mapping[str, int]) -> None:
-        """The daemon's refusal, if it refuses. Without a daemon this process ends."""
+        """Request room and wait for it. Raise the daemon's error if it refuses. Without a daemon this process ends."""
         number = next(self._numbers)
         heard, answer = self._waiting[number] = threading.Event(), []
         self._channel.send(Wanting(number, transfer, steps))
@@ -38,7 +39,7 @@ class RoomRequests:
 
 
 class Ahead:
-    """One large file's, step by step: the disk sets aside ALLOCATED bytes at a time, from its beginning."""
+    """Request room for one large file step by step: ALLOCATED bytes at a time are allocated, from its beginning."""
 
     def __init__(self, ask: Ask, key: str, ingest: Ingest) -> None:
         self._ask, self._key, self._ingest = ask, key, ingest
@@ -46,10 +47,10 @@ class Ahead:
         self._secured = 0
 
     def of(self, piece: Piece) -> None:
-        """Returns when that piece may be written."""
+        """Wait until this piece may be written. Raise the daemon's error if it refuses room."""
         size = self._ingest.entry.size
         end = min(size, -(-(piece.offset + piece.length) // ALLOCATED) * ALLOCATED)
-        # What landed beyond, in an earlier try, takes room as well.
+        # Bytes that were written beyond, in an earlier try, take room as well.
         beyond = size - end - sum(each.length for each in self._ingest.missing() if each.offset >= end)
         with self._asking:
             if end + beyond > self._secured:

@@ -1,4 +1,4 @@
-"""A blob that another root of this node has, read like a remote file: what comes is checked like everything."""
+"""Read a blob that another root of this node has, like a remote file: its bytes are checked like all others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cached.errors import SourceUnavailable
 
 
 class BlobReader:
-    """See `sources.base.Reader`. It holds the file open, so that an eviction there does not matter."""
+    """A reader as in `sources.source.Reader`. It holds the file open, so that an eviction there does not matter."""
 
     def __init__(self, path: Path) -> None:
-        """SourceUnavailable when it has gone; the next try then asks the remote."""
+        """Open the blob. Raise SourceUnavailable if it is gone; the next try then reads from the remote."""
         self._name = path.name[:12]
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -30,7 +30,7 @@ class BlobReader:
             raise self._unavailable(error) from error
 
     def recheck(self, resumed: bool = False) -> None:
-        """Nothing to ask: the digest decides."""
+        """Do nothing: the digest decides."""
 
     def close(self) -> None:
         os.close(self._fd)

@@ -1,4 +1,4 @@
-"""Bytes that have come, counted by the threads that receive them without a lock on the way."""
+"""Count received bytes in the threads that receive them, without a lock on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cached.worker.messages import Came
 
 
 class Count:
-    """One call's bytes, written by its thread alone."""
+    """The bytes of one call, written by its thread alone."""
 
     __slots__ = ("_told_came", "_told_done", "came", "done", "kept", "transfer")
 
@@ -25,7 +25,7 @@ class Count:
         self.came += count
 
     def news(self) -> tuple[int, int]:
-        """What was added since the last time, done and came. Called by one thread at a time."""
+        """Return the bytes that were added since the last call, done and received. Called by one thread at a time."""
         done, came = self.done, self.came
         found = done - self._told_done, came - self._told_came
         self._told_done, self._told_came = done, came
@@ -48,7 +48,7 @@ class Tally:
         try:
             yield count
         except BaseException:
-            count.done = count.kept  # The rest of what broke off will come again.
+            count.done = count.kept  # The rest of a broken transfer will be received again.
             raise
         finally:
             with self._lock:
@@ -61,7 +61,7 @@ class Tally:
         self._ended[count.transfer] = before[0] + done, before[1] + came
 
     def news(self) -> Came | None:
-        """What was counted since the last time; None if nothing was."""
+        """Return the bytes counted since the last call; None if there are none."""
         with self._lock:
             for count in self._running:
                 self._note(count)
@@ -71,7 +71,7 @@ class Tally:
 
 
 class Bandwidth:
-    """A bound on bytes per second that threads share. 0 is none."""
+    """A limit on bytes per second that threads share. 0 is no limit."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
@@ -79,7 +79,7 @@ class Bandwidth:
         self._free_at = 0.0
 
     def take(self, count: int) -> None:
-        """Account for bytes that came; sleeps for as long as they should have taken."""
+        """Account for received bytes; sleep for as long as they should have taken."""
         if not self._per_second:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""A worker's end of the socket to the daemon: whole messages, blocking."""
+"""A worker's end of the socket to the daemon: complete messages, blocking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cached.worker.messages import HEADER, frame
 
 
 class Channel:
-    """`receive` by one thread; `send` by any."""
+    """A channel to the daemon. One thread calls `receive`; any thread may call `send`."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
@@ -19,19 +19,19 @@ class Channel:
         self._sending = threading.Lock()
 
     def receive(self) -> Any:
-        """The next message; None when the daemon has gone."""
+        """Return the next message; None when the daemon is gone."""
         try:
             head = self._file.read(HEADER.size)
             if len(head) < HEADER.size:
                 return None
             (length,) = HEADER.unpack(head)
             data = self._file.read(length)
-        except ConnectionResetError:  # Gone without having read what we said last.
+        except ConnectionResetError:  # Gone without having read our last message.
             return None
         return pickle.loads(data) if len(data) == length else None
 
     def send(self, *messages: object) -> None:
-        """In this order, nothing between them."""
+        """Send the messages in this order, with nothing between them."""
         data = b"".join(frame(message) for message in messages)
         with self._sending:
             self._socket.sendall(data)

@@ -1,4 +1,4 @@
-"""Reading blobs again, at a bounded rate and behind everybody else where nobody waits for it."""
+"""Read blobs again, at a bounded rate and with the lowest priority where no caller waits for the result."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def run_check(asked: Check) -> Checkup:
 
 
 class Pace:
-    """Waits as long as it takes for no more than `rate` bytes to be read in a second."""
+    """Sleep so that no more than `rate` bytes are read in a second."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._due = time.monotonic()
 
     def take(self, count: int) -> None:
-        """Time that was lost (the disk was busy, the machine slept) is not made up for."""
+        """Account for `count` bytes and sleep. Time lost beyond a second (a busy disk, a sleeping machine) is not made
+        up for."""
         self._due = max(self._due, time.monotonic() - 1.0) + count / self._rate
         time.sleep(max(0.0, self._due - time.monotonic()))
 
 
 def _prefer(priority: int) -> None:
-    """This thread's reads, and those of threads that it starts. Where that is not possible, nothing changes."""
+    """Set the I/O priority of this thread and of threads that it starts. If that is not possible, nothing changes."""
     if _IOPRIO_SET is not None:
         ctypes.CDLL(None, use_errno=True).syscall(_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, priority)

@@ -1,4 +1,4 @@
-"""One large file on its way in: an ingest that is filled piece by piece from a reader of one source."""
+"""One large file while it is fetched: an ingest that is filled piece by piece from a reader of one source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cached.worker.messages import Open, Opened
 
 
 class LargeFile:
-    """`read` may be called from several threads; the rest from one at a time, when no read runs."""
+    """A large file while it is fetched. Several threads may call `read`; one at a time the rest, when no read runs."""
 
     def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Open, ask: Ask) -> None:
-        """`ask` for room before bytes are written."""
+        """Open the ingest and the reader. `ask` is called for room before bytes are written."""
         self._bandwidth = bandwidth
         self._ingest = blobs.ingest(asked.into.key, asked.entry, asked.into.expected)
         self._ahead = Ahead(ask, asked.into.key, self._ingest)
@@ -39,7 +39,7 @@ class LargeFile:
         return Opened(landed, tuple(missing), whole)
 
     def read(self, piece: Piece, count: Count) -> None:
-        """One piece, through the reader's fast lane where it has one and the answer is plain."""
+        """Fetch one piece, through the reader's fast path where it has one and the answer is plain."""
         bandwidth, begun = self._bandwidth, self._ingest.begun(piece)
         try:
             with self._ingest.landing(piece, functools.partial(self._ahead.of, piece)) as landing:
@@ -47,7 +47,7 @@ class LargeFile:
                 def sink(data: memoryview) -> None:
                     landing.write(data)
                     if self._copied:
-                        count.done += len(data)  # Nothing came from a remote.
+                        count.done += len(data)  # Nothing was received from a remote.
                     else:
                         count.add(len(data))
                         bandwidth.take(len(data))
@@ -60,7 +60,7 @@ class LargeFile:
             raise
 
     def read_whole(self, count: Count) -> None:
-        """By the reader's own engine, then piece by piece through the same checks as everything."""
+        """Fetch the file with the reader's own engine, else piece by piece, through the same checks as every file."""
         assert isinstance(self._reader, WholeFileReader)  # `opened` said so.
         landed = self._ingest.landed_bytes
         try:
@@ -75,12 +75,13 @@ class LargeFile:
             raise
 
     def finish(self) -> Verified:
-        """Checked, durable and closed. SourceChanged, DigestMismatch and a failed fsync leave nothing behind."""
+        """Check the file, make it durable and close it. After SourceChanged, DigestMismatch or a failed fsync nothing
+        is left."""
         try:
             self._reader.recheck(self._resumed)
             return self._ingest.verify()
         except SourceChanged:
-            self._ingest.discard()  # Bytes of a version that is gone are of no use to anyone.
+            self._ingest.discard()  # Bytes of a version that is gone are of no use.
             raise
         finally:
             self.close()
@@ -96,7 +97,7 @@ class LargeFile:
 
 
 def _reader(source: Source, asked: Open) -> Reader:
-    """Of the blob on another root where there is one, else of the remote."""
+    """Open the blob on another root if there is one, else the remote file."""
     if asked.into.copy is not None:
         return BlobReader(asked.into.copy)
     return source.open(asked.remote.listing, asked.entry, asked.remote.credentials)

@@ -1,4 +1,4 @@
-"""What crosses between the daemon and its workers, as frames of pickles.
+"""The messages between the daemon and its workers, as frames of pickles.
 
 Pickles, because both ends are one program with one set of rights: a worker can already do to the store whatever the
 daemon can. Nothing that a remote sent is ever unpickled.
@@ -21,13 +21,13 @@ from cached.model_ref import ModelRef
 from cached.store.blobs.ingest import Piece, Verified
 
 HEADER = struct.Struct("!I")
-RESOLVES = 16  # Questions to sources that one worker takes at a time, …
-PROOFS = 16  # … and questions whether somebody may read, which do not wait for those.
+RESOLVES = 16  # Resolve requests that one worker runs at a time, …
+PROOFS = 16  # … and proofs of access, which do not wait for those.
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first thing that a worker hears."""
+    """The first message to a worker: the settings."""
 
     settings: Mapping[str, Any] = field(repr=False)
 
@@ -44,15 +44,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first thing that a worker says: everything is imported."""
+    """The first message from a worker: everything is imported."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Answered with a Listing. Where one file stands for the whole place, these credentials may read that. `require`
-    names what it is to be fit for."""
+    """Resolve a ref. Answered with a Listing. Where one file proves the right to the whole place, these credentials may
+    read that file. `require` names the use for which the model has to be fit."""
 
     ref: ModelRef
     credentials: Credentials = field(repr=False)
@@ -62,8 +62,8 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Prove:
-    """Whether these credentials may read every file of the listing, at its version. Answered with None, or the source's
-    first refusal."""
+    """Check that these credentials may read every file of the listing, at its version. Answered with None, or the
+    source's first refusal."""
 
     listing: Listing
     credentials: Credentials = field(repr=False)
@@ -72,8 +72,8 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Whether these files hold what the source gives these credentials for the entries: ranges of each are compared, or
-    the `whole` of each. Answered with None, or SourceDenied."""
+    """Check that these files hold the bytes that the source gives these credentials for the entries: ranges of each are
+    compared, or with `whole` all bytes. Answered with None, or SourceDenied."""
 
     listing: Listing
     copies: Mapping[Path, Entry]
@@ -84,7 +84,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """For whom the source takes these credentials. Answered with a name, or None."""
+    """Identify the owner of these credentials, as the source sees it. Answered with a name, or None."""
 
     ref: ModelRef
     credentials: Credentials = field(repr=False)
@@ -93,19 +93,19 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Where files come from. The listing may be cut down to the entries that the request is about."""
+    """The remote that files are fetched from. The listing may be cut down to the entries of the request."""
 
     listing: Listing
     credentials: Credentials = field(repr=False)
 
     @property
     def origin(self) -> str:
-        """Scheme and host: what shares a pace."""
+        """Return scheme and host: one origin shares one pace."""
         return "/".join(self.listing.place.split("/", 3)[:3])
 
     @property
     def group(self) -> str:
-        """The model, for taking turns."""
+        """Return the name of the model, for taking turns."""
         return f"{self.listing.place}@{self.listing.revision}"
 
     def only(self, *entries: Entry) -> Remote:
@@ -114,10 +114,10 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Into:
-    """Where a file goes: which root, and under which key.
+    """The destination of a file: a root, and a key in it.
 
-    `expected` is the digest of a damaged blob there that it replaces; `copy` a sound blob of these bytes on another
-    root, to be read instead of the remote.
+    `expected` is the digest of a damaged blob there that it replaces; `copy` an undamaged blob of these bytes on
+    another root, to be read instead of the remote.
     """
 
     root: Path
@@ -128,7 +128,7 @@ class Into:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Begin or resume a large file; `transfer` is what it is called from then on. Answered with Opened."""
+    """Begin or resume a large file; `transfer` is its number from then on. Answered with Opened."""
 
     transfer: int
     into: Into
@@ -138,7 +138,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """`landed` in bytes; `whole` says that the source has an engine of its own for this file, and wants to use it."""
+    """The state of an opened file: `landed` in bytes; `whole` if the source has, and wants to use, its own engine for
+    it."""
 
     landed: int
     missing: tuple[Piece, ...]
@@ -155,21 +156,21 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class ReadWhole:
-    """Fetch everything by the source's own engine, or piece by piece where that cannot be. Answered with None."""
+    """Fetch the file with the source's own engine, or piece by piece where that is impossible. Answered with None."""
 
     transfer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Check and fsync what has landed, and let go of it. Answered with Verified."""
+    """Check and fsync the bytes that were written, and release the file. Answered with Verified."""
 
     transfer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Let go of it: parked, or discarded. Answered with None, also when it is closed already."""
+    """Release the file: parked, or discarded. Answered with None, also when it is closed already."""
 
     transfer: int
     discard: bool
@@ -187,7 +188,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What can be published, and what ended it early."""
+    """The files that can be published, and the error that ended the fetch early."""
 
     verified: Mapping[str, Verified]
     error: CachedError | None
@@ -195,9 +196,9 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Read a blob of this path again, see `checkup.check`. Answered with Checkup.
+    """Read the blob at this path again, see `verify.check`. Answered with Checkup.
 
-    `rate` in bytes per second bounds it; then it is work for idle times, and the disk serves everybody else first.
+    `rate` in bytes per second bounds it; it is then work for idle times, and the disk serves all other requests first.
     """
 
     path: Path
@@ -210,7 +211,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Whether an LLM engine could load what is in this directory. Answered with None, or ModelIncomplete."""
+    """Check that an LLM engine could load the files in this directory. Answered with None, or ModelIncomplete."""
 
     ref: ModelRef
     folder: Path
@@ -218,7 +219,7 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """Which shards the file `index`, that goes by this name, is about. Answered with their names, or
+    """List the shards that the file `index` names; `name` is its name in the model. Answered with their names, or
     ModelIncomplete."""
 
     ref: ModelRef
@@ -226,13 +227,13 @@ class Shards:
     index: Path
 
 
-Asking = Resolve | Prove | Compare | Principal  # What writes nothing, and may be asked of another process.
+Asking = Resolve | Prove | Compare | Principal  # These write nothing, and may be sent to another process.
 Question = Asking | Open | Read | ReadWhole | Finish | Close | Gather | Check | Inspect | Shards
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Nobody waits any more for the answer to the request of this number. Not answered."""
+    """Cancel the request of this number, for whose answer no caller waits any more. Not answered."""
 
     number: int
 
@@ -252,14 +253,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """Bytes since the last one, by transfer: what counts as done (it shrinks when a piece breaks off), what came."""
+    """The bytes since the last message, by transfer: bytes done (they shrink when a piece breaks off), and bytes
+    received."""
 
     counts: Mapping[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanting:
-    """A worker asks: may so many bytes of each of these keys be on the disk? Answered with Granted."""
+    """Request room on the disk for so many bytes of each of these keys. Sent by a worker, answered with Granted."""
 
     number: int
     transfer: int
@@ -268,7 +270,7 @@ class Wanting:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """They may, or why not."""
+    """The daemon's answer to Wanting: `error` is None, or the reason for a refusal."""
 
     number: int
     error: CachedError | None

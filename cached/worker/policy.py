@@ -1,4 +1,4 @@
-"""What may be fetched for whom: rules over file names, applied to a listing before the first byte.
+"""Rules over file names that decide which files a caller may fetch, applied to a listing before the first byte.
 
 In a worker, because sources choose how many files there are, and callers how many patterns.
 """
@@ -33,7 +33,7 @@ _CONFIGS = ("config.json", "params.json")  # Transformers', Mistral's.
 
 
 def check_weights(listing: Listing, policy: str) -> None:
-    """InvalidRequest when the listing holds files that run code and the policy refuses them."""
+    """Raise InvalidRequest if the listing has files that run code and the policy refuses them; log them if it warns."""
     risky = [entry.path for entry in listing.entries if entry.path.endswith(RUNS_CODE)]
     if not risky or policy == "allow":
         return
@@ -46,15 +46,16 @@ def check_weights(listing: Listing, policy: str) -> None:
 
 
 def check_loadable(ref: ModelRef, paths: Set[str]) -> None:
-    """ModelIncomplete unless an LLM engine would find its configuration and every numbered shard among these paths."""
+    """Raise ModelIncomplete unless an LLM engine would find its configuration and every numbered shard among these
+    paths."""
     if not any(name in paths for name in _CONFIGS) and not any(path.endswith(".gguf") for path in paths):
         raise ModelIncomplete(f"{ref} has no config.json, so no engine could load it; check the URI and the patterns.")
     refuse_absent(ref, absent_numbers(paths), "its shards are numbered, which promises")
 
 
 def leave_out(listing: Listing) -> Listing:
-    """For a lean ref, without what vLLM does not read: other frameworks' weights, `original/` and `metal/` of converted
-    models, and PyTorch's pickles beside the same weights in safetensors."""
+    """Return the listing, for a lean ref without the files that vLLM does not read: other frameworks' weights,
+    `original/` and `metal/` of converted models, and PyTorch's pickles beside the same weights in safetensors."""
     if not listing.ref.lean:
         return listing
     safe = any(entry.path in _SAFE for entry in listing.entries)
@@ -63,7 +64,7 @@ def leave_out(listing: Listing) -> Listing:
 
 
 def _idle(path: str, safe: bool) -> bool:
-    """Whether no engine reads it, in a model that has safetensors or has not."""
+    """Return True if no engine reads the file; `safe` says that the model has safetensors."""
     *folders, name = path.split("/")
     return (
         path.startswith(_IDLE_ROOTS)
@@ -78,7 +79,7 @@ def _idle(path: str, safe: bool) -> bool:
 
 
 def applied(listing: Listing, weights: str, require: str | None) -> Listing:
-    """What is left to fetch. InvalidRequest, ModelIncomplete."""
+    """Return the listing of the files to fetch. Raise InvalidRequest or ModelIncomplete if a rule refuses the model."""
     kept = leave_out(listing)
     budget.check()
     check_weights(kept, weights)
@@ -88,8 +89,7 @@ def applied(listing: Listing, weights: str, require: str | None) -> Listing:
 
 
 def inspect(ref: ModelRef, folder: Path) -> None:
-    """ModelIncomplete when something is missing in a snapshot's directory that an LLM engine, or the model's own index,
-    wants."""
+    """Raise ModelIncomplete if a snapshot's directory lacks a file that an LLM engine, or its own index, needs."""
     paths = set(_files(str(folder)))
     check_loadable(ref, paths)
     if name := index_of(paths):

@@ -1,4 +1,4 @@
-"""The process: hear requests, answer each in a thread, end with the daemon.
+"""The worker process: it receives requests, answers each in a thread, and ends with the daemon.
 
 `python -P -m cached.worker PARENT FD…` becomes as many processes as it is given sockets, forked once everything is
 imported, so that they share that memory.
@@ -71,24 +71,24 @@ log = logging.getLogger("cached.worker")
 
 NICE = 10
 OOM_SCORE = 500
-SWEPT_EVERY = 1.0  # Seconds between two looks for connections that nobody uses any more.
-TOLD_EVERY = 0.1  # Seconds between two counts of what has come.
-HELPERS = 32  # Threads for those who have many files to prove.
-CHECKS = 2  # As well: checking reads a disk for minutes.
-LOOKS = 2  # And those that look through a snapshot's names.
-SCRUBS = 4  # And those for which nobody waits: each root has one under way.
+SWEPT_EVERY = 1.0  # Seconds between two sweeps for idle connections.
+TOLD_EVERY = 0.1  # Seconds between two reports of received bytes.
+HELPERS = 32  # Threads that help requests with many files to prove.
+CHECKS = 2  # Threads for checks that a caller waits for, which read a disk for minutes.
+LOOKS = 2  # Threads that go through a snapshot's names.
+SCRUBS = 4  # Threads for checks that no caller waits for: each root has one under way.
 PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> int:
     parent, *fds = map(int, arguments)
-    # What ends a worker is the end of the daemon, which parks its transfers first.
+    # Only the end of the daemon ends a worker, and the daemon parks its transfers first.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
-    # Behind the daemon, whose hits it must not delay, and the replicas that are loading. Linux lets anyone be nicer.
+    # Below the daemon, whose hits it must not delay, and replicas that are loading. Linux lets any process be nicer.
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-    with contextlib.suppress(OSError):  # When memory runs out: what had landed is kept, and the daemon goes on.
+    with contextlib.suppress(OSError):  # When memory runs out: written bytes are kept, and the daemon goes on.
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     leave_no_core()
     first = Channel(fds[0])
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     registry = Registry(config)
     registry.preload()
     gc.collect()
-    gc.freeze()  # Else the first collection in each process would copy the pages that they share.
+    gc.freeze()  # Otherwise the first collection in each process would copy the pages that they share.
     channel = _forked(first, fds[1:])
     try:
         Worker(config, registry, channel).run()
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _forked(first: Channel, others: Sequence[int]) -> Channel:
-    """The channel of this process, of which there is one more for each of the others."""
+    """Fork one process for each of the other sockets, and return the channel of the process that returns."""
     here = os.getpid()
     for number, fd in enumerate(others):
         if os.fork() == 0:
@@ -125,14 +125,14 @@ def _forked(first: Channel, others: Sequence[int]) -> Channel:
 
 
 def _die_with(parent: int) -> None:
-    """No worker outlives the daemon, however that ends: the next one must find nobody writing to its ingests."""
+    """End this worker with the daemon, however that ends: the next one must find no process writing to its ingests."""
     failed = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if failed or os.getppid() != parent:
         os._exit(1)
 
 
 def sweep(end: threading.Event) -> None:
-    """Close idle connections whose time is over, asked for or not, until `end` is set."""
+    """Close idle connections that have expired, even if no request uses them again, until `end` is set."""
     while not end.wait(SWEPT_EVERY):
         try:
             idle.sweep()
@@ -149,7 +149,7 @@ class Worker:
         self._telling = threading.Lock()
         self._room = RoomRequests(channel)
         self._files: dict[int, LargeFile] = {}
-        self._budgets: dict[int, Budget] = {}  # Of the questions to sources, by number.
+        self._budgets: dict[int, Budget] = {}  # The budgets of requests to sources, by number.
         # Threads of their own: a remote that hangs must not keep pieces from being read.
         self._resolving = ThreadPoolExecutor(RESOLVES, "resolve")
         self._proving = ThreadPoolExecutor(PROOFS, "prove")
@@ -161,7 +161,7 @@ class Worker:
         self._scrubbing = ThreadPoolExecutor(max(SCRUBS, len(config.all_roots)), "scrub")
 
     def run(self) -> None:
-        """Until the daemon has gone."""
+        """Serve requests until the daemon is gone."""
         self._channel.send(Started(os.getpid()))
         threading.Thread(target=self._tell, daemon=True).start()
         threading.Thread(target=sweep, args=(threading.Event(),), daemon=True).start()
@@ -214,17 +214,17 @@ class Worker:
             reply = Reply(request.number, None, failure)
         try:
             with self._telling:
-                news = self._tally.news()  # Before the reply: who hears of the end has heard of the bytes.
+                news = self._tally.news()  # Before the reply: the end is never reported before the bytes.
                 self._channel.send(*([news, reply] if news else [reply]))
         except OSError:
-            pass  # The daemon has gone, and takes this process along.
+            pass  # The daemon is gone, and this process ends with it.
         except Exception:
             log.exception("worker.speechless")
-            os._exit(1)  # Better another worker than a daemon that waits for an answer for ever.
+            os._exit(1)  # Better a new worker than a daemon that waits for an answer for ever.
 
     @contextlib.contextmanager
     def _charged(self, number: int) -> Iterator[None]:
-        """What the question of this number costs is charged to its budget, if it has one."""
+        """Charge the cost of the request of this number to its budget, if it has one."""
         budget = self._budgets.get(number)
         try:
             with budget.spent_here() if budget else contextlib.nullcontext():
@@ -233,12 +233,13 @@ class Worker:
             self._budgets.pop(number, None)
 
     def _resolve(self, ref: ModelRef, credentials: Credentials, timeout: float, require: str | None) -> Listing:
-        """A listing is often free to see where the files are not, and may be known here already."""
+        """Resolve a ref, and prove access: a listing is often free to see where the files are not, and may be known
+        here already."""
         source = self._registry.source_for(ref)
         listing = source.resolve(ref, credentials, timeout)
         if not listing.open and listing.probe is not None:
             source.prove(listing, listing.probe, credentials, timeout)
-        return applied(listing, self._config.weights, require)  # After the proof: it tells what there is.
+        return applied(listing, self._config.weights, require)  # After the proof: its errors reveal which files exist.
 
     def _open(self, question: Open) -> Opened:
         source = self._registry.source_for(question.remote.listing.ref)

@@ -1,4 +1,4 @@
-"""Asking a source many questions at once, a bounded number at a time; the first failure ends it."""
+"""Send many queries to a source at once, a bounded number at a time; the first failure ends them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from cached.worker.messages import Compare, Prove
 
 Item = TypeVar("Item")
 
-AT_ONCE = 16  # Questions of one request.
-WHOLE = 4 << 20  # Bytes up to which a file is compared whole.
-RANGES = 32  # Of a larger one so many are: two models that share half of their bytes agree in all of them …
+AT_ONCE = 16  # Queries of one request.
+WHOLE = 4 << 20  # Bytes up to which a file is compared completely.
+RANGES = 32  # Ranges compared of a larger one: two models that share half of their bytes agree in all of them …
 COMPARED = 16 << 10  # … with a chance of one in four thousand million.
 STEP = 1 << 20  # Bytes that are compared at a time.
 
 
 class Askers:
-    """Threads that help those who have many questions. Whoever has them asks too, so that it gets on however busy the
-    helpers are with another's."""
+    """Threads that help requests with many queries. The requesting thread works too, so that it makes progress however
+    busy the helpers are with another request."""
 
     def __init__(self, threads: int) -> None:
         self._helpers = ThreadPoolExecutor(threads, "prove")
 
     def each(self, ask: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """`ask` of every item. Raises the first error, and begins nothing more then; nor when nobody waits for it."""
+        """Call `ask` for every item. Raise the first error; start no more calls after it, or once no caller waits."""
         todo, turn, failures = list(items), threading.Lock(), list[BaseException]()
 
         def work() -> None:
@@ -51,7 +51,7 @@ class Askers:
 
         helping = [self._helpers.submit(copy_context().run, work) for _ in range(min(len(todo), AT_ONCE) - 1)]
         work()
-        wait([helper for helper in helping if not helper.cancel()])  # Those that have not begun find nothing to do.
+        wait([helper for helper in helping if not helper.cancel()])  # Those not yet begun would find nothing to do.
         if failures:
             raise failures[0]
 
@@ -62,12 +62,12 @@ def prove(source: Source, askers: Askers, asked: Prove) -> None:
 
 
 def compare(source: Source, askers: Askers, asked: Compare) -> None:
-    """SourceDenied when a file does not hold what the source gives."""
+    """Raise SourceDenied if a file does not hold the bytes that the source gives."""
     askers.each(lambda path: _compare(source, asked, path), asked.copies)
 
 
 def _compare(source: Source, asked: Compare, path: Path) -> None:
-    """Ranges that nobody can foresee who claims to have the file; or all of it."""
+    """Compare ranges that a caller who claims to have the file cannot foresee; or the complete file."""
     listing, entry = asked.listing, asked.copies[path]
     with closing(BlobReader(path)) as ours, closing(source.open(listing, entry, asked.credentials)) as theirs:
         same = ours.size == entry.size
@@ -79,7 +79,7 @@ def _compare(source: Source, asked: Compare, path: Path) -> None:
 
 
 def _ranges(size: int, whole: bool) -> Iterator[tuple[int, int]]:
-    """Offset and length of each."""
+    """Yield the offset and length of each range to compare."""
     if whole or size <= WHOLE:
         yield from ((offset, min(STEP, size - offset)) for offset in range(0, max(size, 1), STEP))
         return

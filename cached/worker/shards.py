@@ -1,4 +1,4 @@
-"""Whether a model has all its shards: by their numbers, and by the index that an engine would go by."""
+"""Check that a model has all its shards: by their numbers, and by the index that an engine uses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cached.model_ref import ModelRef
 from cached.paths import MAX_PATH_BYTES
 
 MAX_INDEX = 32 << 20  # Bytes; an index that is larger is left to the engine.
-MAX_SHARDS = 10_000  # That one may name; and absent ones that are looked at, for whether the caller wants them.
+MAX_SHARDS = 10_000  # Shards that an index may name; also missing ones that are matched with the caller's patterns.
 _SAFE = ".safetensors"
 _SAFE_INDEXES = ("model.safetensors.index.json", "consolidated.safetensors.index.json")
-_BIN_INDEX = "pytorch_model.bin.index.json"  # Counts only where there is nothing in safetensors.
+_BIN_INDEX = "pytorch_model.bin.index.json"  # Used only where the model has no safetensors.
 _NUMBERED = re.compile(r"(?P<stem>[^/]+)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.(safetensors|bin|gguf))\Z")
 
-_reading = threading.Lock()  # Of one index at a time: read, it takes many times its size.
+_reading = threading.Lock()  # One index at a time: parsed, it takes many times its size.
 
 
 def index_of(paths: Collection[str]) -> str | None:
-    """The index that vLLM and transformers load this model by; None when they take whatever files there are."""
+    """Return the index by which vLLM and transformers load this model; None if they load whatever files there are."""
     safe = next((name for name in _SAFE_INDEXES if name in paths), None)
     if safe is not None:
         return safe
@@ -32,8 +32,8 @@ def index_of(paths: Collection[str]) -> str | None:
 
 
 def absent_numbers(paths: Set[str]) -> Iterator[str]:
-    """What `…-00001-of-00003…` promises and is not there, of models without an index. As it is found: a few names can
-    promise millions."""
+    """Yield the files that `…-00001-of-00003…` promises and that are missing, for models without an index. Yield each
+    as it is found: a few names can promise millions."""
     if index_of(paths) is not None:
         return
     safe = any(path.endswith(_SAFE) for path in paths)
@@ -49,8 +49,8 @@ def absent_numbers(paths: Set[str]) -> Iterator[str]:
 
 
 def refuse_absent(ref: ModelRef, absent: Iterable[str], promise: str) -> None:
-    """ModelIncomplete for the first shard that is not there, unless the caller's patterns leave it out. `promise` says
-    who named it."""
+    """Raise ModelIncomplete for the first missing shard, unless the caller's patterns leave it out. `promise` is the
+    beginning of the message, which says where it was named."""
     wanted = next(filter(ref.selects, itertools.islice(absent, MAX_SHARDS)), None)
     if wanted is not None:
         raise ModelIncomplete(
@@ -59,15 +59,15 @@ def refuse_absent(ref: ModelRef, absent: Iterable[str], promise: str) -> None:
 
 
 def refuse_absent_of(ref: ModelRef, name: str, shards: Iterable[str], paths: Container[str]) -> None:
-    """ModelIncomplete when the index of this name names shards that are not among the paths."""
+    """Raise ModelIncomplete if the index of this name names shards that are not among the paths."""
     refuse_absent(ref, (shard for shard in shards if shard not in paths), f"its {name} names")
 
 
 def shards_of(ref: ModelRef, name: str, index: Path) -> tuple[str, ...]:
-    """The shards that this file, the index of this name, is about, as far as the caller's patterns take them. None of
-    one that is too large.
+    """Return the shards that this file, the index of this name, names and that the caller's patterns select. Return
+    none if it is too large.
 
-    ModelIncomplete when it is no index of shards.
+    Raise ModelIncomplete if it is not an index of shards.
     """
     if index.stat().st_size > MAX_INDEX:
         return ()

@@ -1,4 +1,4 @@
-"""Small files of one model, fetched one after the other on one connection and synced together."""
+"""Fetch the small files of one model, one after the other on one connection, and sync them together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from cached.worker.messages import Gather, Gathered
 
 
 class SmallFiles:
-    """A file of one piece has nothing to resume: it is in memory until it is whole and right."""
+    """Files of one piece, which have nothing to resume: each is in memory until it is complete and correct."""
 
     def __init__(self, source: Source, blobs: Blobs, bandwidth: Bandwidth, asked: Gather, ask: Ask) -> None:
-        """`ask` for room before bytes are written: for all of them together, once the first file is here."""
+        """Prepare to fetch the files. `ask` is called for room before bytes are written: for all of them together, once
+        the first file is here."""
         self._source, self._blobs, self._bandwidth, self._asked = source, blobs, bandwidth, asked
         self._ask: Ask | None = ask
         self._buffer = memoryview(bytearray(max((entry.size for entry in asked.wants.values()), default=0)))
 
     def gather(self, count: Count) -> Gathered:
-        """The first failure ends it; what came before is good all the same."""
+        """Fetch the files. The first failure ends it; files received before it can still be published."""
         landed: dict[str, SmallIngest] = {}
         try:
             return self._gather(landed, count)
@@ -55,7 +56,7 @@ class SmallFiles:
                 self._ask = None
             return self._blobs.small_ingest(key, entry, data)
         except BaseException:
-            count.done = before  # What a file brought counts as done only when it is whole.
+            count.done = before  # The bytes of a file count as done only when it is complete.
             raise
 
     def _fetch(self, entry: Entry, count: Count) -> memoryview:
@@ -72,7 +73,7 @@ class SmallFiles:
 
         reader = self._source.open(remote.listing, entry, remote.credentials)
         try:
-            # Not by isinstance: asked of a protocol for each of thousands of files, that shows.
+            # Not by isinstance: on a protocol, for each of thousands of files, its cost shows.
             if entry.size and not (hasattr(reader, "stream") and reader.stream(0, entry.size, sink)):
                 sink(memoryview(reader.read(0, entry.size)))
             reader.recheck()

@@ -1,4 +1,3 @@
-"""LoRA adapters out of the cache: `adapter.py` finds and holds one, `ray_patch.py` makes Ray Serve LLM ask it, for
-every LLMConfig whose callback is ours, and `engine.py` knows which adapters an engine still reads, so that none is
-given back before.
-"""
+"""LoRA adapters from the cache: `adapter.py` finds and holds one, `ray_patch.py` makes Ray Serve LLM request it, for
+every LLMConfig whose callback is ours, and `engine.py` records the adapters that an engine still reads, so that none is
+released before."""

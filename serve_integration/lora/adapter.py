@@ -1,4 +1,5 @@
-"""LoRA adapters from the node's cache: what a request's model id means, and an adapter that is held while it serves."""
+"""LoRA adapters from the node's cache: the URI that a request's model id means, and an adapter that is held while it
+serves."""
 
 from __future__ import annotations
 
@@ -23,17 +24,18 @@ from serve_integration.settings import Settings
 Take = Callable[[str, Settings], Awaitable[Held]]
 
 CONFIG = "adapter_config.json"
-# The name comes from whoever sends requests. Nothing in it may lead out of the folder of adapters, or mean more to a
-# source than a name: no empty or dotted part, no escape, no query.
+# The name comes from clients. Nothing in it may lead out of the folder of adapters, or mean more to a source than a
+# name: no empty or dotted part, no escape, no query.
 _NAME = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\s\\?#%*\[\]\x00-\x1f]+\Z")
 
 
 def adapter_uri(model_id: str, place: str) -> str:
-    """Where `chat:sql` lies when the adapters of `chat` are below `place`. InvalidRequest for a name that leaves it."""
+    """Return the URI of `chat:sql` when the adapters of `chat` are below `place`. Raises InvalidRequest for a name that
+    leaves it."""
     name = model_id.partition(":")[2]
     if not _NAME.match(name):
         raise InvalidRequest(f"{name!r} cannot be the name of an adapter; ask for the name of a folder below {place}.")
-    folder = place.removeprefix("pyarrow-")  # Which of its clients Ray would take; to the cache it is one place.
+    folder = place.removeprefix("pyarrow-")  # The prefix chooses a client in Ray; to the cache it is one place.
     return folder + name if folder.endswith("/") else f"{folder}/{name}"
 
 
@@ -42,10 +44,11 @@ def adapter_reference(uri: str) -> Reference:
 
 
 class Adapter(HeldModel):
-    """What Ray's multiplexing keeps for one adapter: the fields that its engine reads, and the hold on the files.
+    """The object that Ray's multiplexing keeps for one adapter: the fields that its engine reads, and the hold on the
+    files.
 
-    Belongs to the event loop that it was made in. When Serve has evicted it and no request uses it, `leave` is called
-    there, which ends the hold; without one the hold just ends.
+    It belongs to the event loop in which it was made. When Serve has evicted it and no request uses it, `leave` is
+    called there, which ends the hold; without `leave` the hold ends at once.
     """
 
     def __init__(self, model_id: str, uri: str, held: Held, again: Callable[[], Awaitable[Held]]) -> None:
@@ -65,7 +68,8 @@ class Adapter(HeldModel):
         task.add_done_callback(self.__exit__)
 
     async def renew(self) -> None:
-        """Ask the source what it is by now, while no engine knows it. CachedError as at first."""
+        """Acquire the source's current version, while no engine knows the adapter. Raises CachedError as the first
+        acquire does."""
         held = await self._again()
         self._held.release()
         self._held, self.refused = held, False
@@ -77,7 +81,7 @@ class Adapter(HeldModel):
         self._held.release()
 
     def _end(self) -> None:
-        """In whatever thread: Serve evicts in one of its own."""
+        """End the hold, in any thread: Serve evicts in a thread of its own."""
         if self.leave is None:
             return self.end()
         try:
@@ -87,9 +91,10 @@ class Adapter(HeldModel):
 
 
 async def load_adapter(model_id: str, place: str, settings: Settings, timeout: float | None, take: Take) -> Adapter:
-    """The adapter, held by `take`, which fetches it first if need be. CachedError with one sentence that names it.
+    """Return the adapter, held by `take`, which fetches it first if need be. Raises CachedError with one sentence that
+    names it.
 
-    Whole, whatever patterns the settings have: those are the model's.
+    All its files are fetched, ignoring the patterns in the settings, which are for the model.
     """
     started = time.monotonic()
     uri = adapter_uri(model_id, place)
@@ -120,7 +125,7 @@ async def _take(model_id: str, uri: str, settings: Settings, take: Take) -> Held
 
 
 def _line(adapter: Adapter, seconds: float) -> str:
-    """The one line of a loaded adapter, as `name=value` pairs."""
+    """Return the log line of a loaded adapter, as `name=value` pairs."""
     return (
         f"cached: adapter={adapter.model_id} source={display_name(adapter.uri)} path={adapter.path} "
         f"digest={adapter.digest} revision={adapter.revision} {'hit' if adapter.hit else 'miss'} "
@@ -129,14 +134,15 @@ def _line(adapter: Adapter, seconds: float) -> str:
 
 
 def refusal(error: CachedError) -> HTTPException:
-    """The same for the client that sent the request."""
+    """Return the error as an HTTPException, for the client that sent the request."""
     return HTTPException(error.status, error.message)
 
 
 def _max_length(path: str) -> int | None:
-    """The longest sequence that the adapter was trained for, if its configuration says so, as Ray reads it."""
+    """Return the longest sequence that the adapter was trained for, as Ray reads it; None if its configuration gives
+    none."""
     try:
         found = json.loads(Path(path, CONFIG).read_bytes()).get("max_length")
     except (ValueError, AttributeError):
-        return None  # The engine says what is wrong with it.
+        return None  # The engine reports the error.
     return found if isinstance(found, int) else None

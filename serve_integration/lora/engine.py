@@ -1,4 +1,4 @@
-"""Which adapters an engine knows, so that none is given back to the cache while the engine may read its files.
+"""The adapters that an engine knows, so that none is released to the cache while the engine may read its files.
 
 vLLM reads an adapter's files when it is added, and again whenever a request needs one that its own, smaller cache has
 dropped. So an adapter stays held until Serve has evicted it, no request uses it, and the engine has forgotten it.
@@ -20,18 +20,19 @@ Load = Callable[[Any], Awaitable[Any]]
 
 
 class EngineAdapters:
-    """For one engine and its event loop. `engine` is Ray's VLLMEngine, started."""
+    """Track the adapters of one engine, in its event loop. `engine` is Ray's VLLMEngine, started."""
 
     def __init__(self, engine: Any) -> None:
         self._models = engine._oai_models  # vLLM's registry: `lora_requests` by name.
         self._client = engine._engine_client  # vLLM's engine: remove_lora, reset_prefix_cache.
         self._known: dict[str, set[Adapter]] = {}  # By name; all of one digest.
-        self._digests: dict[str, str] = {}  # What a name meant when it was last loaded.
+        self._digests: dict[str, str] = {}  # The digest of a name when it was last loaded.
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def resolve(self, adapter: Adapter, load: Load) -> None:
-        """Make the engine know it, for the request that this task serves. HTTPException when it cannot load it."""
+        """Add the adapter to the engine, for the request that this task serves. Raises HTTPException when the engine
+        cannot load it."""
         task = asyncio.current_task()
         assert task is not None
         adapter.use_by(task)
@@ -52,7 +53,8 @@ class EngineAdapters:
             adapter.leave = self._leave_soon
 
     async def resolve_foreign(self, disk_adapter: Any, load: Load) -> None:
-        """One that Ray has downloaded, for want of a daemon; ours of the same name is used while it is known."""
+        """Add an adapter that Ray has downloaded, for want of a daemon; while an adapter of ours with its name is
+        known, that is used."""
         async with self._locks[disk_adapter.model_id]:
             task = asyncio.current_task()
             known = self._known.get(disk_adapter.model_id)
@@ -64,7 +66,7 @@ class EngineAdapters:
     async def _add(self, adapter: Adapter, load: Load) -> None:
         name = adapter.model_id
         if self._digests.get(name, adapter.digest) != adapter.digest:
-            # vLLM's prefix cache knows an adapter by its name alone, and would answer with what the old one computed.
+            # vLLM's prefix cache knows an adapter by its name alone, and would answer with results of the old one.
             await self._client.reset_prefix_cache(reset_running_requests=True)
         try:
             await load(adapter)
@@ -82,7 +84,7 @@ class EngineAdapters:
 
     async def _leave(self, adapter: Adapter) -> None:
         async with self._locks[adapter.model_id]:
-            if adapter.in_use:  # Again: by a request that found it before it had left. It comes back after that.
+            if adapter.in_use:  # Used again, by a request that found it in time. `_leave` is called again after that.
                 return
             known = self._known.get(adapter.model_id, set())
             known.discard(adapter)
@@ -91,7 +93,8 @@ class EngineAdapters:
             adapter.end()
 
     async def _forget(self, name: str) -> None:
-        """After this the engine never reads the adapter's files: what it was asked before, it has done or dropped."""
+        """Make the engine forget the adapter. Afterwards it never reads the adapter's files: earlier requests are done
+        or dropped."""
         self._known.pop(name, None)
         request = self._models.lora_requests.pop(name, None)
         if request is not None:

@@ -1,8 +1,8 @@
-"""Where Ray Serve LLM's adapters come from, in this process: the cache, for every LLMConfig whose callback is ours.
+"""Make Ray Serve LLM load adapters from the cache, in this process, for every LLMConfig whose callback is ours.
 
 Ray has no hook for adapters, and its callback runs in the replica when the loader of adapters is already made. So two
-methods are replaced here, and only while they look as they do in the Ray that was read: the one that fetches an adapter
-when a replica does not hold it, and the one that shows it to the engine at each request.
+methods are replaced here, and only while they have the signatures in the Ray that this was written for: the one that
+fetches an adapter when a replica does not hold it, and the one that shows it to the engine at each request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _engines: WeakKeyDictionary[Any, EngineAdapters] = WeakKeyDictionary()
 
 
 class Callback(Protocol):
-    """What of ours an LLMConfig has."""
+    """The parts of our callback that an LLMConfig has."""
 
     settings: Settings
 
@@ -42,9 +42,9 @@ CallbackOf = Callable[[Any], Callback | None]
 
 
 def serve_adapters_from_cache(callback_of: CallbackOf) -> None:
-    """Replace both methods; called again, it does nothing. CachedError when this Ray does not have them so.
+    """Replace both methods; called again, it does nothing. Raises CachedError when this Ray has other signatures.
 
-    `callback_of` gives the callback of an LLMConfig that uses the cache, None for another's.
+    `callback_of` returns the callback of an LLMConfig that uses the cache, None for any other.
     """
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine  # Imports vLLM, for seconds.
 
@@ -56,7 +56,7 @@ def serve_adapters_from_cache(callback_of: CallbackOf) -> None:
 
 
 def _cached_first(fetch: Method, callback_of: CallbackOf) -> Method:
-    """Ray's method that fetches an adapter, but from the cache where that is wanted and there."""
+    """Wrap Ray's method that fetches an adapter, to load it from the cache where that is configured and available."""
 
     @functools.wraps(fetch)
     async def load_model_from_config(self: Any, lora_model_id: str, llm_config: Any) -> Any:
@@ -69,7 +69,7 @@ def _cached_first(fetch: Method, callback_of: CallbackOf) -> Method:
         try:
             return await load_adapter(lora_model_id, place, settings, timeout, callback.hold_adapter)
         except DaemonUnavailable as error:
-            if settings.fallback == "error" or settings.lora_path:  # Ray cannot be told of that path.
+            if settings.fallback == "error" or settings.lora_path:  # Ray cannot use that path.
                 raise refusal(error) from error
             log.warning("%s Ray loads it from the source instead.", error.message)
         except CachedError as error:
@@ -81,7 +81,7 @@ def _cached_first(fetch: Method, callback_of: CallbackOf) -> Method:
 
 
 def _by_what_it_knows(show: Method) -> Method:
-    """Ray's method that shows an adapter to the engine, but an adapter of ours goes by what the engine knows of it."""
+    """Wrap Ray's method that shows an adapter to the engine, to resolve our adapters by those that the engine knows."""
 
     @functools.wraps(show)
     async def resolve_lora(self: Any, disk_lora_model: Any) -> None:
@@ -112,6 +112,6 @@ def _method(kind: type, name: str, parameters: list[str]) -> Method:
 
 
 def _timeout(settings: Settings, llm_config: Any) -> float | None:
-    """Ours, else the one that Ray has for adapters."""
+    """Return our timeout in seconds, or else the one that Ray has for adapters."""
     seconds: float | None = llm_config.lora_config.download_timeout_s
     return seconds if settings.timeout is None else settings.timeout

@@ -1,5 +1,5 @@
-"""Models: which one an LLMConfig means, and what an engine calls its files.
+"""Models: the model that an LLMConfig means, and the engine's names for its files.
 
-`model_source.py` reads Ray's configuration without Ray, `formats.py` says what the engine is given of a model that is
-here, a directory or a file of it, and `gguf.py` knows quantisations in one file or several.
+`model_source.py` reads Ray's configuration without Ray, `formats.py` chooses the engine's name for a cached model, a
+directory or a file of it, and `gguf.py` handles quantisations in one file or several.
 """

@@ -1,4 +1,4 @@
-"""What the engine is to call a model that is held, by the format that it loads: a directory, or a file of it."""
+"""The engine's name for a model that is held, by the format that it loads: a directory, or a file of it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LEAN = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistr
 
 
 def name_of(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> str:
-    """The model's name for the engine; its other settings follow where they must.
+    """Return the model's name for the engine, and adapt its other settings where needed.
 
-    ModelNotFound when the part that is meant is not in the folder, ModelIncomplete when the format's files are not.
+    Raises ModelNotFound when the requested part is not in the folder, ModelIncomplete when the format's files are not.
     """
     if engine_kwargs.get("load_format") == "tensorizer":
         _check_tensors(wanted, folder, engine_kwargs)
@@ -35,16 +35,17 @@ def name_of(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> st
 
 
 def may_be_lean(wanted: Reference, engine_kwargs: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether what vLLM would not read may stay away: not when the user says what to fetch, nor for formats that read
-    something else than safetensors or, without those, PyTorch's pickles."""
+    """Return True if files that vLLM would not read may be left out: not when the user selects files, nor for formats
+    that read files other than safetensors or, without those, PyTorch's pickles."""
     chosen = wanted.part or settings.include or settings.exclude or engine_kwargs.get("ignore_patterns") is not None
     return not chosen and engine_kwargs.get("load_format", "auto") in _LEAN
 
 
 def _check_tensors(wanted: Reference, folder: str, engine_kwargs: dict[str, Any]) -> None:
-    """vLLM reads `model.tensors` of the model's directory, unless its settings name another place.
+    """Raise ModelIncomplete if there is no `model.tensors` in the model's directory, where vLLM reads it unless its
+    settings name another place.
 
-    They do in a mapping, which vLLM's TensorizerConfig is, too.
+    The settings do that in a mapping; vLLM's TensorizerConfig is a mapping too.
     """
     extra = engine_kwargs.get("model_loader_extra_config")
     elsewhere = isinstance(extra, Mapping) and any(extra.get(key) for key in ("tensorizer_uri", "tensorizer_dir"))

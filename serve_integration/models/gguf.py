@@ -8,17 +8,17 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-# What an engine reads beside the weights. mmproj: the projector of a multi-modal model.
+# Files that an engine reads beside the weights. mmproj: the projector of a multi-modal model.
 BESIDE = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "*.py", "*mmproj*.gguf")
 _QUANTISATION = re.compile(r"(?P<place>.*[^:/]/[^:/]+)(?P<part>:[A-Za-z0-9_+-]+)\Z")
-_NUMBERED = re.compile(r"-\d{5}-of-(\d{5}\.gguf)\Z")  # One shard of several; an engine is told the first.
+_NUMBERED = re.compile(r"-\d{5}-of-(\d{5}\.gguf)\Z")  # One shard of several; an engine gets the name of the first.
 
 
 def gguf_parts(text: str) -> tuple[str, str]:
-    """The place and the part of it that is meant; an empty part when the whole place is.
+    """Return the place and the part of it that is meant; the part is empty when the whole place is meant.
 
-    `org/name:Q4_K_M` and `org/name/folder/file.gguf` of the Hub; of a bucket only `…/file.gguf`, for a colon may be in
-    the name of any of its folders.
+    Parts are `org/name:Q4_K_M` and `org/name/folder/file.gguf` of the Hub; of a bucket only `…/file.gguf`, because a
+    colon may be in the name of any of its folders.
     """
     scheme, separator, place = text.rpartition("://")
     prefix = scheme + separator
@@ -34,14 +34,14 @@ def gguf_parts(text: str) -> tuple[str, str]:
 
 
 def weights(part: str) -> tuple[str, ...]:
-    """Patterns of the files that such a part means; none for the whole."""
+    """Return patterns of the weight files of such a part; none for the whole place."""
     if part.startswith(":"):  # As vLLM looks for them, and with the dot that many repositories write.
         return tuple(f"*[-.]{part[1:]}{end}" for end in (".gguf", "-*.gguf"))
     return (_NUMBERED.sub(r"-?????-of-\1", glob.escape(part[1:])),) if part else ()
 
 
 def gguf_file(folder: str, part: str) -> str | None:
-    """The file to name to the engine: of several shards the first; None when nothing matches."""
+    """Return the path of the file for the engine: the first of several shards; None when nothing matches."""
     paths = [str(path.relative_to(folder)) for path in Path(folder).rglob("*.gguf")]
     fitting = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in weights(part))]
     found = min(fitting, key=lambda path: (path.count("-"), path), default=None)

@@ -1,4 +1,5 @@
-"""Which model an LLMConfig means, in the cache's words. Knows the shapes of Ray's configuration, but not Ray."""
+"""The model that an LLMConfig means, as a reference for the cache. Knows the shapes of Ray's configuration, but not
+Ray."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model that the cache can be asked for.
+    """A model that can be requested from the cache.
 
-    `part` is what follows the place when only some of its files are meant: `:Q4_K_M`, `/folder/file.gguf`.
-    `for_engine`: it is of use only if an engine could load it. `lean`: what vLLM does not read may be left out.
+    `part` follows the place when only some of its files are meant: `:Q4_K_M`, `/folder/file.gguf`. `for_engine`: it is
+    useful only if an engine could load it. `lean`: files that vLLM does not read may be left out.
     """
 
     uri: str
@@ -37,53 +38,54 @@ class Reference:
 
     @property
     def include(self) -> tuple[str, ...]:
-        """Patterns of the files that are meant, and of what belongs to them; none for the whole place."""
+        """Return patterns of the files that are meant, and of those that belong to them; none for the whole place."""
         return (*weights(self.part), *BESIDE) if self.part else ()
 
     @property
     def asked(self) -> str | None:
-        """The revision that is meant, wherever it is written; None where a source cannot be asked for one."""
+        """Return the revision that is meant, wherever it is written; None where a source has no revisions."""
         if not self.uri.startswith("hf://"):
             return None
         return _hub_parts(self.uri)[1] or self.revision or DEFAULT_REVISION
 
     @property
     def moves(self) -> bool:
-        """Whether it can be pinned to a commit and is not yet: a Hub repository by its name, a branch or a tag."""
+        """Return True if it can be pinned to a commit and is not yet: a Hub repository by name, branch or tag."""
         return self.asked is not None and _COMMIT.match(self.asked) is None
 
     def at(self, revision: str) -> Reference:
-        """The same model at this revision, where its source can be asked for one; else the same reference."""
+        """Return the reference at this revision, where its source has revisions; otherwise unchanged."""
         if self.asked is None:
             return self
         return replace(self, uri=f"hf://{_hub_parts(self.uri)[0]}", revision=revision)
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether an engine that is given its name would fetch another model."""
+        """Return True if an engine that receives its name would fetch another model."""
         return self.asked is not None and _modelscope_is_meant()
 
     def or_at(self, revision: str | None) -> Reference:
-        """The same, at this revision if it names none itself."""
+        """Return the reference, at this revision if it names none itself."""
         named = self.revision or _hub_parts(self.uri)[1]
         return self if named or revision is None else self.at(revision)
 
     def is_repository_of(self, other: Reference) -> bool:
-        """Whether both are of one Hub repository, at whatever revision."""
+        """Return True if both are of one Hub repository, at any revision."""
         on_hub = self.asked is not None and other.asked is not None
         return on_hub and _hub_parts(self.uri)[0] == _hub_parts(other.uri)[0]
 
     def is_same_place(self, other: Reference) -> bool:
-        """Whether both mean the same files of one place at one revision, in whatever words."""
+        """Return True if both mean the same files of one place at one revision, however they are written."""
         alike = self.uri == other.uri or self.is_repository_of(other)
         return alike and (self.asked, self.part) == (other.asked, other.part)
 
 
 def reference(model_id: str, source: Any, revision: str | None = None) -> Reference | None:
-    """The model that `model_source` names, or `model_id` when it is left out; None for what only the engine can read.
+    """Return the model that `model_source` names, or `model_id` when it is left out; None for a name that only the
+    engine can read.
 
     `source` is None, a text, or Ray's CloudMirrorConfig as an object or a mapping. `revision` is the engine's own
-    setting; it means something for Hub repositories only, as it does to Ray.
+    setting; it applies to Hub repositories only, as it does in Ray.
     """
     text = _without_client(_place(source) or model_id)
     if is_local(text):
@@ -98,7 +100,8 @@ def reference(model_id: str, source: Any, revision: str | None = None) -> Refere
 
 
 def files_reference(uri: str) -> Reference | None:
-    """The folder or the one object that a URI names, whatever the name looks like; None for what is no URI."""
+    """Return the folder or the one object that a URI names, whatever the name looks like; None for a text that is no
+    URI."""
     text = _without_client(uri)
     return Reference(text, for_engine=False) if "://" in text else None
 
@@ -108,13 +111,13 @@ def is_local(text: str) -> bool:
 
 
 def _modelscope_is_meant() -> bool:
-    """Whether vLLM (`envs.py`) takes names without a scheme for those of models of ModelScope, which is no source of
-    the cache."""
+    """Return True if vLLM (`envs.py`) reads names without a scheme as models of ModelScope, which is no source of the
+    cache."""
     return os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
 
 
 def _without_client(text: str) -> str:
-    """Ray's users choose between two of its clients with pyarrow-s3:// and s3://; to the cache they are one place."""
+    """Return the URI without Ray's choice of client: pyarrow-s3:// and s3:// are one place to the cache."""
     return text.removeprefix("pyarrow-")
 
 
@@ -126,7 +129,7 @@ def _place(source: Any) -> str | None:
 
 
 def ray_form(wanted: Reference) -> tuple[str, str | None] | None:
-    """What Ray calls the same model, for a URI that only the cache understands: a name or path, and a revision.
+    """Return Ray's form of a URI that only the cache understands: a name or path, and a revision.
 
     None when Ray reads the URI as it is.
     """
@@ -140,6 +143,6 @@ def ray_form(wanted: Reference) -> tuple[str, str | None] | None:
 
 
 def _hub_parts(uri: str) -> tuple[str, str]:
-    """`org/name` and the revision that is part of the URI, if any."""
+    """Return `org/name` and the revision that is part of the URI, empty if there is none."""
     name, _, inline = uri.partition("://")[2].strip("/").partition("@")
     return name, inline

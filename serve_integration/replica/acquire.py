@@ -1,4 +1,4 @@
-"""Acquiring a model from the daemon of this node, in whichever process is to hold it."""
+"""Acquire a model from the daemon of this node, in the process that is to hold it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRESS_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One node's copy. `size` in bytes, `seconds` from asking to holding; a shared flock on `lock_file` is the hold."""
+    """One node's copy. `size` in bytes, `seconds` from request to hold; a shared flock on `lock_file` is the hold."""
 
     path: str
     lock_file: str
@@ -32,7 +32,7 @@ class Held:
 
 
 async def acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
-    """The model on this node, and what holds it there. The errors of the client."""
+    """Acquire the model on this node; return the copy and the lease that holds it. Raises the errors of the client."""
     started = time.monotonic()
     lease = await Client(settings.socket).acquire_async(wanted.uri, **options(wanted, settings))
     held = described(lease, started)
@@ -41,7 +41,7 @@ async def acquire(wanted: Reference, settings: Settings) -> tuple[Held, Lease]:
 
 
 def options(wanted: Reference, settings: Settings) -> dict[str, Any]:
-    """What `Client.acquire` is to be told."""
+    """Return the options for `Client.acquire`."""
     return {
         "revision": wanted.revision,
         "include": wanted.include or settings.include,
@@ -55,13 +55,14 @@ def options(wanted: Reference, settings: Settings) -> dict[str, Any]:
 
 
 def read_ahead(lease: Lease, settings: Settings) -> None:
-    """Begin to bring its files into memory, while what will load them is still being imported and started."""
+    """Start reading the lease's files into memory, while the engine that will load them is still being imported and
+    started."""
     if settings.prefetch:
         lease.prefetch(settings.prefetch)
 
 
 def described(lease: Lease, started: float) -> Held:
-    """`started`: when it was asked for, by the monotonic clock."""
+    """Return the lease as a Held. `started`: the time of the request, by the monotonic clock."""
     return Held(
         path=lease.path,
         lock_file=lease.lock_file,
@@ -75,7 +76,7 @@ def described(lease: Lease, started: float) -> Held:
 
 
 def line(wanted: Reference, held: Held) -> str:
-    """The one line of a loaded model, as `name=value` pairs."""
+    """Return the log line of a loaded model, as `name=value` pairs."""
     return (
         f"cached: model={wanted} path={held.path} digest={held.digest} revision={held.revision} "
         f"{'hit' if held.hit else 'miss'} seconds={held.seconds:g} bytes={held.size}"
@@ -84,7 +85,7 @@ def line(wanted: Reference, held: Held) -> str:
 
 
 class Reporter:
-    """Says now and then how far a long fetch is, so that a starting replica does not look stuck."""
+    """Log the progress of a long fetch now and then, so that a starting replica does not look stuck."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""What an engine reads beside its model: another repository's tokenizer or configuration, a draft model."""
+"""The files that an engine reads beside its model: another repository's tokenizer or configuration, a draft model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WEIGHTS = (
     *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data"),
     *("*.ot", "*.tflite", "*.tensors", "*.npz"),
 )
-# Settings of vLLM that hold a revision, by what it is the revision of: the first that is set counts.
+# Settings of vLLM that hold a revision, by the setting that it belongs to: the first that is set counts.
 _REVISIONS = {
-    "tokenizer": ("tokenizer_revision", "revision"),  # Whatever repository the tokenizer is of.
+    "tokenizer": ("tokenizer_revision", "revision"),  # For a tokenizer of any repository.
     "hf_config_path": ("revision",),
     "generation_config": (),
-    "model": ("revision",),  # Of a draft: beside its name.
+    "model": ("revision",),  # Of a draft model: the key beside its name.
 }
-_OWN = {"generation_config": ("auto", "vllm")}  # Words that name none.
+_OWN = {"generation_config": ("auto", "vllm")}  # Values that name no repository.
 _WITHOUT_MODEL = ("ngram", "[ngram]", "ngram_gpu", "suffix", "custom_class", "extract_hidden_states")
 # vLLM tells the kind of a draft model from its name, which a path in the cache does not have.
 _KINDS = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dspark", "dspark"))
@@ -31,8 +31,9 @@ _KINDS = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dsp
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """`place`: the keys below which the engine's settings name it. `revision_key`: the one beside its name that says
-    its revision and nothing else's. `code_revision`: where the engine is to take its code from, if it may run any."""
+    """A reference that the engine's settings name beside the model. `place`: the keys below which they name it.
+    `revision_key`: the key beside its name that sets its revision and no other's. `code_revision`: the revision from
+    which the engine is to take its code, if it may run any."""
 
     what: str
     reference: Reference
@@ -41,17 +42,18 @@ class Companion:
     code_revision: str | None = None
 
     def settings(self, settings: Settings) -> Settings:
-        """The user's, without the patterns, which are about the model. Weights are wanted of a draft model only."""
+        """Return the user's settings without the patterns, which are for the model. Weights are fetched of a draft
+        model only."""
         weights = self.reference.part or self.place[-1] == "model"
         return replace(settings, include=(), exclude=() if weights else WEIGHTS)
 
     def name_in(self, held: Held) -> str:
-        """What the engine is to call it there. CachedError when it could not use it."""
+        """Return the engine's name for the held copy. Raises CachedError when the engine could not use it."""
         check_code(self.reference, held, self.code_revision)
         return name_of(self.reference, held.path, {})
 
     def put(self, engine_kwargs: dict[str, Any], name: str, key: str | None = None) -> None:
-        """Name it so in the engine's settings. Nested ones are copied: they are the user's."""
+        """Set its name in the engine's settings. Nested mappings are copied, because they are the user's."""
         *outer, last = self.place
         for each in outer:
             engine_kwargs[each] = dict(engine_kwargs[each])
@@ -59,7 +61,7 @@ class Companion:
         engine_kwargs[key or last] = name
 
     def put_source(self, engine_kwargs: dict[str, Any]) -> None:
-        """Name it for an engine that is to fetch it itself. Not for one that `is_lost` so."""
+        """Set the name for an engine that is to fetch it itself. Do not call it where `is_lost` is True."""
         form = ray_form(self.reference)
         revision = self._unsaid_revision(engine_kwargs)
         self.put(engine_kwargs, self.reference.uri if form is None else form[0])
@@ -67,11 +69,12 @@ class Companion:
             self.put(engine_kwargs, revision, self.revision_key)
 
     def is_lost(self, engine_kwargs: Mapping[str, Any]) -> bool:
-        """Whether an engine that fetches it itself would take another revision, and cannot be told."""
+        """Return True if an engine that fetches it itself would take another revision, and no setting could prevent
+        that."""
         return self.revision_key is None and self._unsaid_revision(engine_kwargs) is not None
 
     def _unsaid_revision(self, engine_kwargs: Mapping[str, Any]) -> str | None:
-        """The one that is meant, when the engine would not take it by itself."""
+        """Return the revision that is meant, if the engine would not take it by itself; else None."""
         for key in self.place[:-1]:
             engine_kwargs = engine_kwargs[key]
         taken = [engine_kwargs.get(key) for key in _REVISIONS[self.place[-1]]]
@@ -79,16 +82,17 @@ class Companion:
         return None if self.reference.asked in (None, default) else self.reference.asked
 
     def is_part_of(self, model: Reference) -> bool:
-        """Whether holding that model whole is holding this as well."""
+        """Return True if holding that model complete also holds this reference."""
         return self.reference.is_same_place(model) and not model.part
 
 
 def companions(
     engine_kwargs: Mapping[str, Any], tokenizer_source: str | None = None, model: Reference | None = None
 ) -> list[Companion]:
-    """Everything that these engine settings, of a user, name and the cache can be asked for.
+    """Return all references that a user's engine settings name and that can be requested from the cache.
 
-    `tokenizer_source` is Ray's, and gives way to the engine's own `tokenizer`. `model` is what they are settings for.
+    `tokenizer_source` is Ray's; the engine's own `tokenizer` comes before it. `model` is the model that the settings
+    are for.
     """
     named = dict(engine_kwargs)
     if tokenizer_source is not None and named.get("tokenizer") is None:
@@ -103,14 +107,14 @@ def companions(
 
 
 def _repository(named: Mapping[str, Any], key: str, revision: str | None, code: str | None = None) -> Companion | None:
-    """At this revision, unless its name has one."""
+    """Return the companion at this revision, unless its name has one; None where the settings name none."""
     meant = _meant(named, key)
     return None if meant is None else Companion(key.replace("_", " "), meant.or_at(revision), (key,), None, code)
 
 
 def _tokenizer(named: Mapping[str, Any], model: Reference | None) -> Companion | None:
-    """At the revision that vLLM takes: its own, else the model's (`config/model.py`). Without a name the model's own
-    tokenizer, where that is wanted at another revision than the model."""
+    """Return the tokenizer at the revision that vLLM takes: its own, or else the model's (`config/model.py`). Without a
+    name, return the model's own tokenizer where that is wanted at another revision than the model."""
     revision = named.get("tokenizer_revision")
     if named.get("tokenizer") is not None:
         meant = _meant(named, "tokenizer", revision)
@@ -145,7 +149,7 @@ def _draft(named: Mapping[str, Any]) -> Companion | None:
 
 
 def keep_kind(engine_kwargs: dict[str, Any]) -> None:
-    """Write down what vLLM would read from the draft model's name. Call it while the name is still there."""
+    """Set the method that vLLM would read from the draft model's name. Call it while the name is still there."""
     speculative = engine_kwargs.get("speculative_config")
     if isinstance(speculative, Mapping) and speculative.get("method") is None:
         name = str(speculative.get("model") or "").lower()

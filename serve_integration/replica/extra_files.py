@@ -1,7 +1,7 @@
-"""The extra files of a mirror (`CloudMirrorConfig.extra_files`): out of the cache, copied to where the user wants them.
+"""The extra files of a mirror (`CloudMirrorConfig.extra_files`): copied from the cache to where the user wants them.
 
-Copies, because what lies at a destination is the user's own to change: a hard link would let that reach the cache, and
-a symlink would dangle once the cache needs the space. Where the file system can, a copy shares its blocks.
+They are copies, because the user may change the files at a destination: a hard link would carry the changes into the
+cache, and a symlink would dangle once the cache needs the space. Where the file system can, a copy shares its blocks.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CHUNK = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class ExtraFiles:
-    """A folder of a bucket, or one object, and where it is wanted.
+    """A folder of a bucket, or one object, and its destination.
 
-    The files of a folder go into the destination, as they do with Ray. One object, which Ray cannot fetch, becomes
-    the destination itself, unless that is a folder or ends in a slash.
+    The files of a folder go into the destination, as they do with Ray. One object, which Ray cannot fetch, becomes the
+    destination itself, unless that is a folder or ends in a slash.
     """
 
     wanted: Reference
@@ -45,13 +45,13 @@ class ExtraFiles:
 
 
 def extra_files(mirror: Any) -> tuple[ExtraFiles, ...]:
-    """Those of a CloudMirrorConfig, or of None, that the cache can be asked for."""
+    """Return the extra files of a CloudMirrorConfig, or of None, that can be requested from the cache."""
     pairs = [(files_reference(extra.bucket_uri), extra) for extra in getattr(mirror, "extra_files", None) or ()]
     return tuple(ExtraFiles(wanted, extra.destination_path) for wanted, extra in pairs if wanted is not None)
 
 
 def without_extra_files(mirror: Any) -> Any:
-    """The CloudMirrorConfig with those alone that `extra_files` leaves out: Ray is to fetch them."""
+    """Return the CloudMirrorConfig with only the extra files that `extra_files` leaves out: Ray is to fetch them."""
     return mirror.model_copy(
         update={"extra_files": [extra for extra in mirror.extra_files if files_reference(extra.bucket_uri) is None]}
     )
@@ -60,7 +60,8 @@ def without_extra_files(mirror: Any) -> Any:
 async def place_everywhere(
     extras: Sequence[ExtraFiles], settings: Settings, other_nodes: Sequence[str], runtime_env: Any
 ) -> None:
-    """Put them in their places here and on the other nodes. The first CachedError says which, and where."""
+    """Put the extra files in their places here and on the other nodes. The first CachedError is raised; it names the
+    files and the node."""
     tasks = [asyncio.ensure_future(place(extras, settings))]
     tasks += [asyncio.ensure_future(_place_on(node, extras, settings, runtime_env)) for node in other_nodes]
     try:
@@ -72,7 +73,8 @@ async def place_everywhere(
 
 
 async def place(extras: Sequence[ExtraFiles], settings: Settings) -> None:
-    """Put them in their places on this node. Each is held until it is copied; the copy needs no lease."""
+    """Put the extra files in their places on this node. Each is held until it is copied; the copy needs no lease.
+    Raises CachedError."""
     for extra in extras:
         try:
             await _place(extra, settings)
@@ -116,7 +118,7 @@ async def _place_on(node: str, extras: Sequence[ExtraFiles], settings: Settings,
 
 
 def _in_task(extras: Sequence[ExtraFiles], settings: Settings) -> CachedError | None:
-    """The error as a value: raised, it would arrive wrapped in one of Ray's."""
+    """Put the files in their places. Return an error as a value: raised, it would be wrapped in one of Ray's."""
     try:
         asyncio.run(place(extras, settings))
     except CachedError as error:
@@ -125,10 +127,10 @@ def _in_task(extras: Sequence[ExtraFiles], settings: Settings) -> CachedError | 
 
 
 def copy(snapshot: str, extra: ExtraFiles) -> int:
-    """Make the destination hold what the snapshot does; how many files had to be copied. OSError.
+    """Make the destination hold the snapshot's files, and return how many had to be copied. Raises OSError.
 
-    A file that has the same bytes already is left as it is; any other is replaced whole, in one rename. What else lies
-    there stays.
+    A file that has the same bytes already is left as it is; any other is replaced entirely, in one rename. Other files
+    at the destination stay.
     """
     return sum(_copy(source, target) for source, target in _pairs(snapshot, extra))
 
@@ -147,12 +149,12 @@ def _pairs(snapshot: str, extra: ExtraFiles) -> Iterator[tuple[str, str]]:
 
 
 def _copy(source: str, target: str) -> bool:
-    """Whether it had to be."""
+    """Copy the file. Return False if the target had the same bytes already."""
     if os.path.isfile(target) and filecmp.cmp(source, target, shallow=False):
         return False
     folder = os.path.dirname(target) or "."
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.part")  # Several replicas may be at it.
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.part")  # Several replicas may copy at once.
     try:
         with open(source, "rb") as reading, open(temporary, "xb") as writing:
             _copy_bytes(reading, writing)

@@ -1,4 +1,4 @@
-"""The other nodes of a replica: on each a small actor that holds the model there, and ends with the replica."""
+"""Leases on the other nodes of a replica: on each node a small actor holds the model, and ends with the replica."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ from serve_integration.replica.acquire import Held, acquire, log, make_torch_ker
 from serve_integration.replica.report import report
 from serve_integration.settings import Settings
 
-START_SECONDS = 60.0  # What a worker process may take to start, on top of the user's timeout.
-HOLD_SECONDS = 5.0  # How long it is tried to lock again what a process of ours held.
-PAUSE_SECONDS = 0.1  # Between two looks whether Ray has started it again.
+START_SECONDS = 60.0  # For a worker process to start, on top of the user's timeout.
+HOLD_SECONDS = 5.0  # For locking again a file that a process of ours held.
+PAUSE_SECONDS = 0.1  # Between two checks that Ray has started it again.
 _ERROR = re.compile(r"\w+(Error|Exception): ")
 
 
 class NodeHolder:
-    """The actor. It acquires, because where it runs no other process of ours outlives loading the model."""
+    """Hold a model on its node. The actor itself acquires, because no other process of ours on that node outlives the
+    loading of the model."""
 
     def __init__(self) -> None:
         self._hold: Lease | int | None = None  # An int is a descriptor with the flock.
 
     async def hold(self, wanted: Reference, settings: Settings) -> Held | CachedError:
-        """The error as a value: raised, it would arrive wrapped in one of Ray's."""
+        """Acquire the model. Return an error as a value: raised, it would be wrapped in one of Ray's."""
         try:
             held, lease = await acquire(wanted, settings)
         except CachedError as error:
             return error
-        if isinstance(self._hold, Lease):  # Asked again: what the first answer named is not what the replica uses.
+        if isinstance(self._hold, Lease):  # Called again: the replica does not use the first copy.
             self._hold.release()
         self._hold = lease
         make_torch_kernels()
         return held
 
     async def is_there(self) -> None:
-        """Answers once the process runs."""
+        """Return once the process runs."""
 
     async def keep(self, wanted: Reference, settings: Settings, held: Held) -> CachedError:
-        """Hold exactly this for as long as the actor lives; an error when a new process could not take it again."""
+        """Hold exactly this copy for as long as the actor lives; return an error when a new process could not hold it
+        again."""
         if self._hold is None:  # The process that acquired it has died; Ray has started this one in its place.
             try:
                 self._hold = await _take_again(wanted, settings, held)
@@ -58,7 +60,8 @@ class NodeHolder:
 
 
 async def _take_again(wanted: Reference, settings: Settings, held: Held) -> Lease | int:
-    """The same snapshot: without the daemon if it is still there, else fetched again."""
+    """Hold the same snapshot again: without the daemon if it still exists, or else fetched again. Raises CachedError if
+    its source has changed."""
     descriptor = await asyncio.to_thread(_take_while_there, held.lock_file)
     if descriptor is not None:
         return descriptor
@@ -70,8 +73,9 @@ async def _take_again(wanted: Reference, settings: Settings, held: Held) -> Leas
 
 
 def _take_while_there(lock_file: str) -> int | None:
-    """None once it is gone, or not this process's to lock: the daemon has to be asked. Until then whoever excludes us
-    only looks, or is about to remove it."""
+    """Lock the file, and return the descriptor. Return None once the file is gone, is not this process's to lock, or
+    stays locked for HOLD_SECONDS: the daemon has to be asked. A process that excludes us only checks, or is about to
+    remove the file."""
     tries = pauses(HOLD_SECONDS)
     while os.access(lock_file, os.R_OK, effective_ids=True):
         descriptor = take(lock_file)
@@ -83,7 +87,7 @@ def _take_while_there(lock_file: str) -> int | None:
 
 
 class Holder:
-    """One other node's actor, as the replica sees it. Every CachedError names the node."""
+    """Another node's actor, in the replica. Every CachedError names the node."""
 
     def __init__(self, node: str, runtime_env: Any) -> None:
         self.node = node_name(node)
@@ -107,7 +111,7 @@ class Holder:
         return answer
 
     def watch(self, wanted: Reference, settings: Settings, held: Held) -> None:
-        """Keep it held there when the actor's process dies, and say so in the replica's log."""
+        """Report the hold, and hold the copy again when the actor's process dies, with a line in the replica's log."""
         report(wanted, held, self.node.partition(" ")[0])
         self._keep(wanted, settings, held)
 
@@ -133,7 +137,7 @@ class Holder:
             log.error("cached: nothing holds %s on node %s any more; restart the replica: %s", wanted, self.node, why)
 
     def _wait_until_there(self) -> None:
-        """Returns also when the actor has ended for good; whoever asks it next hears that."""
+        """Return when the actor runs again, or has ended for good; the next call to it then raises."""
         while self._wanted:
             try:
                 ray.get(self._actor.is_there.remote())
@@ -145,7 +149,7 @@ class Holder:
 
     @property
     def _wanted(self) -> bool:
-        """Not once this process has left Ray: a call would start another one."""
+        """Return False once it is released, or this process has left Ray: a call would start another Ray."""
         return not self._ended.is_set() and bool(ray.is_initialized())
 
     def release(self) -> None:
@@ -160,12 +164,12 @@ async def _answer(reference: Any) -> Held | CachedError:
 
 
 def on_node(node: str, error: CachedError) -> CachedError:
-    """The same error, with the node in its sentence."""
+    """Return the error, with the node in its sentence."""
     return type(error)(f"On node {node}: {error.message}")
 
 
 def node_name(node: str) -> str:
-    """What an operator may know it by: host name, address and the start of Ray's id."""
+    """Return a name that an operator may know the node by: host name, address and the start of Ray's id."""
     for known in ray.nodes():
         if known["NodeID"] == node:
             return f"{known['NodeManagerHostname']} ({known['NodeManagerAddress']}, {node[:8]})"
@@ -173,7 +177,7 @@ def node_name(node: str) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """One line of Ray's many: the last that names an error, else the first."""
+    """Return one line of Ray's many: the last that names an error, or else the first."""
     lines = [text.strip() for text in str(error).splitlines() if text.strip()]
     named = [text for text in lines if _ERROR.match(text)]
     return (named or lines[:1] or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""How an engine reads the files of a model that the cache holds, and whether reading them ahead of it helps."""
+"""Decide if reading a cached model's files ahead of the engine helps its loader."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NOT_FROM_MEMORY = ("dummy", "instanttensor")
 
 
 def reading(engine_kwargs: Mapping[str, Any], settings: Settings) -> Settings:
-    """The user's settings, without reading ahead where the engine would have nothing of it.
+    """Return the user's settings, without reading ahead where the engine would not benefit.
 
-    The engine's own settings of loading stay as they are: on local files that are read ahead none of vLLM's strategies
-    beat its default (`make bench-loading`).
+    The engine's own load settings stay as they are: on local files that are read ahead none of vLLM's strategies beat
+    its default (`make bench-loading`).
     """
     asked = (engine_kwargs.get("load_format"), engine_kwargs.get("safetensors_load_strategy"))
     if asked[0] in _NOT_FROM_MEMORY or asked[1] == "prefetch":  # The latter does the same, from the engine's process.

@@ -1,5 +1,5 @@
-"""Code that lies beside a model (`trust_remote_code`): out of a directory it runs as it is, whatever revision of it is
-wanted."""
+"""Code that is beside a model (`trust_remote_code`): from a directory it runs as it is, no matter which revision of it
+is wanted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from serve_integration.replica.acquire import Held
 
 
 def code_revision(settings: Mapping[str, Any], engine_kwargs: Mapping[str, Any]) -> str | None:
-    """Where these settings, the engine's or its draft model's, want the code from; None when none may run."""
+    """Return the revision of the code in these settings of an engine or a draft model; None when no code may run."""
     found: str | None = settings.get("code_revision") if engine_kwargs.get("trust_remote_code") else None
     return found
 
 
 def check_code(wanted: Reference, held: Held, revision: str | None) -> None:
-    """InvalidRequest when the engine would run other code than that of this revision: it may have been looked through.
+    """Raise InvalidRequest when the engine would run the code of another revision than this one, which the user may
+    have reviewed.
 
-    Nothing to say about a bucket, where a revision means nothing to the engine, or about code of another repository:
-    that is fetched by transformers, at the revision that is wanted.
+    It passes models in a bucket, where a revision means nothing to the engine, and code of another repository:
+    transformers fetches that, at the revision that is wanted.
     """
     if revision is None or wanted.asked is None or revision in (wanted.asked, held.revision):
         return
@@ -35,9 +36,10 @@ def check_code(wanted: Reference, held: Held, revision: str | None) -> None:
 
 
 def _names_own_code(folder: str) -> bool:
-    """As transformers looks for it: `auto_map` has `module.Class`, and `org/other--module.Class` for another's."""
+    """Return True if the folder's configuration names code of its own. As in transformers, `auto_map` has
+    `module.Class`, and `org/other--module.Class` for code of another repository."""
     try:
         named = json.loads(Path(folder, "config.json").read_bytes()).get("auto_map")
     except (OSError, ValueError, AttributeError):
-        return False  # The engine says what is wrong with it.
+        return False  # The engine reports the error.
     return isinstance(named, dict) and any("--" not in str(name) for name in named.values())

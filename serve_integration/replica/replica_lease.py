@@ -16,13 +16,13 @@ from serve_integration.replica.acquire import Held, acquire
 from serve_integration.replica.node_lease import Holder, node_name, on_node
 from serve_integration.settings import Settings
 
-# What this process holds, until it ends. Not on the callback: Ray pickles that to other processes, and a lease is here.
+# Held until this process ends. Not on the callback: Ray pickles that to other processes, and a lease stays in one.
 _leases: list[Lease] = []
 _holders: list[Holder] = []
 
 
 class Hold:
-    """A model that every node of a replica holds at one path, until `release`. The rest is this node's copy."""
+    """A model that every node of a replica holds at one path, until `release`. The fields describe this node's copy."""
 
     def __init__(self, here: Held, leases: Sequence[Lease], holders: Sequence[Holder]) -> None:
         self.here, self.leases, self.holders = here, leases, holders
@@ -37,7 +37,7 @@ class Hold:
 
 
 def keep(taken: Hold) -> Held:
-    """Hold it until this process ends."""
+    """Hold the model until this process ends, and return this node's copy."""
     _leases.extend(taken.leases)
     _holders.extend(taken.holders)
     return taken.here
@@ -67,8 +67,8 @@ async def take(wanted: Reference, settings: Settings, other_nodes: Sequence[str]
 async def _hold_the_same(
     wanted: Reference, settings: Settings, holders: Sequence[Holder], leases: list[Lease]
 ) -> tuple[Reference, list[Held]]:
-    """What is held in the end, lean or whole, and every node's copy; this node's is the first, and its lease goes to
-    `leases`. A name that moves is resolved by this node for all."""
+    """Return the reference that is held in the end, lean or complete, and every node's copy; this node's is the first,
+    and its lease is added to `leases`. This node resolves a name that moves, for all nodes."""
     here = node_name(ray.get_runtime_context().get_node_id())
     theirs = await asyncio.to_thread(_as_this_node_sees_it, wanted, settings)
     copies = await _hold_everywhere(here, wanted, theirs, settings, holders, leases)
@@ -83,8 +83,9 @@ async def _hold_the_same(
 async def _hold_again(
     here: str, wanted: Reference, revision: str, settings: Settings, holders: Sequence[Holder], leases: list[Lease]
 ) -> list[Held]:
-    """What cannot be pinned was asked at different times, or moved meanwhile: ask everywhere now. Or some have it whole
-    and some lean: then whole, which a node that has it so would give for lean, too."""
+    """Acquire again on every node, now, because the copies differ. A name that cannot be pinned was resolved at
+    different times, or moved meanwhile. Or some nodes have the model complete and some lean: then acquire it complete,
+    which a node that has it so would return for lean, too."""
     ours = replace(wanted, lean=False)
     theirs = ours.at(revision)
     settings = settings if theirs != ours else replace(settings, max_age=0)
@@ -100,7 +101,8 @@ async def _hold_again(
 
 
 def _as_this_node_sees_it(wanted: Reference, settings: Settings) -> Reference:
-    """At the revision that this node's daemon would hand out; as it was where that says nothing, or cannot be had."""
+    """Return the reference at the revision that this node's daemon would serve; unchanged where it has none, or on an
+    error."""
     if not wanted.moves:
         return wanted
     patterns = {"include": wanted.include or settings.include, "exclude": settings.exclude, "lean": wanted.lean}
@@ -110,7 +112,7 @@ def _as_this_node_sees_it(wanted: Reference, settings: Settings) -> Reference:
                 wanted.uri, **{**DEFAULTS, **patterns, "revision": wanted.revision, "max_age": settings.max_age}
             )
             return wanted.at(client.call("POST", "/v1/plan", body)["revision"])
-    except CachedError:  # The acquire that follows says it better, or can do without the source.
+    except CachedError:  # The acquire that follows raises a better error, or can do without the source.
         return wanted
 
 
@@ -122,7 +124,7 @@ async def _hold_everywhere(
     holders: Sequence[Holder],
     leases: list[Lease],
 ) -> list[Held]:
-    """All at once; the first error ends the others' waiting, and is raised."""
+    """Acquire on all nodes at once. The first error cancels the other acquires, and is raised."""
     tasks = [asyncio.ensure_future(_hold_on(here, ours, settings, leases))]
     tasks += [asyncio.ensure_future(holder.hold(theirs, settings)) for holder in holders]
     try:
@@ -130,7 +132,7 @@ async def _hold_everywhere(
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)  # A lease that comes late is on the list, too.
+        await asyncio.wait(tasks)  # A lease that is acquired late is on the list, too.
 
 
 async def _hold_on(here: str, wanted: Reference, settings: Settings, leases: list[Lease]) -> Held:

@@ -1,4 +1,4 @@
-"""What each start of a replica took: a line in the replica's log, and metrics beside Serve's own."""
+"""Report the cost of each start of a replica: a line in the replica's log, and metrics beside Serve's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAGS = ("model", "digest", "host")
 
 
 def report(wanted: Reference, held: Held, host: str = "") -> None:
-    """To be called in the replica. `host` is another node of the replica's; empty for its own."""
+    """Log and count a held model. Call it in the replica. `host` is another node of the replica; empty for its own."""
     log.info("%s%s", line(wanted, held), f" host={host}" if host else "")
     tags = {"model": str(wanted).partition("?")[0], "digest": held.digest, "host": host}
     seconds, size, loads = _metrics()
@@ -25,7 +25,7 @@ def report(wanted: Reference, held: Held, host: str = "") -> None:
 
 @cache
 def _metrics() -> tuple[Any, Any, Any]:
-    """Made when first used: in a replica they then carry its name, deployment and application, too."""
+    """Make the metrics on first use: in a replica they then carry its name, deployment and application, too."""
     return (
         Gauge("cached_model_load_seconds", "Seconds from asking the model cache to holding the model.", TAGS),
         Gauge("cached_model_bytes", "Bytes of the model that is held.", TAGS),

@@ -1,4 +1,4 @@
-"""Who asks, and with whose credentials: the caller's own, or the daemon's for those whom the config names."""
+"""Callers: a uid and the credentials used for it: the caller's own, or the daemon's for users in the config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cached.model_ref import ModelRef
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`uid` is None for the daemon itself. `gid` is only asked when it matters who administers."""
+    """The source of a request. `uid` is None for the daemon itself. `gid` is used only to decide if the caller
+    administers."""
 
     uid: int | None
     credentials: Credentials
@@ -22,11 +23,12 @@ class Caller:
         return self.uid is None
 
     def used(self, ref: ModelRef) -> dict[str, str]:
-        """The caller's own credentials that its source is shown; none where the URI asks for that."""
+        """Return the caller's own credentials that are shown to the source of `ref`; none where its URI forbids
+        credentials."""
         return {} if unsigned(ref) else self.credentials.personal(ref.scheme)
 
     def with_own(self, ref: ModelRef) -> bool:
-        """Whether the daemon's own credentials are used for it there."""
+        """Return True where the daemon's own credentials are used for the caller at the source of `ref`."""
         return self.credentials.lend and not unsigned(ref) and not self.used(ref)
 
 
@@ -34,5 +36,5 @@ DAEMON = Caller(None, Credentials())
 
 
 def caller_of(peer: Peer | None, credentials: Credentials, lend: bool) -> Caller:
-    """`lend`: whether the daemon's own credentials serve the peer."""
+    """Return the caller at `peer`; its uid and gid are -1 without one. `lend`: the daemon's credentials serve it."""
     return Caller(peer.uid if peer else -1, replace(credentials, lend=lend), peer.gid if peer else -1)

@@ -1,5 +1,6 @@
-"""Who administers, and whom the daemon's own credentials serve. Names of users and groups may come over the network
-(LDAP, SSSD), which may be slow or gone: so they are looked up in threads of their own, never on the event loop."""
+"""Decide which users administer and which may use the daemon's own credentials. Names of users and groups may come over
+the network (LDAP, SSSD), which may be slow or down, so they are looked up in threads of their own, never on the event
+loop."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from cached.errors import Forbidden
 
 log = logging.getLogger("cached.people")
 
-KNOWN_SECONDS = 60.0  # For which an answer counts.
-PATIENCE = 5.0  # Seconds after which who could not be looked up counts as a stranger.
+KNOWN_SECONDS = 60.0  # Lifetime of a cached answer.
+PATIENCE = 5.0  # Seconds for a lookup; without an answer by then the user has no such right.
 REMEMBERED = 4096  # Answers.
 THREADS = 4
 
@@ -28,13 +29,14 @@ _Key = tuple[str, int, int]
 
 
 class People:
-    """Use from the event loop only. Root and the daemon's own user are never looked up."""
+    """Look up the rights of users, and cache them. Use from the event loop only. Root and the daemon's own user are
+    never looked up."""
 
     def __init__(self, config: Config) -> None:
         self._admin_group, self._names = config.admin_group, tuple(config.own_credentials_for)
         self._threads = ThreadPoolExecutor(THREADS, "names")
         self._known: OrderedDict[_Key, tuple[bool, float]] = OrderedDict()
-        self._asking: dict[_Key, asyncio.Future[bool]] = {}  # One look for all who wait for the same.
+        self._asking: dict[_Key, asyncio.Future[bool]] = {}  # One lookup for all callers that wait for the same answer.
 
     async def administers(self, peer: Peer | None) -> bool:
         if peer is None or _ours(peer):
@@ -42,12 +44,12 @@ class People:
         return await self._look("administers", peer, lambda: in_group(peer, self._admin_group))
 
     async def require_admin(self, peer: Peer | None, verb: str) -> None:
-        """Forbidden unless the caller is root, the daemon's own user, or in the admin group."""
+        """Raise Forbidden unless the peer is root, the daemon's own user, or in the admin group."""
         if not await self.administers(peer):
             raise Forbidden(f"{verb} is for administrators: run it as root, or join the group {self._admin_group!r}.")
 
     async def served(self, peer: Peer | None) -> bool:
-        """Whether `own_credentials_for` covers the peer: by users, uids, `@groups` or `*` for everybody."""
+        """Return True if `own_credentials_for` covers the peer: by users, uids, `@groups` or `*` for everybody."""
         if "*" in self._names or peer is None:
             return "*" in self._names
         if _ours(peer) or str(peer.uid) in self._names:
@@ -85,7 +87,8 @@ def _ours(peer: Peer) -> bool:
 
 
 def _named(peer: Peer, names: tuple[str, ...]) -> bool:
-    """In a thread, like all that follows."""
+    """Return True if `names` contains the peer's user or, as `@group`, one of its groups. Runs in a thread, as does
+    `in_group`."""
     try:
         user = pwd.getpwuid(peer.uid).pw_name
     except KeyError:
@@ -94,7 +97,7 @@ def _named(peer: Peer, names: tuple[str, ...]) -> bool:
 
 
 def in_group(peer: Peer, group: str) -> bool:
-    """Whether it is the peer's primary group, or one of its user's."""
+    """Return True if `group` is the peer's primary group or one of its user's groups."""
     try:
         wanted = grp.getgrnam(group).gr_gid
         return wanted == peer.gid or wanted in os.getgrouplist(pwd.getpwuid(peer.uid).pw_name, peer.gid)

@@ -1,4 +1,4 @@
-"""What is known of a caller's right to what is held, and what follows from it. Pure: no I/O."""
+"""A caller's known right to a cached snapshot, and the decision that follows from it. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cached.errors import CachedError, SourceUnavailable, StoreDegraded, WorkerL
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a caller's right to a model. `age` in seconds of the proof; None when there is none."""
+    """The known right of a caller to a model. `age` is the age of its proof in seconds; None when there is no proof."""
 
     open: bool
     age: float | None
@@ -19,28 +19,28 @@ class Standing:
 
     @property
     def fresh(self) -> bool:
-        """It may be handed out without asking the source."""
+        """Return True if the model may be served without a request to the source."""
         return self.open or (self.age is not None and 0 <= self.age <= self.ttl)
 
     @property
     def recent(self) -> bool:
-        """It may be handed out if the source was seen to be down."""
+        """Return True if the model may be served when the source was seen to be down."""
         return self.fresh or (self.age is not None and 0 <= self.age <= self.grace)
 
 
 class Way(enum.Enum):
-    """From a request to its answer, where something is held under its name."""
+    """The way from a request to its answer, where a snapshot is cached under its name."""
 
-    HIT = "hit"  # Hand it out; nobody is asked.
-    PROVE = "prove"  # The name is fresh, the right is not: one question tells.
-    CHECK = "check"  # Ask what the name means now; if nobody answers it may be handed out as it is.
-    WHOLE = "whole"  # As if nothing were held: who has no proof is not to notice whether something is.
+    HIT = "hit"  # Serve it; no request is sent.
+    PROVE = "prove"  # The name is fresh, the right is not: one request proves it.
+    CHECK = "check"  # Resolve the name again; without an answer the snapshot may be served as it is.
+    WHOLE = "whole"  # As if nothing were cached: a caller without proof must not learn that something is.
 
 
 def way(standing: Standing, fresh: bool, offline: bool, one_probe: bool) -> Way:
-    """`fresh`: the name need not be asked again; `offline`: nor is it to be. `one_probe`: one file proves the right to
-    all of it. Offline too a right that is not fresh is asked about: to ask for nothing else must not be a way to be
-    given what the source would refuse by now."""
+    """Choose the way to an answer. `fresh`: the name need not be resolved again; `offline`: it must not be.
+    `one_probe`: one file proves the right to all files. A right that is not fresh is proved even when offline, because
+    an offline request must not be a way to receive a model that the source would now refuse."""
     if standing.fresh and (fresh or offline):
         return Way.HIT
     if not standing.recent:
@@ -49,10 +49,11 @@ def way(standing: Standing, fresh: bool, offline: bool, one_probe: bool) -> Way:
 
 
 def may_be_stale(standing: Standing, error: CachedError) -> bool:
-    """Whether what is held may be handed out though this came in place of an answer.
+    """Return True if the cached snapshot may be served although `error` came in place of an answer.
 
-    The grace is for a source that is down, as whoever asked it has seen. That we were too busy to ask, or were asked to
-    ask less, says nothing of the source: else a caller that was refused yesterday could keep us busy until then.
+    The grace is for a source that is down, as seen by a request to it. That we were too busy to send a request, or that
+    the source throttled us, does not show that it is down: otherwise a caller that was refused yesterday could keep the
+    daemon busy until it is served.
     """
     if standing.fresh:
         return isinstance(error, SourceUnavailable | WorkerLost | StoreDegraded)

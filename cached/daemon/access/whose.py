@@ -1,7 +1,8 @@
-"""Under whose name a model is remembered, and who may go by it.
+"""The identity under which the meaning of a name is remembered, and the identities that a caller may use.
 
-Where a name means the same for all, a caller goes by what is open to all and by what its own credentials were told.
-Where keys, a region or an account choose what a name means (an S3 tenant, an Azure account), it goes by its own alone.
+Where a name means the same to all callers, a caller uses the meanings that are open to all and those that its own
+credentials received. Where keys, a region or an account choose the meaning of a name (an S3 tenant, an Azure account),
+it uses its own alone.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ class Whose:
         self._config = config
 
     def credentials(self, proofs: Proofs, ref: ModelRef, caller: Caller) -> str:
-        """What stands for the credentials that are used for the caller there."""
+        """Return the identity of the credentials that are used for the caller at the source of `ref`."""
         empty = OWN if caller.with_own(ref) else NOBODY
         return proofs.who(caller.used(ref), self._namespace(ref, caller), empty)
 
     def open(self, proofs: Proofs, ref: ModelRef, caller: Caller) -> str:
-        """What stands for everybody, as far as names mean the same to everybody."""
+        """Return the identity that stands for everybody, within the namespace in which the caller's names have their
+        meaning."""
         return proofs.who({}, self._namespace(ref, caller), ALL)
 
     def row(self, proofs: Proofs, ref: ModelRef, caller: Caller, open_to_all: bool) -> str:
-        """Whose a name is that this caller's credentials have been told."""
+        """Return the identity under which to record a meaning that this caller's credentials received."""
         return self.open(proofs, ref, caller) if open_to_all else self.credentials(proofs, ref, caller)
 
     def rows(self, proofs: Proofs, ref: ModelRef, caller: Caller) -> tuple[str, ...] | None:
-        """Whose names the caller may go by; None: anybody's."""
+        """Return the identities whose recorded meanings the caller may use; None means all."""
         one = same_for_all(ref.scheme)
         if one and (caller.daemon or self._config.access == "node"):
             return None
@@ -43,7 +45,7 @@ class Whose:
         return (everybodys, mine) if one or mine.startswith(NOBODY) else (mine,)
 
     def key(self, ref: ModelRef, caller: Caller) -> str:
-        """The same for all callers who would be told the same. Not to be written down."""
+        """Return a key that is equal for all callers that would receive the same answer. It must not be stored."""
         parts = caller.with_own(ref), sorted(caller.used(ref).items()), sorted(self._namespace(ref, caller).items())
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Who may have what is here: whoever proved lately that the source would give it to them."""
+"""Decide which callers may have a cached snapshot: those that recently proved that the source would give it to them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cached.model_ref import ModelRef
 log = logging.getLogger("cached.access")
 
 SWEEP_SECONDS = 15.0
-TIME_TO_LEASE = 60.0  # Seconds for which who was given a path can use it, whatever becomes of the proof.
+TIME_TO_LEASE = 60.0  # Seconds for which a caller that received a path can use it, even if its proof ends.
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A caller's to a snapshot that a ref means."""
+    """A caller's claim to the snapshot that a ref means."""
 
     ref: ModelRef
     snapshot: Digest
@@ -41,12 +41,12 @@ class Gate:
     def __init__(self, config: Config, disks: Disks) -> None:
         self._config, self._disks = config, disks
         self.whose = Whose(config)
-        # By snapshot and uid: the proofs (probe, who) that the user was let in for, and until when each is good. A
-        # restart forgets it.
+        # By snapshot and uid: the proofs (probe, who) that let the user in, and the time until which each is good. A
+        # restart forgets them.
         self._grounds: dict[tuple[Digest, int], dict[tuple[str, str], float]] = {}
 
     def standing(self, disk: Disk, ref: ModelRef, access: Access, caller: Caller) -> Standing:
-        """Synchronous, and quick."""
+        """Return the caller's known right to a snapshot with this access. Synchronous, and quick."""
         ttl, grace = float(self._config.proof_ttl), float(self._config.proof_grace)
         if self._config.access == "node" or access.open or caller.daemon:
             return Standing(True, None, ttl, grace)
@@ -59,7 +59,7 @@ class Gate:
         return self.whose.credentials(disk.store.proofs, ref, caller)
 
     def whos(self, disk: Disk, ref: ModelRef, caller: Caller) -> tuple[str, ...] | None:
-        """Whose names there the caller may go by; None: anybody's."""
+        """Return the identities whose recorded meanings on this disk the caller may use; None means all."""
         return self.whose.rows(disk.store.proofs, ref, caller)
 
     async def proved(
@@ -69,10 +69,11 @@ class Gate:
         names: Mapping[str, tuple[str, str]] | None = None,
         remember: Callable[[Disk], None] | None = None,
     ) -> None:
-        """The source has just let the caller read it, and all these refs (key → source, revision) mean the same.
+        """Record that the source has just let the caller read the snapshot, and that all these refs (key → source,
+        revision) mean it.
 
-        `remember` writes down what else was proved; None: that one file opened the place. A disk that cannot be written
-        to forgets it.
+        `remember` records what else was proved; None means that one file opened the place. A disk that cannot be
+        written to forgets it.
         """
         await self._written(disk, claim.ref, lambda: self._proved(disk, claim, names, remember))
 
@@ -93,8 +94,8 @@ class Gate:
             disk.store.proofs.record(claim.access.probe, who, claim.access.place)
 
     async def refused_at(self, ref: ModelRef, caller: Caller) -> None:
-        """The source lets the caller read nothing there, whatever it asked for: so nothing that it has proved there
-        under other names and at other revisions stands any more."""
+        """Forget all that the caller has proved at this place, under any name and revision: the source lets it read
+        nothing there."""
         for disk in self._disks.writable:
 
             def forget(disk: Disk = disk) -> None:
@@ -103,8 +104,9 @@ class Gate:
             await self._written(disk, ref, forget)
 
     async def refused(self, disk: Disk, claim: Claim) -> None:
-        """The source does not let the caller read it any more: so its uid is shut out, unless it has proved it
-        otherwise as well, once whoever was told the path had time to lease it, and when it holds no lease."""
+        """Forget the caller's proof, and shut its uid out of the snapshot, because the source no longer lets it read
+        it. The uid stays in while another proof of its own stands, until callers that received the path have had time
+        to lease it, and while it holds a lease."""
         if claim.caller.uid is None:
             return
         grounds = dict(self._grounds.get((claim.snapshot, claim.caller.uid), {}))
@@ -113,12 +115,12 @@ class Gate:
     def _refused(self, disk: Disk, claim: Claim, grounds: Mapping[tuple[str, str], float]) -> None:
         store, access, caller, ref = disk.store, claim.access, claim.caller, claim.ref
         if access.open:
-            if not caller.used(ref):  # Else it may be these credentials that are no good, and not that it has closed.
+            if not caller.used(ref):  # Otherwise these credentials may be bad, and the place still open.
                 store.closed(ref.key, self.whose.open(store.proofs, ref, caller), claim.snapshot)
             return
         store.proofs.forget(access.probe, self._who(disk, ref, caller))
         if caller.uid is not None:
-            # Replicas of one uid may show other credentials, and one may have its answer and not yet its lease.
+            # Replicas of one uid may use other credentials, and one may have its answer but not yet its lease.
             standing = [until for proof, until in grounds.items() if store.proofs.at(*proof) is not None]
             store.entrants.expire(claim.snapshot, caller.uid, max([time.time() + TIME_TO_LEASE, *standing]))
         if access.kind == "own" and caller.with_own(ref):
@@ -133,9 +135,9 @@ class Gate:
             log.warning("index.unwritten", extra={"ref": str(ref), "why": error.message})
 
     async def let_in(self, disk: Disk, ref: ModelRef, snapshot: Digest, caller: Caller) -> None:
-        """Before the caller hears the path: see to it that its uid can enter there.
+        """Make sure that the caller's uid can enter the snapshot's directory, before the caller receives its path.
 
-        StoreDegraded when that cannot be written, on a root without ACLs or one that has become read-only.
+        Raises StoreDegraded when that cannot be written, on a root without ACLs or one that has become read-only.
         """
         store, uid = disk.store, caller.uid
         if uid is None or uid == os.geteuid():
@@ -162,9 +164,10 @@ class Gate:
             await disk.do(store.entrants.enter, snapshot, uid, until)
 
     async def lock_file(self, disk: Disk, snapshot: Digest, caller: Caller) -> str:
-        """What the caller is to lock, for as long as it uses the snapshot: the file of its uid.
+        """Return the file that the caller must lock for as long as it uses the snapshot: the lock file of its uid.
 
-        Where nothing can be written nothing is removed either, and no file made: any will do that it can open.
+        Where nothing can be written, nothing is removed either and no file is made: then any path will do that the
+        caller can open.
         """
         uid = os.geteuid() if caller.uid is None else caller.uid
         file = disk.store.leases.file(snapshot, uid)
@@ -179,7 +182,7 @@ class Gate:
             return str(disk.store.snapshots.path(snapshot))
 
     def visible(self, disk: Disk, uid: int | None) -> frozenset[str] | None:
-        """The snapshots (hex) that this user may hear of; None for all. In the disk's thread."""
+        """Return the snapshots (hex) that are visible to this user; None means all. Call it in the disk's thread."""
         if uid is None or self._config.access == "node":
             return None
         rows: list[sqlite3.Row] = disk.store.index.query(
@@ -191,11 +194,12 @@ class Gate:
         return frozenset(row["digest"] for row in rows if row["entered"] or everybody(Access.parse(row["access"])))
 
     async def begin(self) -> None:
-        """Before anybody is answered: shut out whoever's time is over, be it that an upgrade has ended it."""
+        """Shut out users whose time is over, perhaps ended by an upgrade. Call it before the daemon answers."""
         await self._sweep()
 
     async def sweep(self) -> None:
-        """For ever: shut out whose proof is over and who leases nothing, and forget what proves nothing any more."""
+        """Shut out users whose proof has expired and who hold no lease, and forget expired proofs, every SWEEP_SECONDS
+        for ever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._forget_grounds(time.time())

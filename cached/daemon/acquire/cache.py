@@ -1,5 +1,5 @@
-"""The use case that everything is for: a ref becomes a directory on this node. Here it is decided whether what is held
-may be handed out, whether the source must be asked first, and whether there is something to fetch."""
+"""The central use case: turn a ref into a directory on this node. This file decides if a cached snapshot may be served,
+if the source must be asked first, and if there is something to fetch."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ class Cache:
         self._filler = Filler(self.places, self.gate, self.loadable, self.counters)
 
     async def acquire(self, ask: Ask, caller: Caller) -> Ready | Fill:
-        """A hit at once, or the fill to wait for: one per ref and credentials, however many ask.
+        """Return the cached snapshot at once, or the fill to wait for: one per ref and credentials, however many
+        callers request it.
 
-        NotCached when offline, also for what the caller has not proved to be allowed to read.
+        Raises NotCached when offline, also for a snapshot that the caller has not proved that it may read.
         """
         held = self._held(ask, caller)
         if held is not None and self._way(held, ask, caller) is Way.HIT:
@@ -84,15 +85,15 @@ class Cache:
         return self.gate.standing(held.disk, ask.ref, held.known.access, caller)
 
     def _fresh(self, held: Held, ask: Ask) -> bool:
-        """Whether the source need not be asked."""
+        """Return True if the name need not be resolved again."""
         if not held.known.access.kind and self.config.access == "caller":
-            return False  # It is not known who may read it.
+            return False  # Its readers are not known.
         limit = self.config.max_age if ask.max_age is None else ask.max_age
         return ask.ref.immutable or 0 <= time.time() - held.known.checked_at <= limit
 
     def _held(self, ask: Ask, caller: Caller) -> Held | None:
-        """What the ref meant to this caller when the source was last asked; best what it may have without asking
-        again."""
+        """Return the snapshot that the ref meant to this caller when the source was last asked; None if none is cached.
+        Of several, one that may be served without another request is preferred."""
 
         def whos(disk: Disk) -> tuple[str, ...] | None:
             return self.gate.whos(disk, ask.ref, caller)
@@ -116,7 +117,7 @@ class Cache:
         try:
             return await self.workers.resolve(ask.ref, caller, timeout, ask.require)
         except ModelIncomplete:
-            raise  # It may be read, and is not whole.
+            raise  # It may be read, but is not complete.
         except (SourceDenied, ModelNotFound):
             await self.gate.refused_at(ask.ref, caller)
             raise
@@ -139,11 +140,12 @@ class Cache:
             lambda fill: self._run(fill, ask, caller, held),
         )
         if len(fill.uids) > 1:
-            self.network.files.give()  # Who joins may have what those before have to wait for.
+            self.network.files.give()  # The new user may have turns free that earlier users wait for.
         return fill
 
     async def _run(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
-        """Once more when the source moved under it or sent something else; on the next disk when one fails."""
+        """Fill. Try once more when the source changed meanwhile or sent other bytes, and on the next disk when one
+        fails."""
         changed = False
         while True:
             try:
@@ -151,7 +153,7 @@ class Cache:
             except (SourceChanged, DigestMismatch) as error:
                 if changed:
                     raise
-                changed, why = True, error.message  # Once; then say so.
+                changed, why = True, error.message  # Once; the next time the error is raised.
             except StoreDegraded as error:
                 if not error.lasting or not self.disks.writable:
                     raise
@@ -160,7 +162,8 @@ class Cache:
             fill.fetch_anew()
 
     async def _once(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None) -> Ready:
-        """Ask, and fetch what that names unless it is here. Whoever is refused goes by nothing that it had proved."""
+        """Ask the source, and fetch the snapshot unless it is here. A refusal also forgets the caller's proof for what
+        is cached."""
         fill.phase = "resolving"
         try:
             return await self._asked(fill, ask, caller, held)
@@ -189,7 +192,8 @@ class Cache:
         return await self._listed(fill, ask, caller, held, listing)
 
     async def _listed(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, listing: Listing) -> Ready:
-        """`held`: what the caller may be given in want of it."""
+        """Serve, renew or fetch by the listing. `held`: the snapshot to serve if the source cannot be asked; None if
+        there is none."""
         rights = self._granting.rights(listing, caller)
         same = held is not None and held.known.revision == listing.revision and self._held(ask, caller) is not None
         if held is None or not (same or ask.offline):
@@ -203,10 +207,12 @@ class Cache:
         return await self._hit(held, ask, stale=not same)
 
     async def _look_again(self, held: Held, ask: Ask, caller: Caller) -> Listing | None:
-        """What the source says now of what is held; None when only the caller's right to it was in question, and is
-        proved. SourceUnavailable when it does not say in time, which may be because others were before us."""
+        """Return the source's current listing; None when only the caller's right was in question, and is now proved.
+        Raises SourceUnavailable when the source does not answer in time, perhaps because other requests were queued
+        before."""
         timeout, known = float(self.config.check_timeout), held.known
-        # All of it is bounded where that helps: for others no answer is better than one that says nothing.
+        # Bounded only where that helps: a timeout here does not show that the source is down, so callers whose proof
+        # is not fresh would be refused.
         whole = timeout * 2 if self._standing(held, ask, caller).fresh else None
         try:
             async with asyncio.timeout(whole):
@@ -217,7 +223,7 @@ class Cache:
         except TimeoutError:
             raise SourceUnavailable(f"The source of {ask.ref} did not answer in time; try again later.") from None
         except ModelIncomplete:
-            raise  # It may be read, and is not whole.
+            raise  # It may be read, but is not complete.
         except (SourceDenied, NotFound):
             await self.gate.refused(held.disk, Claim(ask.ref, known.snapshot, known.access, caller))
             raise
@@ -225,39 +231,42 @@ class Cache:
         return None
 
     async def _new(self, fill: Fill, ask: Ask, caller: Caller, held: Held | None, rights: Rights) -> Ready:
-        """What is not known under this name yet, or not to this caller."""
+        """Serve, from any disk, or fetch a listing that is not yet known under this name, or not to this caller."""
         rights.pausing = fill.pause
         found = await self._granting.complete(rights, await self._granting.show(rights))
         if found is not None:
             await self._note_current(found, ask, caller, rights)
             return await self._hit(found, ask, stale=False)
-        if not self.disks.writable and held is not None:  # What is held is better than nothing.
+        if not self.disks.writable and held is not None:  # The cached snapshot is better than nothing.
             return await self._stale(held, ask, caller, StoreDegraded(self.disks.problem or ""))
         self.disks.require_writable()
         return await self._filler.fill(fill, ask, rights)
 
     async def _stale(self, held: Held, ask: Ask, caller: Caller, error: CachedError) -> Ready:
-        """What is held, though the source could not be asked; the error for who may not have it for that."""
+        """Serve the cached snapshot, marked stale, because the source is unreachable. Raise `error` if the caller may
+        not have it for that reason."""
         if not may_be_stale(self._standing(held, ask, caller), error):
             raise error
         log.warning("serve.stale", extra={"ref": str(ask.ref), "why": error.message})
         return await self._hit(held, ask, stale=True)
 
     async def _note_current(self, held: Held, ask: Ask, caller: Caller, rights: Rights) -> None:
-        """A disk that cannot be written to will be asked about again; it serves all the same."""
+        """Record that the name still means this snapshot. A disk that cannot record it still serves; the source is
+        asked again next time."""
         access = Access.of(rights.listing, caller.with_own(ask.ref))
         claim = Claim(ask.ref, held.known.snapshot, access, caller)
         await self.gate.proved(held.disk, claim, names_of(rights.listing), rights.record)
 
     async def plan(self, ask: Ask, caller: Caller) -> Held | tuple[Disk, Plan]:
-        """What a pull would do: where to, what would be fetched, what would go for it; or what would be handed out.
+        """Return the effect of a pull: the disk, the bytes to fetch and the snapshots to evict; or the cached snapshot
+        that it would serve.
 
-        NotCached when the ask is offline.
+        Raises NotCached when offline and nothing can be served.
         """
         held = self._held(ask, caller)
         if held is not None and self._way(held, ask, caller) is Way.HIT:
             return held
-        if ask.offline:  # Nothing would be fetched: so it is the same to have it now.
+        if ask.offline:  # Nothing would be fetched, so acquire it at once.
             found = await self.acquire(ask, caller)
             if isinstance(found, Fill) and found.task is not None:
                 await asyncio.shield(found.task)
@@ -271,7 +280,7 @@ class Cache:
         )
 
     async def flush(self) -> None:
-        """Write down who used what. What cannot be written now will be tried again with the next."""
+        """Write down the uses of snapshots. A write that fails is tried again with the next flush."""
         for disk in self.disks.writable:
             await disk.forget_abandoned()
             try:

@@ -1,4 +1,4 @@
-"""How often the node was asked, and how that ended, since the daemon started."""
+"""Counts of acquires by outcome, since the daemon started."""
 
 from __future__ import annotations
 

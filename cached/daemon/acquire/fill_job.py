@@ -1,4 +1,4 @@
-"""One fill: what several callers may wait for, and how far it is."""
+"""One fill, for which several callers may wait, and its progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cached.wire import Ready
 
 @dataclass(eq=False, slots=True)
 class Fill:
-    """`task` ends in what every waiter is given, or in the error that every waiter gets."""
+    """A running fill. `task` ends with the answer, or the error, that every waiter receives."""
 
     ref: ModelRef
     phase: str = "resolving"
@@ -25,17 +25,17 @@ class Fill:
     total_bytes: int = 0
     paused: Callable[[Batch], bool] = lambda batch: False
     task: asyncio.Task[Ready] | None = None
-    pausing: bool = False  # The source wants to be asked later, or may then be asked again.
+    pausing: bool = False  # The fill pauses before it asks the source again.
     waiters: int = 0
-    uids: set[int] = field(default_factory=set)  # Whose it is: who else may not hear of it.
-    abandon: bool = True  # Until one waiter wants it to be finished come what may.
+    uids: set[int] = field(default_factory=set)  # Its users; it is not visible to others.
+    abandon: bool = True  # Until one waiter wants it finished in any case.
     batch: Batch = field(init=False)
 
     def __post_init__(self) -> None:
         self.fetch_anew()
 
     def fetch_anew(self) -> None:
-        """Nothing has been fetched yet, or none of it counts any longer."""
+        """Start counting again: nothing has been fetched yet, or none of it counts any longer."""
         self.batch = Batch(self.uids)
 
     def progress(self) -> Progress:
@@ -49,7 +49,7 @@ class Fill:
         self.pausing = pausing
 
     async def watch(self, interval: float) -> AsyncGenerator[Progress | Ready, None]:
-        """Progress every `interval` seconds, then what was asked for; or the fill's error."""
+        """Yield progress every `interval` seconds, then the answer; or raise the fill's error."""
         assert self.task is not None  # Set before a fill is shown to anyone.
         while not self.task.done():
             yield self.progress()
@@ -58,10 +58,11 @@ class Fill:
 
     @contextlib.contextmanager
     def waited_for(self, abandon: bool) -> Iterator[None]:
-        """The caller waits as long as the block lasts, be it that it never hears anything.
+        """Count the caller as a waiter during the block, even if it never receives anything.
 
-        Leaving early spares the others. The last to leave lets the fill go on, unless all of them said `abandon`: who
-        asks again after a time-out is then not at the beginning, also while the source is being asked.
+        Leaving early spares the other waiters. The last to leave lets the fill continue, unless all of them passed
+        `abandon`: a caller that retries after a timeout then does not start again from nothing, also while the source
+        is being asked.
         """
         assert self.task is not None  # Set before a fill is shown to anyone.
         self.waiters += 1

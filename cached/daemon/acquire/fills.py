@@ -1,4 +1,4 @@
-"""The fills that run: one per ref and credentials, however many ask."""
+"""The running fills: one per ref and credentials, however many callers request it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cached.wire import Ready
 
 log = logging.getLogger("cached.cache")
 
-MAX_FILLS = 256  # Of one user at a time.
+MAX_FILLS = 256  # Running fills of one user.
 
 Run = Callable[[Fill], Coroutine[Any, Any, Ready]]
 
@@ -33,11 +33,12 @@ class Fills:
         return len(self._running)
 
     def join(self, key: str, caller: Caller, new: Callable[[], Fill], run: Run) -> Fill:
-        """The one that runs under this key, or a new one. Overloaded when too many of this user run."""
+        """Return the running fill under this key, or start a new one. Raises Overloaded when too many of this user run,
+        and DaemonUnavailable when closing."""
         if self._closing:
             raise DaemonUnavailable("The daemon is shutting down; ask again in a moment.")
         fill = self._running.get(key)
-        if fill is None or fill.task is None or fill.task.cancelling():  # Whoever asks now did not give up.
+        if fill is None or fill.task is None or fill.task.cancelling():  # This caller did not give up.
             self._refuse_too_many(caller)
             started = fill = self._running[key] = new()
             fill.task = asyncio.create_task(run(fill))
@@ -47,19 +48,19 @@ class Fills:
         return fill
 
     def _refuse_too_many(self, caller: Caller) -> None:
-        """Those that nobody waits for any more count too."""
+        """Raise Overloaded if MAX_FILLS of this user run, including those that no caller waits for any more."""
         if caller.uid is not None and sum(caller.uid in fill.uids for fill in self) >= MAX_FILLS:
             raise Overloaded(f"{MAX_FILLS} fetches that you asked for are under way; ask again when some have ended.")
 
     def _ended(self, key: str, fill: Fill, task: asyncio.Task[Ready]) -> None:
-        if self._running.get(key) is fill:  # Else another has taken its place, and may have ended before it.
+        if self._running.get(key) is fill:  # Otherwise another has taken its place, and may have ended first.
             del self._running[key]
         ref = str(fill.ref)
         if task.cancelled():
             log.info("fill.cancelled", extra={"ref": ref})
         elif error := task.exception():
             self._counters.failures += 1
-            said = error.said if isinstance(error, SourceDenied) else ""  # Which its caller is not told.
+            said = error.said if isinstance(error, SourceDenied) else ""  # The caller does not receive it.
             log.warning("fill.failed", extra={"ref": ref, "why": str(error), **({"said": said} if said else {})})
 
     async def close(self, patience: float) -> None:

@@ -1,4 +1,5 @@
-"""Giving out what is here already, whoever had it fetched: once the caller has shown that the source would give it."""
+"""Serve files that are here already, no matter which caller had them fetched, once the caller has proved that the
+source would give them."""
 
 from __future__ import annotations
 
@@ -28,14 +29,14 @@ class Granting:
         return Rights(self._registrar, listing, caller)
 
     async def renew(self, rights: Rights) -> None:
-        """Of what the listing meant before as well, and was given to this caller."""
+        """Prove again the caller's right to a listing whose meaning has not changed and which it was served before."""
         if rights.listing.rights_per_file and not rights.listing.open:
             await rights.begin()
             await rights.prove(rights.listing.entries)
 
     async def show(self, rights: Rights) -> list[tuple[Place, Needs]]:
-        """That the caller may have what is here of the listing, before anything is reserved or evicted for it. What
-        each disk has and lacks of it."""
+        """Prove that the caller may have the files of the listing that are here, before anything is reserved or evicted
+        for it. Return what each disk has and lacks of it."""
         here = await self._places.here(rights.listing)
         await rights.begin()
         copies: dict[str, Copy] = {}
@@ -47,15 +48,15 @@ class Granting:
         return here
 
     async def show_all(self, rights: Rights) -> list[tuple[Place, Needs]]:
-        """As `show`, and also what is not here: what a plan says to one who may read only some of the files does not
-        depend on which of them others have brought."""
+        """Do as `show`, and also prove the files that are not here. A plan for a caller that may read only some of the
+        files then does not reveal which of them others have fetched."""
         here = await self.show(rights)
         if rights.listing.rights_per_file:
             await rights.prove(rights.listing.entries)
         return here
 
     async def complete(self, rights: Rights, here: list[tuple[Place, Needs]]) -> Held | None:
-        """A snapshot of exactly these files, on some disk."""
+        """Return a ready snapshot of exactly these files, on any disk; None if there is none."""
         listing = rights.listing
         access = Access.of(listing, rights.caller.with_own(listing.ref))
         for place, needs in here:

@@ -1,4 +1,4 @@
-"""Which snapshots an LLM engine could load. Each is looked into once, by a worker, and not at every hit."""
+"""Record which snapshots an LLM engine could load. Each is inspected once, by a worker, and not at every hit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cached.daemon.runtime.endings import seen
 from cached.model import Digest
 from cached.model_ref import ModelRef
 
-REMEMBERED = 10_000  # Snapshots, each for each way to ask for it; those that are asked for most recently.
+REMEMBERED = 10_000  # Pairs of snapshot and ref; the most recently requested are kept.
 
 _Key = tuple[Digest, str]
 
@@ -33,7 +33,7 @@ class Loadable:
             self._known.popitem(last=False)
 
     async def check(self, ref: ModelRef, digest: Digest, folder: Path) -> None:
-        """ModelIncomplete when something is missing that the engine, or the model's own index, wants."""
+        """Raise ModelIncomplete when a file is missing that the engine, or the model's own index, needs."""
         key = digest, ref.key
         if key in self._known:
             self._known.move_to_end(key)

@@ -1,4 +1,4 @@
-"""What a caller wishes for, and what it may be answered with."""
+"""A caller's request for a model, and the snapshot that may answer it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cached.wire import Ready
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One caller's wish. `max_age` in seconds; None means the configured one. `mending`: it is the daemon's own, and is
-    no use of the model."""
+    """One request. `max_age` in seconds; None means the configured one. `mending`: the daemon's own request, for a
+    repair; it is no use of the model."""
 
     ref: ModelRef
     max_age: float | None = None
@@ -25,13 +25,13 @@ class Ask:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What will do for it. To mend a model another will not."""
+        """Return the keys of the refs that may answer it. A repair accepts only the exact one."""
         return (self.ref.key,) if self.mending else self.ref.keys
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A snapshot that a ref may be answered with, and where it is."""
+    """A snapshot that may answer a ref, and the disk it is on."""
 
     disk: Disk
     known: Known
@@ -42,16 +42,16 @@ def not_cached(ref: ModelRef) -> NotCached:
 
 
 def names_of(listing: Listing) -> dict[str, tuple[str, str]]:
-    """The refs (key → source, revision) that a listing answers."""
+    """Return the refs (key → source, revision) that a listing answers."""
     ref = listing.ref
     names = {ref.key: (str(ref), listing.revision)}
-    if ref.scheme == "hf":  # The commit that the name stood for is known now, and for ever.
+    if ref.scheme == "hf":  # The commit that the name means is known now, and never changes.
         pinned = ref.at(listing.revision)
         names[pinned.key] = (str(pinned), listing.revision)
     return names
 
 
 def ready(disk: Disk, digest: Digest, revision: str, ref: ModelRef, size: int, hit: bool, stale: bool = False) -> Ready:
-    """The answer to whoever asked for the ref: this snapshot, on this disk."""
-    path = str(disk.store.snapshots.path(digest))  # What to lock is each caller's own: see Gate.lock_file.
+    """Return the answer to a request for the ref: this snapshot, on this disk."""
+    path = str(disk.store.snapshots.path(digest))  # Each caller locks its own file: see Gate.lock_file.
     return Ready(path, path, str(digest), revision, str(ref), size, hit, stale)

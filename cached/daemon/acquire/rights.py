@@ -1,17 +1,18 @@
-"""What one caller's credentials were seen to read of one listing.
+"""The files of one listing that a caller's credentials were seen to read.
 
-A listing says what is there, and nothing of who may read it or of whether its publisher has the bytes that it names. So
-before a caller is given a file that this node has from somebody else, its own credentials are shown to the source:
+A listing names files. It does not prove that the caller may read them, or that its publisher has the bytes that it
+names. So before a caller receives a file that this node fetched for another caller, its own credentials are shown to
+the source:
 
-* Where one file opens the whole place (the Hub: a right is a repository's) the worker has proved that, resolving it.
-* Elsewhere each file is proved by itself, once for each credentials and version. Which ones is remembered, and when the
-  proof of the whole is old, one that nobody can foresee is proved again.
-* A digest is a claim until this place was seen to have the bytes: ranges are read there and compared with ours. Else a
-  listing of mine could name your weights. Who has some of the bytes could try until only those are asked for: so once a
-  digest was claimed wrongly, whoever claims it next is compared with in every byte.
+* Where one file opens the whole place (the Hub: rights are per repository) the worker proved that by resolving it.
+* Elsewhere each file is proved by itself, once for each set of credentials and each version. The proofs are remembered,
+  and when the proof of the whole listing is old, an unpredictable file is proved again.
+* A digest is a claim until this place was seen to have the bytes: ranges are read there and compared with ours.
+  Otherwise a listing of mine could name your weights. An attacker that has some of the bytes could try until only those
+  are compared, so once a digest was claimed wrongly, the next claim of it is compared in every byte.
 
-Whatever is not known to have been read with these credentials counts as unproved: a new way to come by a blob opens
-nothing by being forgotten here.
+All that is not known to have been read with these credentials counts as unproved: a new way to receive a blob opens
+nothing if it is forgotten here.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from cached.errors import CachedError, NotFound, SourceChanged, SourceDenied, So
 from cached.model import Digest, Entry, Listing
 from cached.worker.messages import Check
 
-DOUBTED = 4096  # Digests of which it is remembered that somebody has claimed them wrongly.
+DOUBTED = 4096  # Digests that are remembered as claimed wrongly.
 NEW_KEYS = 4  # Files that new keys of a known principal prove: its sessions may be narrower than its role.
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A file of the listing that this node has, as far as the listing is to be believed."""
+    """A file of the listing that this node has, provided that the listing is to be believed."""
 
     entry: Entry
     digest: Digest
@@ -55,22 +56,22 @@ class Copy:
 
 
 class Registrar:
-    """What all Rights share."""
+    """The state that all Rights share."""
 
     def __init__(self, config: Config, disks: Disks, workers: Workers, whose: Whose) -> None:
         self.disks, self.workers, self.whose = disks, workers, whose
         self.ttl, self.timeout, self.retries = float(config.proof_ttl), float(config.resolve_timeout), config.retries
-        self._doubted: OrderedDict[Digest, None] = OrderedDict()  # Which were claimed wrongly, since the start.
+        self._doubted: OrderedDict[Digest, None] = OrderedDict()  # Digests claimed wrongly, since the start.
 
     async def principal(self, listing: Listing, caller: Caller) -> str | None:
-        """Whom the source names for these keys, where they are those of a session. The worker remembers that, and for
-        how long nobody may have said so."""
+        """Return the owner that the source names for these keys, if they are those of a session; else None. The worker
+        remembers the answer, and for some time also that there was none."""
         if not (caller.used(listing.ref) and caller.credentials.temporary):
             return None
         return await self.workers.principal(listing.ref, caller, self.timeout)
 
     def doubt(self, copy: Copy) -> None:
-        """Somebody has claimed wrongly to have it."""
+        """Remember that a caller's listing has claimed this digest wrongly."""
         self._doubted[copy.digest] = None
         self._doubted.move_to_end(copy.digest)
         while len(self._doubted) > DOUBTED:
@@ -81,7 +82,7 @@ class Registrar:
 
 
 class Rights:
-    """In one request. Use from the event loop only, except `record`."""
+    """Prove a caller's rights to a listing, in one request. Use from the event loop only, except `record`."""
 
     def __init__(self, registrar: Registrar, listing: Listing, caller: Caller) -> None:
         self.listing, self.caller = listing, caller
@@ -90,19 +91,20 @@ class Rights:
         self._probe = probe_of(listing)
         self._principal: str | None = None
         self._known: frozenset[str] = frozenset()  # Identities that were proved before.
-        self._spots = 0  # How many of those are to be proved again.
-        self._sure: set[str] = set()  # Paths of which nothing is left to be shown.
+        self._spots = 0  # The number of those to prove again.
+        self._sure: set[str] = set()  # Paths with nothing left to prove.
         self._proven: set[str] = set()  # Identities that were proved now …
-        self._identified: dict[str, Digest] = {}  # … and what the source was seen to have under them.
+        self._identified: dict[str, Digest] = {}  # … and the digests that the source was seen to have.
         self._asked = not listing.open and listing.probe is not None  # By the worker that resolved it.
-        # Told whether it waits before it asks once more; None where what is held may be given in want of an answer.
+        # Called with True before a pause between tries and False after it; None where a cached snapshot may be served
+        # if the source does not answer: then there is no second try.
         self.pausing: Callable[[bool], None] | None = None
 
-    # What is to be shown.
+    # Proofs.
 
     async def begin(self) -> None:
-        """Look up what was proved before. Who has proved nothing there begins with any file, be it here or not: what
-        it is refused does not depend on what this node has."""
+        """Load the earlier proofs. Credentials with no proof here first prove a random file, cached or not, so that a
+        refusal does not depend on what this node has."""
         if not self.listing.rights_per_file:
             return
         self._principal = await self._registrar.principal(self.listing, self.caller)
@@ -115,7 +117,8 @@ class Rights:
             self._spots = NEW_KEYS if self._principal and not ages else 1
 
     async def _look(self, disk: Disk) -> float | None:
-        """Note what was proved; how old the proof of this very listing is, in seconds."""
+        """Load the earlier proofs from this disk. Return the age of the proof of this very listing in seconds; None if
+        there is none."""
 
         def look() -> tuple[set[str], float | None]:
             identities = map(self.listing.identity, self.listing.entries)
@@ -124,14 +127,14 @@ class Rights:
 
         try:
             known, at = await disk.do(look)
-        except CachedError:  # What it knew has to be proved again.
+        except CachedError:  # Its earlier proofs have to be made again.
             return None
         self._known |= known
         return None if at is None else time.time() - at
 
     async def cover(self, copies: Sequence[Copy]) -> None:
-        """Show what is not yet sure of these files. SourceDenied, NotFound, SourceChanged; then nothing of what was
-        proved there before stands."""
+        """Prove what is still unproved of these files. Raises SourceDenied, NotFound or SourceChanged; a refusal drops
+        all earlier proofs there."""
         left = [copy for copy in copies if copy.entry.path not in self._sure]
         claims = await self._claims(left)
         claimed = {copy.entry.path for copy in claims}
@@ -141,14 +144,14 @@ class Rights:
         self._sure |= {copy.entry.path for copy in left}
 
     def read(self, entries: Iterable[Entry]) -> None:
-        """Every byte of these came from the source, just now and with these credentials."""
+        """Record that every byte of these entries was just read from the source with these credentials."""
         for entry in entries:
             self._sure.add(entry.path)
             self._proven.add(self.listing.identity(entry))
             self._asked = True
 
     async def prove(self, entries: Sequence[Entry]) -> None:
-        """That the caller may read each of these; of what it has proved before, some again."""
+        """Prove that the caller may read each of these; some of those proved before are proved again."""
         identity = self.listing.identity
         shown = self._known | self._proven
         new = [entry for entry in entries if identity(entry) not in shown]
@@ -170,7 +173,7 @@ class Rights:
             self._proven.update(map(self.listing.identity, entries))
 
     async def _persist(self, ask: Callable[[], Awaitable[None]], worth: Callable[[], bool]) -> None:
-        """As often as a read is tried, and after the same pauses: a proof is one, and sources stumble."""
+        """Try as often as a read is tried, with the same pauses: a proof is a read, and sources fail now and then."""
         for tries in range(1, self._registrar.retries + 1):
             try:
                 await ask()
@@ -186,7 +189,7 @@ class Rights:
                 self.pausing(False)
 
     async def _claims(self, copies: Sequence[Copy]) -> list[Copy]:
-        """Those whose digest is the listing's word alone: this place was never seen to have such bytes."""
+        """Return the copies whose digest only the listing claims: this place was never seen to have such bytes."""
         named = [copy for copy in copies if copy.entry.digest is not None]
         seen: set[Digest] = set()
         for disk in self._disks if named else ():
@@ -198,7 +201,7 @@ class Rights:
         return [copy for copy in named if copy.digest not in seen]
 
     async def _compare(self, claims: Sequence[Copy]) -> None:
-        """Each file with the source's; of several names of one file one after the other."""
+        """Compare each file with the source's; several names of one file are compared one after the other."""
         left = list(claims)
         while left:
             now = {copy.path: copy for copy in reversed(left)}
@@ -224,7 +227,7 @@ class Rights:
                 raise
             raise SourceChanged(f"Files of {self.listing.ref} were removed here meanwhile; ask again.") from error
         except SourceDenied as error:
-            if len(copies) > 1:  # Which of them it was is not said.
+            if len(copies) > 1:  # The error does not name the file.
                 for path, copy in copies.items():
                     await self._compare_once({path: copy}, whole)
                 return
@@ -239,7 +242,7 @@ class Rights:
         self._asked = True
 
     async def _damaged(self, copy: Copy) -> bool:
-        """Whether it is ours that is not what it is called: that says nothing of the listing."""
+        """Return True if our own copy is damaged or gone: then a difference does not count against the listing."""
         row = await copy.disk.do(copy.disk.store.blob, copy.digest)
         if row is None:
             return True
@@ -248,10 +251,10 @@ class Rights:
             self._disks.doubt(copy.path)
         return found.problem is not None
 
-    # What is remembered.
+    # Records.
 
     def record(self, disk: Disk) -> None:
-        """Write down what was shown. In the disk's thread."""
+        """Write down the proofs of this request. Call it in the disk's thread."""
         proofs, place = disk.store.proofs, self.listing.place
         if self._identified:
             disk.store.index.identified(self._identified)
@@ -261,11 +264,11 @@ class Rights:
             proofs.record(self._probe, self._who(disk), place)
 
     async def drop(self) -> None:
-        """The source has refused these credentials something there: forget all that they had proved."""
+        """Forget all proofs of these credentials at this place, because the source has refused them something there."""
         for disk in self._disks.writable:
             try:
                 await disk.do(self._drop, disk)
-            except CachedError:  # Old proofs on a disk that takes nothing any more end by themselves.
+            except CachedError:  # Old proofs on a disk that cannot be written to expire by themselves.
                 continue
 
     def _drop(self, disk: Disk) -> None:
@@ -276,7 +279,7 @@ class Rights:
         return self._registrar.whose.credentials(disk.store.proofs, self.listing.ref, self.caller)
 
     def _who_files(self, disk: Disk) -> str:
-        """Whose what is remembered of single files is: everybody's where no credentials were shown."""
+        """Return the identity for proofs of single files: everybody's where no credentials were needed."""
         whose, proofs = self._registrar.whose, disk.store.proofs
         if self.listing.open:
             return whose.open(proofs, self.listing.ref, self.caller)

@@ -1,4 +1,4 @@
-"""An acquire as it comes off the wire: checked field by field, so that nothing inside meets a wrong type."""
+"""An acquire as it is received: checked field by field, so that no wrong type gets further in."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cached.model_ref import ModelRef
 from cached.variables import cleaned
 
 MAX_PATTERNS = 1000  # Of both kinds together, …
-MAX_PATTERN = 1024  # … each with so many characters (names of files have no more bytes), …
-MAX_PATTERN_BYTES = 16 << 10  # … and all with so many bytes.
+MAX_PATTERN = 1024  # … each of at most this many characters (file names have no more bytes), …
+MAX_PATTERN_BYTES = 16 << 10  # … and all together of at most this many bytes.
 MAX_CREDENTIAL_BYTES = 16 << 10  # Of all credentials together.
 
 
@@ -28,7 +28,7 @@ class Acquire:
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Acquire:
-        """InvalidRequest names the field that is wrong."""
+        """Parse a request body. Raises InvalidRequest, which names the wrong field."""
         patterns = _patterns(body, "include"), _patterns(body, "exclude")
         _bound(*patterns)
         revision = text(body, "revision") if body.get("revision") is not None else None
@@ -73,7 +73,7 @@ def _patterns(body: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _bound(include: list[str], exclude: list[str]) -> None:
-    """InvalidRequest says which bound is passed, and by what."""
+    """Raise InvalidRequest if the patterns pass a bound; it names the bound, and the value that passes it."""
     count = len(include) + len(exclude)
     if count > MAX_PATTERNS:
         raise InvalidRequest(f"There are {count:,} patterns, and at most {MAX_PATTERNS:,} are taken; give fewer.")
@@ -91,7 +91,8 @@ def _bound(include: list[str], exclude: list[str]) -> None:
 
 
 def _bytes(*texts: str) -> int:
-    """InvalidRequest for halves of letters, which JSON can hold and no file's name can."""
+    """Return the bytes of the texts together. Raises InvalidRequest for lone surrogates, which JSON can hold and no
+    file name can."""
     try:
         return sum([len(each.encode()) for each in texts])
     except UnicodeEncodeError:

@@ -22,7 +22,7 @@ class Admin:
         self._inventory = inventory
 
     async def pin(self, ref: str, keep: float | None, uid: int) -> dict[str, Any]:
-        """Hold a snapshot for `keep` seconds; None: until unpinned. Should two roots have it, on both."""
+        """Pin a snapshot for `keep` seconds, on every root that has it; None means until it is unpinned."""
         disks, digest = await self._inventory.find_all(ref)
         shown = [await self.pin_on(disk, digest, keep, uid) for disk in disks]
         return shown[0]
@@ -40,7 +40,8 @@ class Admin:
         return await disks[0].do(self._inventory.snapshot, disks[0], digest)
 
     async def remove(self, ref: str, dry_run: bool) -> dict[str, Any]:
-        """Remove one snapshot, from every root that has it. InUse when it is leased (and by whom) or pinned."""
+        """Remove one snapshot from every root that has it. Raises InUse when it is leased (naming the holders) or
+        pinned."""
         disks, digest = await self._inventory.find_all(ref)
         for disk in disks:
             disk.require_writable()
@@ -69,7 +70,7 @@ class Admin:
             )
 
     async def gc(self, free: int | None, dry_run: bool) -> dict[str, Any]:
-        """Free `free` bytes on each root; None: what is above the low watermark, parked downloads and orphans."""
+        """Free `free` bytes on each root; None frees what is above the low watermark, parked downloads and orphans."""
         found = [await self._gc(place, free, dry_run) for place in self._cache.places if place.disk.degraded is None]
         if not found:
             self._cache.disks.require_writable()
@@ -98,7 +99,7 @@ def _drop_unused(store: Store) -> None:
 
 
 def unnamed(victim: Victim) -> dict[str, Any]:
-    """Of a model that the caller may not hear of."""
+    """Describe a victim that is not visible to the caller."""
     return {"digest": None, "source": "a model that is not yours", "size": victim.frees, "reason": victim.why}
 
 

@@ -1,4 +1,5 @@
-"""Answers as JSON. A long one is written bit by bit in a thread: in one go it would keep every hit waiting."""
+"""Answers as JSON. A long answer is encoded part by part in a thread: encoded in one go it would keep every hit
+waiting."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from cached.wire import API, error_body, reply
 log = logging.getLogger("cached.api")
 
 LONG = 100  # Items of a list.
-AT_ONCE = 16  # Of which so many are written in one go, some tens of microseconds.
+AT_ONCE = 16  # Items encoded in one go, which takes some tens of microseconds.
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
-    """Of a short one."""
+    """Return a short answer, encoded at once."""
     return web.Response(body=reply(body), status=status, content_type="application/json")
 
 
@@ -33,13 +34,13 @@ async def long_answer(body: Mapping[str, Any], threads: Threads) -> web.Response
 
 
 def unforeseen(verb: str, error: Exception) -> dict[str, Any]:
-    """What a caller hears of a bug."""
+    """Log a bug, and return the body of the answer that the caller receives."""
     log.error("api.bug", exc_info=error, extra={"verb": verb})
     return error_body(CachedError("The daemon failed in a way nobody foresaw; see its log."))
 
 
 def written(body: Mapping[str, Any]) -> bytes:
-    """What `reply` gives."""
+    """Return the bytes that `reply` returns, encoded part by part."""
     return b"{" + b",".join(_fields({**body, "api": API})) + b"}\n"
 
 

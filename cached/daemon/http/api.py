@@ -33,14 +33,15 @@ from cached.wire import MAX_REQUEST_BYTES, error_body
 
 log = logging.getLogger("cached.api")
 
-LOOKS = 8  # Requests at a time that look through what is here.
-UNSHARED = ("/v1/acquire", "/v1/plan", "/healthz")  # Which look through nothing, or have their turns elsewhere.
+LOOKS = 8  # Requests at a time that search the inventory.
+UNSHARED = ("/v1/acquire", "/v1/plan", "/healthz")  # These search nothing, or have their turns elsewhere.
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """Every verb and who may use it: the second column of `verbs` is `open` (whoever reaches the socket) or `admin`."""
+    """The verbs and the users they are for: the third column of `verbs` is `open` (all that reach the socket) or
+    `admin`."""
 
     def __init__(self, cache: Cache, inventory: Inventory, verifier: Verifier) -> None:
         self._cache = cache
@@ -68,11 +69,11 @@ class Api:
         )
 
     def app(self) -> web.Application:
-        """Everything, for the unix socket."""
+        """Return the application with every verb, for the unix socket."""
         return self._application([verb[1] for verb in self.verbs])
 
     def observer_app(self) -> web.Application:
-        """Only what tells nobody what is cached, for TCP."""
+        """Return the application for TCP: only verbs that do not reveal what is cached."""
         return self._application(["/metrics", "/healthz"])
 
     def _application(self, paths: list[str]) -> web.Application:
@@ -114,7 +115,7 @@ class Api:
         return await self._long(plan_body(disk, plan, named=await self._only(peer) is None))
 
     async def _only(self, peer: Peer | None) -> int | None:
-        """The user whose models alone the peer may hear of; None for administrators, who hear of all."""
+        """Return the uid whose snapshots alone are visible to the peer; None for administrators, who see all."""
         if await self._people.administers(peer):
             return None
         return peer.uid if peer is not None else -1
@@ -147,7 +148,7 @@ class Api:
         fills = []
         for fill in running:
             fills.append({"ref": str(fill.ref), "waiters": fill.waiters, **asdict(fill.progress())})
-            await asyncio.sleep(0)  # Hits come in between.
+            await asyncio.sleep(0)  # Hits are served in between.
         roots = await self._of_all(self._inventory.status, lambda disk, why: {"root": str(disk.root), "reason": why})
         return {**self._inventory.summary(roots), "fills": fills}
 
@@ -157,7 +158,7 @@ class Api:
         return await self._long({"leases": [each for part in parts for each in part]})
 
     async def _of_all(self, ask: Callable[[Disk], T], instead: Callable[[Disk, str], T]) -> list[T]:
-        """What each disk answers, all asked at once; of one that cannot, what is said `instead` with its reason."""
+        """Return each disk's answer, all requested at once; for a disk that fails, `instead` of it and the reason."""
 
         async def one(disk: Disk) -> T:
             try:
@@ -196,14 +197,15 @@ class Api:
         return web.Response(text=exposition(await self._status(None)), content_type="text/plain")
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
-        """503 when nothing can be fetched any more, and why; one disk of several that failed is only mentioned."""
+        """Answer 503, and the reason, when nothing can be fetched any more; one failed disk of several is only
+        mentioned."""
         problem = self._disks.problem
         text = "ok\n" if problem is None else f"degraded: {problem}\n"
         return web.Response(text=text, status=200 if self._disks.writable else 503)
 
 
 async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """What it gives. Cancelled when the caller has gone."""
+    """Return the result of `work`. Cancel it when the caller has disconnected."""
     task = asyncio.create_task(work)
     task.add_done_callback(seen)
     try:
@@ -223,7 +225,7 @@ def _owner(request: web.Request) -> int | None:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        if request.content.is_eof():  # As that of a hit is: a deadline costs as much as the rest.
+        if request.content.is_eof():  # The usual case of a hit, for which a deadline would cost as much as the rest.
             body = json.loads(await request.read())
         else:
             async with asyncio.timeout(BODY_SECONDS):

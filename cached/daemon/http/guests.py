@@ -1,4 +1,4 @@
-"""Who is connected, and how many may be: each user so many, and all together so few that files can always be opened."""
+"""Bound the open connections: per user, and all together, so that files can always be opened."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Protocol
 
-GRACE_SECONDS = 1.0  # For which one that says nothing is left alone.
+GRACE_SECONDS = 1.0  # A silent connection is not idle before that.
 LOOK_SECONDS = 0.25
-SHARE = 4  # No user but root and the daemon's own has more than one in so many of all connections.
+SHARE = 4  # No user but root and the daemon's own may have more than one in this many of all connections.
 
 
 class Guest(Protocol):
-    """A connection. `idle` says that nothing asked for is under way; `active_at` is the loop's time when it last said
+    """A connection. `idle` is True while no request is in progress; `active_at` is the loop's time when it last sent
     something."""
 
     owner: Hashable
@@ -23,11 +23,11 @@ class Guest(Protocol):
     def idle(self) -> bool: ...
 
     def dismiss(self) -> None:
-        """End it now."""
+        """Close the connection now."""
 
 
 class Guests:
-    """Use from the event loop only."""
+    """Count the connections of each owner, and close idle ones to keep the bounds. Use from the event loop only."""
 
     def __init__(self, total: int, per_owner: int) -> None:
         self._total, self._per_owner = total, min(per_owner, max(1, total // SHARE))
@@ -39,7 +39,8 @@ class Guests:
         return len(self._here)
 
     async def room(self) -> None:
-        """Return once there is room for one more. Whoever has most connections loses one that is idle."""
+        """Return once there is room for one more connection. The owner with the most connections loses one that is
+        idle."""
         while len(self._here) >= self._total:
             self._changed.clear()
             if (guest := self._idlest(self._crowd())) is not None:
@@ -52,7 +53,8 @@ class Guests:
                 pass
 
     def enter(self, guest: Guest, unbound: bool) -> bool:
-        """False when its owner has as many as it may, none of them idle. `unbound`: only all together are counted."""
+        """Count the connection. Return False when its owner has as many as it may and none is idle. `unbound`: only the
+        total is bounded."""
         if not unbound and self._counts[guest.owner] >= self._per_owner:
             if (oldest := self._idlest(guest.owner)) is None:
                 return False
@@ -63,7 +65,7 @@ class Guests:
         return True
 
     def leave(self, guest: Guest) -> None:
-        """Also when it has left already."""
+        """Stop counting the connection. Does nothing if it has left already."""
         if guest not in self._here:
             return
         del self._here[guest]
@@ -73,7 +75,7 @@ class Guests:
         self._changed.set()
 
     def _crowd(self) -> Hashable:
-        """Who has most."""
+        """Return the owner with the most connections."""
         return self._counts.most_common(1)[0][0]
 
     def _idlest(self, owner: Hashable) -> Guest | None:

@@ -1,4 +1,4 @@
-"""Prometheus' text format, of the numbers that `status` has."""
+"""The numbers of `status` in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _METRICS = {
 
 
 def exposition(status: dict[str, Any]) -> str:
-    """See https://prometheus.io/docs/instrumenting/exposition_formats/."""
+    """Return the metrics as text. See https://prometheus.io/docs/instrumenting/exposition_formats/."""
     lines = []
     for field, (kind, name, text) in _METRICS.items():
         value = len(status[field]) if isinstance(status[field], list) else status[field] + 0  # A bool is 0 or 1.

@@ -1,4 +1,4 @@
-"""What `pull --dry-run` answers with."""
+"""The answers to `pull --dry-run`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cached.daemon.space.reservation import Plan
 
 
 def held_body(held: Held, ask: Ask) -> dict[str, Any]:
-    """When nothing would be fetched."""
+    """Return the answer when nothing would be fetched."""
     return {
         "source": str(ask.ref),
         "revision": held.known.revision,
@@ -27,7 +27,7 @@ def held_body(held: Held, ask: Ask) -> dict[str, Any]:
 
 
 def plan_body(disk: Disk, plan: Plan, named: bool) -> dict[str, Any]:
-    """Of victims that are not to be `named` only their sizes."""
+    """Return the plan as an answer. Unless victims are to be `named`, only their sizes and reasons are given."""
     needs = plan.needs
     return {
         "source": str(needs.listing.ref),

@@ -1,6 +1,7 @@
-"""Connections that end: aiohttp's, with a deadline for whatever the other side may leave undone.
+"""Connections that end: aiohttp's, with a deadline for everything that the other side may leave undone.
 
-There are four: a head that does not come to its end, a body (see `api`), an answer that nobody reads, and silence.
+There are four deadlines: for a head that does not end, for a body (see `api`), for an answer that is not read, and for
+silence.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ log = logging.getLogger("cached.api")
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 10.0
 IDLE_SECONDS = 75.0
-UNREAD_SECONDS = 60.0  # How long an answer may wait to be read.
-LINGER_SECONDS = 2.0  # For the rest of a body that nobody wanted.
+UNREAD_SECONDS = 60.0  # The longest that an answer may wait to be read.
+LINGER_SECONDS = 2.0  # For the rest of a body that is not read.
 TRIED_AGAIN_SECONDS = 1.0  # After the system had no descriptor for a connection.
-REFUSED = 64  # Connections that may wait to be told that they are too many.
+REFUSED = 64  # Connections that may wait for the answer that there are too many.
 TOO_MANY = "Too many of your connections are open at once; close some, and try again."
 _OPTIONS: dict[str, Any] = {
     "access_log": None,
@@ -39,7 +40,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 class Connection(web.RequestHandler):
-    """See `guests.Guest`. `owner` is a uid, or an address."""
+    """A connection of aiohttp's with deadlines. See `guests.Guest`. `owner` is a uid, or an address."""
 
     __slots__ = ("_guests", "_late", "_seen", "_unread", "active_at", "owner")
 
@@ -98,10 +99,10 @@ class Connection(web.RequestHandler):
         transport = self.transport
         self.force_close()
         if transport is not None:
-            transport.abort()  # Of what could not be written nothing waits any longer.
+            transport.abort()  # Drop the bytes that could not be written.
 
     def log_exception(self, *args: Any, **more: Any) -> None:
-        """Of what the other side sent, one line; of our own bugs everything."""
+        """Log errors in the other side's bytes in one line; log our own bugs in full."""
         error = more.get("exc_info")
         if isinstance(error, HttpProcessingError):
             log.info("request.malformed", extra={"by": self.owner, "why": type(error).__name__})
@@ -110,7 +111,7 @@ class Connection(web.RequestHandler):
 
 
 class _Refused(asyncio.Protocol):
-    """Told that they are too many once they have asked: what is not read would cut the answer."""
+    """A connection that is answered with 503 once it has sent a request: bytes left unread would cut the answer off."""
 
     def __init__(self, refused: set[_Refused]) -> None:
         self._refused = refused
@@ -137,7 +138,7 @@ class _Refused(asyncio.Protocol):
 
 
 class Door:
-    """Lets connections in, one after the other."""
+    """Accept connections, one after the other."""
 
     def __init__(self, application: web.Application, listener: socket.socket, guests: Guests) -> None:
         self._runner = web.AppRunner(application, shutdown_timeout=1.0, **_OPTIONS)
@@ -170,9 +171,9 @@ class Door:
                 continue
             try:
                 await self._let_in(loop, connection, address)
-            except OSError:  # It has gone again.
+            except OSError:  # The peer has disconnected.
                 connection.close()
-            except Exception:  # This one is lost; whoever comes next is not.
+            except Exception:  # This connection is lost; the next one is not.
                 log.exception("connection.bug")
                 connection.close()
 
@@ -180,13 +181,13 @@ class Door:
         peer = peer_at(connection)
         owner: Hashable = address[0] if peer is None else peer.uid
         server = self._runner.server
-        assert server is not None  # `open` came first.
+        assert server is not None  # `open` was called first.
         guest = Connection(server, self._guests, owner, loop)
         if self._guests.enter(guest, unbound=peer is not None and peer.uid in (0, os.geteuid())):
             try:
                 await loop.connect_accepted_socket(lambda: guest, connection)
             except BaseException:
-                self._guests.leave(guest)  # Nobody else will say so.
+                self._guests.leave(guest)  # Nothing else will call it.
                 raise
         elif len(self._refused) < REFUSED:
             await loop.connect_accepted_socket(lambda: _Refused(self._refused), connection)

@@ -1,8 +1,8 @@
-"""What a request says of versions: which API its client speaks, and what of it must be understood.
+"""Versions of a request: the API that its client speaks, and the options that the daemon must understand.
 
-A new option of a request gets its place in `FIELDS`. One that changes what is handed out, and that older daemons would
-pass over unawares, is sent under `must` by its client; those of API 1 (offline, require, include, exclude, max_age,
-abandon, pin, keep, lean) stay at the top, where every daemon knows them.
+A new option of a request is added to `FIELDS`. An option that changes what is served, and that older daemons would
+ignore, is sent under `must` by its client; those of API 1 (offline, require, include, exclude, max_age, abandon, pin,
+keep, lean) stay at the top level, where every daemon knows them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ FIELDS: Mapping[str, frozenset[str]] = {
     }.items()
 }
 _MAX_MUST = 16
-_MAX_NOTED = 256  # Names that are remembered as logged: callers make them up.
+_MAX_NOTED = 256  # Logged names that are remembered; bounded, because callers choose them.
 _MAX_NAME = 64
 _noted: set[tuple[str, str]] = set()
 
 
 def understood(verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request, those under `must` among them. VersionMismatch names one there that is not known.
+    """Return the fields of a request, including those under `must`. Raises VersionMismatch, which names the first
+    unknown field under `must`.
 
-    What else is unknown is passed over, and logged once.
+    Other unknown fields are ignored, and logged once.
     """
     api, must = _api(body.get("api", 1)), body.get("must", {})
     if not isinstance(must, dict) or len(must) > _MAX_MUST:
@@ -61,7 +62,7 @@ def understood(verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_query(verb: str, query: Mapping[str, str]) -> None:
-    """The same for a request without a body, which says it all in its query."""
+    """Check the versions in the query of a request without a body, as `understood` does for a body."""
     said: dict[str, Any] = {}
     for name in _ALWAYS:
         if name in query:

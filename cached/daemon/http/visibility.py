@@ -1,4 +1,5 @@
-"""What one user may hear of the models on a disk: which there are, what they are called, and who uses them."""
+"""The models on a disk that are visible to one user: which snapshots exist, their names, and the processes that use
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Title:
-    """What a snapshot is called; `source` and `revision` are empty when no name of it may be heard."""
+    """The visible name of a snapshot; `source` and `revision` are empty when none of its names is visible."""
 
     source: str
     revision: str
@@ -29,11 +30,12 @@ class Title:
 
 
 class Hearing:
-    """Of the user `only` on one disk, at this moment; None is an administrator, who hears all. In the disk's thread.
+    """Decide what is visible on one disk, now, to the user `only`; None is an administrator, to whom all is visible.
+    Use in the disk's thread.
 
-    The same bytes may have come from several places. A name for everybody is heard by whoever hears of the snapshot,
-    any other by its entrants alone: those of a snapshot that somebody else's bucket has too hear of the bucket no more
-    than strangers do.
+    The same bytes may have come from several places. A name for everybody is visible to all users that see the
+    snapshot, any other name only to its entrants: users of a snapshot that is also in another user's bucket learn no
+    more of that bucket than strangers do.
     """
 
     def __init__(self, gate: Gate, disk: Disk, only: int | None) -> None:
@@ -45,17 +47,18 @@ class Hearing:
         return self._visible is None
 
     def hears(self, snapshot: str, ref: str | None = None) -> bool:
-        """Of the snapshot (hex) at all; with a ref (ModelRef.key), that it is what this means."""
+        """Return True if the snapshot (hex) is visible; with a ref (ModelRef.key), if it is also visible that the ref
+        means it."""
         if self._visible is None or snapshot not in self._visible:
             return self._visible is None
         return ref is None or any(name["ref"] == ref for name in self._names(snapshot))
 
     def title(self, snapshot: sqlite3.Row) -> Title:
-        """Of a row of `snapshot`."""
+        """Return the title of a row of `snapshot`."""
         return self._title(snapshot, self._names(snapshot["digest"]))
 
     def titles(self, snapshots: Iterable[sqlite3.Row]) -> list[tuple[sqlite3.Row, Title]]:
-        """Those of many rows that may be heard of: the names of all are read at once."""
+        """Return the visible rows of many with their titles: the names of all are read at once."""
         names: dict[str, list[sqlite3.Row]] = {}
         for row in self._disk.store.index.query(_NAMES + "ORDER BY r.source", (self._uid,)):
             names.setdefault(row["snapshot"], []).append(row)
@@ -66,7 +69,7 @@ class Hearing:
         ]
 
     def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:
-        """As `Uses.leases`; of others' processes administrators alone hear."""
+        """Return leases as `Uses.leases` does; those of other users' processes are visible to administrators alone."""
         found = self._disk.uses.leases(only)
         if self.all:
             return found
@@ -78,14 +81,15 @@ class Hearing:
         return self.title(rows[0]).source if rows and self.hears(snapshot.hex) else ""
 
     def _title(self, snapshot: sqlite3.Row, names: list[sqlite3.Row]) -> Title:
-        """By what it was first fetched for, if that may be heard; else by what is left."""
-        refs = list(dict.fromkeys(name["source"] for name in names))  # It may mean the same to several.
+        """Choose the name that the snapshot was first fetched for, if it is visible; else one of the visible names."""
+        refs = list(dict.fromkeys(name["source"] for name in names))  # Several may record one name.
         if self.all or any(name["ref"] == snapshot["ref"] for name in names) or self._is_open(snapshot["ref"]):
             return Title(snapshot["source"], snapshot["revision"], refs)
         return Title(names[0]["source"], names[0]["revision"], refs) if names else Title("", "", [])
 
     def _is_open(self, ref: str) -> bool:
-        """A name for everybody is no secret when it has come to mean another snapshot."""
+        """Return True if the ref is a name for everybody: it is no secret even when it has come to mean another
+        snapshot."""
         rows = self._disk.store.index.query("SELECT access FROM resolution WHERE ref = ?", (ref,))
         return any(map(self._everybodys, rows))
 
@@ -94,14 +98,14 @@ class Hearing:
         return self._heard(self._disk.store.index.query(query, (self._uid, snapshot)))
 
     def _heard(self, names: list[sqlite3.Row]) -> list[sqlite3.Row]:
-        """Of all the names of one snapshot."""
+        """Return the visible names among all the names of one snapshot."""
         if self.all:
             return names
-        # That the user entered mostly says that it proved one of them. No row says which: `proof` knows credentials and
-        # no uids, `entrant` uids and no names. So where several places have it that are not for everybody, none is
-        # told, and the user may miss its own: by the digest it still finds the snapshot. Nor has an entry who opened a
-        # model that everybody could enter by then. The other way round, a place of which no name is left does not
-        # count: who came in by that, or while it was open, hears of the one that is left, until its time is over.
+        # A user that entered has mostly proved one of these names. No row says which: `proof` has credentials and no
+        # uids, `entrant` has uids and no names. So where several places that are not for everybody have the snapshot,
+        # none of them is visible, and the user may miss its own name: it still finds the snapshot by its digest. A user
+        # that opened the model while everybody could enter has no entry either. Conversely, a place without names left
+        # does not count: a user that entered by it, or while it was open, sees the remaining name until its time ends.
         closed = {ModelRef.from_key(name["ref"]).uri for name in names if not self._everybodys(name)}
         return [name for name in names if self._everybodys(name) or (name["entered"] and len(closed) == 1)]
 

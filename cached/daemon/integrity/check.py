@@ -1,4 +1,4 @@
-"""One blob read again, by a worker, and what follows from what was found."""
+"""Check one blob, by a worker, and act on the findings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cached.worker.messages import Check
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A check's result. `problem` in a few words, and the snapshots that are not handed out because of it."""
+    """The result of a check: the problem in a few words, and the snapshots that are not served because of it."""
 
     size: int
     problem: str | None
     snapshots: tuple[Digest, ...] = ()
 
 
-TRIES = 3  # Each time another file was there when it had been read.
+TRIES = 3  # Each time the file was replaced while it was read.
 
 _HAVING = "SELECT snapshot FROM snapshot_blob WHERE blob = ?"
 
@@ -31,9 +31,10 @@ class Checker:
         self._workers = workers
 
     async def check(self, disk: Disk, digest: Digest, deep: bool = False, rate: int = 0) -> Found | None:
-        """Read it, at `rate` bytes per second if that is not 0. What is damaged goes to quarantine.
+        """Read the blob, at `rate` bytes per second if that is not 0. A damaged blob goes to quarantine.
 
-        None when there is no such blob, or no longer. WorkerLost; StoreDegraded, also when it changes all the time.
+        Return None when the blob does not exist, or no longer. Raises WorkerLost, and StoreDegraded, also when the blob
+        changes all the time.
         """
         for _ in range(TRIES):
             row = await disk.do(disk.store.blob, digest)
@@ -45,7 +46,7 @@ class Checker:
         raise StoreDegraded(f"The blob {digest.hex[:12]} is being written to while it is checked; see who does that.")
 
     async def _once(self, disk: Disk, digest: Digest, row: BlobRow, deep: bool, rate: int) -> Found | None:
-        """None when another file lies there by now, or none."""
+        """Check once. Return None when the file was meanwhile replaced or removed."""
         path = disk.store.blobs.path(digest)
         found = await self._workers.check(Check(path, digest, row.size, row.pieces, deep, rate))
         if found.problem is None:
@@ -54,7 +55,7 @@ class Checker:
             return Found(row.size, None)
         try:
             snapshots = await disk.do(disk.store.condemn, digest, found)
-        except (StoreDegraded, NoSpace) as error:  # Not even that can be written down.
+        except (StoreDegraded, NoSpace) as error:  # Not even the damage can be recorded.
             snapshots = [Digest(each["snapshot"]) for each in disk.query(_HAVING, digest.hex)]
             disk.unsound.update(snapshots)
             return Found(row.size, f"{found.problem}; that cannot be noted: {error.message}", tuple(snapshots))

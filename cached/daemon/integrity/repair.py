@@ -1,4 +1,4 @@
-"""Fetching again what was damaged, from where it came, and saying who holds it."""
+"""Repair damaged snapshots by fetching them again from their source, and log the processes that hold them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ log = logging.getLogger("cached.heal")
 
 
 class Healer:
-    """Uses the daemon's own credentials: what only a caller's opened stays damaged until that caller asks again."""
+    """Repair snapshots with the daemon's own credentials. A snapshot that only a caller's credentials opened stays
+    damaged until that caller requests it again."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
 
     async def heal(self, disk: Disk, snapshot: Digest) -> str | None:
-        """Mend it in place, for its holders too. None when that went well; else why not, as a sentence."""
+        """Repair the snapshot in place, for its holders too. Return None on success; otherwise the reason, as a
+        sentence."""
         try:
-            if await disk.do(disk.store.relink, snapshot):  # Its source need not be asked.
+            if await disk.do(disk.store.relink, snapshot):  # Repaired without a request to its source.
                 log.warning("snapshot.mended", extra={"snapshot": snapshot.hex, "how": "linked again"})
                 return None
             again = await self._fetch_again(disk, snapshot)
@@ -46,12 +48,13 @@ class Healer:
         return None
 
     async def heal_all(self, disk: Disk) -> None:
-        """Whatever an earlier check took out of service and nobody has asked for since."""
+        """Repair every snapshot that an earlier check marked damaged and that no caller has requested since."""
         for row in await disk.do(disk.store.index.query, "SELECT digest FROM snapshot WHERE state = 'damaged'"):
             await self.heal(disk, Digest(row["digest"]))
 
     async def _fetch_again(self, disk: Disk, snapshot: Digest) -> bool:
-        """Whether the same snapshot came back, and here."""
+        """Fetch the snapshot again. Return True if the source still has the same snapshot and it is complete on this
+        disk."""
         read = await disk.do(disk.store.snapshots.read, snapshot)
         if read is None:
             return False
@@ -59,7 +62,7 @@ class Healer:
         asked = Ask(ref.at(read[1].revision) if ref.scheme == "hf" else ref, max_age=0, mending=True)
         timeout = float(self._cache.config.resolve_timeout)
         listing = await self._cache.workers.resolve(asked.ref, DAEMON, timeout)
-        if listing.revision != read[1].revision:  # Nobody asked for what is there now.
+        if listing.revision != read[1].revision:  # No caller requested the version that is there now.
             return False
         found = await self._cache.acquire(asked, DAEMON)
         if isinstance(found, Fill):

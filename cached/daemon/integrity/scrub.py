@@ -1,6 +1,8 @@
-"""Every blob read again from time to time, in the background: what rots on the disk is found before a replica loads it.
+"""Check every blob again from time to time, in the background, so that rot on the disk is found before a replica loads
+it.
 
-The longest unchecked comes first, and when each was checked is in its row: so a restart goes on where it was.
+The blob that has gone longest without a check comes first. The time of each check is in its row, so a restart continues
+where the last run stopped.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from cached.store.index.index import Index
 
 log = logging.getLogger("cached.scrub")
 
-LOOK_SECONDS = 60.0  # How often it is looked whether something is due: settings are in hours and days.
+LOOK_SECONDS = 60.0  # Between two searches for due blobs: settings are in hours and days.
 BREATH_SECONDS = 0.01
-HEAL_SECONDS = 3600.0  # How often what could not be mended is tried again.
+HEAL_SECONDS = 3600.0  # Between two tries of a repair that failed.
 
 
 @dataclass(slots=True)
 class Scrubbed:
-    """Since the start."""
+    """Totals since the start."""
 
     blobs: int = 0
     bytes: int = 0
@@ -35,7 +37,7 @@ class Scrubbed:
 
 
 class Scrubber:
-    """Of one disk; `run` ends only by being cancelled."""
+    """Check and repair the blobs of one disk; `run` ends only by being cancelled."""
 
     def __init__(self, config: Config, disk: Disk, checker: Checker, healer: Healer) -> None:
         self._config, self._disk, self._checker, self._healer = config, disk, checker, healer
@@ -54,7 +56,7 @@ class Scrubber:
             await asyncio.sleep(BREATH_SECONDS if worked else LOOK_SECONDS)
 
     async def _next(self) -> bool:
-        """Check what is due; False when nothing is."""
+        """Check the blob that is due. Return False when none is."""
         due = await self._disk.do(find_due, self._disk.store.index, self._config, time.time())
         if due is None:
             return False
@@ -82,9 +84,10 @@ class Due:
 
 
 def find_due(index: Index, config: Config, now: float) -> Due | None:
-    """What to read next. What was never hashed since the index was rebuilt comes before everything else.
+    """Return the blob to check next, or None. A blob that was never hashed since the index was rebuilt comes before
+    everything else.
 
-    A check that is not noted (it was cut off) is due again.
+    A check that was cut off is not recorded, so its blob is due again.
     """
     deep, shallow = config.scrub_deep_interval, config.scrub_interval
     if not shallow:

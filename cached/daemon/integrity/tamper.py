@@ -1,4 +1,4 @@
-"""What to do about a change that somebody else made: check what it touched, and hand out nothing that is damaged."""
+"""Respond to a change that another process made: check the files it touched, and serve nothing that is damaged."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from cached.model import Digest
 log = logging.getLogger("cached.watch")
 
 
-RETRY_SECONDS = 5.0  # What could not be checked (no worker, a disk that is full) is looked at again.
+RETRY_SECONDS = 5.0  # Before a check that failed (no worker, a full disk) is tried again.
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """`name` is that of a file in a snapshot, without its folder; empty when the blob or snapshot itself is meant."""
+    """A suspected change. `name` is the name of a file in the snapshot, without its folder; empty means the blob or
+    snapshot itself."""
 
     digest: Digest
     name: str
 
 
 class Tamper:
-    """Of one disk. Begin before the daemon answers, then `run`, which ends only by being cancelled."""
+    """Respond to changes on one disk. Call `begin` before the daemon answers, then `run`, which ends only by being
+    cancelled."""
 
     def __init__(self, disk: Disk, checker: Checker, healer: Healer | None) -> None:
-        """Without a `healer`, what is damaged waits for the next acquire."""
+        """Watch the disk. Without a `healer`, damage waits for the next acquire."""
         self._disk, self._checker, self._healer = disk, checker, healer
         self._loop = asyncio.get_running_loop()
         self._suspects: dict[Suspicion, str] = {}
@@ -60,7 +62,7 @@ class Tamper:
             self._watch.close()
 
     def _suspect(self, digest: Digest, name: str, what: str) -> None:
-        """From any thread."""
+        """Record a suspicion. May be called from any thread."""
 
         def note() -> None:
             self._suspects[Suspicion(digest, name)] = what
@@ -70,7 +72,7 @@ class Tamper:
             self._loop.call_soon_threadsafe(note)
 
     async def _checked(self, suspicion: Suspicion, what: str) -> bool:
-        """False when it could not be, and has to be again."""
+        """Check a suspicion. Return False when it could not be checked and has to be tried again."""
         try:
             affected = await self._check(suspicion, what)
         except CachedError as error:
@@ -81,14 +83,14 @@ class Tamper:
             return True
         if self._healer is not None and affected:
             healing = asyncio.create_task(_heal(self._healer, self._disk, affected))
-            self._healing.add(healing)  # By itself: what is changed meanwhile must not wait for a download.
+            self._healing.add(healing)  # A task of its own: later changes must not wait for a download.
             healing.add_done_callback(self._healing.discard)
         return True
 
     async def _check(self, suspicion: Suspicion, what: str) -> set[Digest]:
-        """The snapshots that are not handed out because of it.
+        """Return the snapshots that are not served because of the change.
 
-        Our own removals have dropped their rows before they touch a file, so they find nothing to check here.
+        Our own removals drop their rows before they touch a file, so the check finds nothing for them.
         """
         affected: set[Digest] = set()
         for blob in await self._disk.do(self._blobs, suspicion):
@@ -101,7 +103,8 @@ class Tamper:
         return affected
 
     def _blobs(self, suspicion: Suspicion) -> list[Digest]:
-        """The blob of that name, or those in the snapshot that the file may be, or all that the snapshot has."""
+        """Return the blobs to check: the blob of that digest, or the snapshot's blobs that the named file may be, or
+        all of the snapshot's."""
         digest, store = suspicion.digest, self._disk.store
         if store.blob(digest) is not None:
             return [digest]
@@ -113,7 +116,8 @@ class Tamper:
         return sorted(named or {file.digest for file in files if not suspicion.name})
 
     def _links_broken(self, digest: Digest, what: str) -> bool:
-        """Whether a snapshot's directory is not what its manifest says; then it is not handed out any more."""
+        """Return True if the snapshot's directory differs from its manifest; it is then marked damaged and no longer
+        served."""
         index = self._disk.store.index
         ready = index.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (digest.hex,))
         if not ready or self._disk.store.intact(digest):
@@ -121,7 +125,7 @@ class Tamper:
         log.error("tamper.snapshot", extra={"digest": digest.hex, "what": what})
         try:
             index.mark_damaged(digest)
-        except CachedError:  # Not even that can be written down.
+        except CachedError:  # Not even the damage can be recorded.
             self._disk.unsound.add(digest)
         return True
 

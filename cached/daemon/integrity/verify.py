@@ -1,4 +1,4 @@
-"""The operator's `verify`: every blob read again, as fast as the disks give it, and mended on request."""
+"""The operator's `verify`: check every blob as fast as the disks allow, and repair on request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Verifier:
         self._disks, self._checker, self._healer = disks, checker, healer
 
     async def verify(self, only: Digest | None, deep: bool, repair: bool) -> dict[str, Any]:
-        """Check every blob (of one snapshot). What is damaged goes to quarantine, and is handed out no more.
+        """Check every blob, or those of the snapshot `only`. Damaged blobs go to quarantine, and their snapshots are no
+        longer served. Return the counts and the findings.
 
-        With `repair` the affected snapshots are fetched again from where they came, in place for their holders.
+        With `repair` the affected snapshots are fetched again from their sources, in place for their holders.
         """
         reports = [await self._verify(disk, only, deep, repair) for disk in self._disks]
         return {
@@ -82,7 +83,7 @@ def _blobs(disk: Disk, only: Digest | None) -> list[Digest]:
 
 
 def _found_before(disk: Disk, only: Digest | None, now: set[Digest]) -> list[Digest]:
-    """Snapshots that an earlier check took out of service, and that nobody has asked for since."""
+    """Return the snapshots that an earlier check marked damaged, and that no caller has requested since."""
     rows = disk.store.index.query("SELECT digest FROM snapshot WHERE state = 'damaged'")
     found = [Digest(row["digest"]) for row in rows]
     return [snapshot for snapshot in found if snapshot not in now and only in (None, snapshot)]

@@ -1,8 +1,8 @@
-"""Noticing when somebody else changes what is published: a file written to, removed or replaced behind our back.
+"""Notice changes by other processes to published files: files written to, removed or replaced behind our back.
 
-The kernel tells (inotify, through watchdog), so that a hit need not look at every file. It is a tripwire, not a proof:
-`verify` is the proof. What our own work does there all the time (names that come under blobs/, directories that come
-under snapshots/, names that are mended) wakes or concerns nobody.
+The kernel reports them (inotify, through watchdog), so a hit need not check every file. It is a tripwire, not a proof:
+`verify` is the proof. The changes that our own work makes all the time (names that appear under blobs/, directories
+that appear under snapshots/, names that are repaired) cause no event or are ignored.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ _WHAT = (
     (Kernel.IN_MOVED_TO, "replaced"),
 )
 _NAME = re.compile(r"([0-9a-f]{64})(\.json)?\Z")
-_SNAPSHOT = re.compile(r"[0-9a-f]{64}\Z")  # Beside it lie its manifest and its lock files, which may come and go.
-_OURS = re.compile(r"\.[0-9a-f]{16}\Z")  # A name that Snapshots.mend links before it renames it.
+_SNAPSHOT = re.compile(r"[0-9a-f]{64}\Z")  # Its manifest and lock files are beside it, and may appear and disappear.
+_OURS = re.compile(r"\.[0-9a-f]{16}\Z")  # A name that Snapshots.mend links and then renames.
 
-_BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # Whose a watch is, beside the snapshots themselves.
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # The owner of a watch that is not a snapshot.
 _CALLBACK = CallbackId(0)  # There is one for each watch.
 
 
 class Watch:
-    """Calls `suspect(snapshot or blob, the name in the snapshot or "", what happened)` from a thread of its own."""
+    """Call `suspect(snapshot or blob, the name in the snapshot or "", what happened)` for each change, from its own
+    thread."""
 
     def __init__(self, layout: Layout, suspect: Callable[[Digest, str, str], None]) -> None:
         self._blobs, self._snapshots = str(layout.blobs), str(layout.snapshots)
         self._suspect = suspect
-        # What is watched, by its number: the path, and a snapshot's digest or one of the two folders.
+        # Watched directories by number: the path, and its owner: a snapshot's digest or one of the two folders.
         self._watched: dict[WatchDescriptor, tuple[str, str]] = {}
         self._paths: dict[str, WatchDescriptor] = {}
         self._kernel: InotifyFD | None = None
@@ -53,7 +54,8 @@ class Watch:
         self._mending = 0
 
     def start(self) -> bool:
-        """False, and a warning, where the kernel has no watches left: everything works without those that it lacks."""
+        """Start watching. Return False, after a warning, where the kernel has no watches left: everything works without
+        those that it lacks."""
         try:
             self._kernel = InotifyFD()
         except OSError as error:
@@ -75,7 +77,7 @@ class Watch:
             self._kernel.join(1.0)
 
     def on_event(self, event: InotifyEvent) -> None:
-        """What watchdog calls."""
+        """Report an event that is not our own work. Called by watchdog."""
         if event.wd not in self._watched or not event.name:
             return
         _, whose = self._watched[event.wd]
@@ -92,16 +94,17 @@ class Watch:
             self._suspect(Digest(named[1]), "", what)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """What watchdog calls: the directory is gone."""
+        """Forget a directory that is gone. Called by watchdog."""
         path, _ = self._watched.pop(wd, ("", ""))
         self._paths.pop(path, None)
 
     def on_queue_overflow(self) -> None:
-        """What watchdog calls."""
+        """Log that the kernel dropped events. Called by watchdog."""
         log.warning("watch.overflow", extra={"why": "more changes at once than the kernel keeps; `cached verify`"})
 
     def _add_tree(self, path: str, digest: str) -> None:
-        """Watched before it is looked into: no folder can come in between."""
+        """Watch a directory and those below it. Each is watched before it is read, so no folder can appear in between
+        unseen."""
         if self._add(path, _GOES | _COMES, digest):
             with contextlib.suppress(OSError), os.scandir(path) as entries:
                 for entry in entries:
@@ -109,7 +112,7 @@ class Watch:
                         self._add_tree(entry.path, digest)
 
     def _add(self, path: str, mask: int, whose: str) -> bool:
-        assert self._kernel is not None  # Made by `start`, before anything is added.
+        assert self._kernel is not None  # `start` made it before anything was added.
         if path in self._paths:
             return True
         try:
@@ -124,7 +127,8 @@ class Watch:
         return True
 
     def _under_snapshots(self, event: InotifyEvent, digest: str) -> bool:
-        """Coming is our own publishing; going is a removal, of which `suspect` knows whether it was ours."""
+        """Return True if the event is a suspicion. A name that appears was published by us. A name that disappears may
+        be our own removal; the suspect handler decides."""
         if event.mask & _COMES:
             if event.is_directory:
                 self._add_tree(f"{self._snapshots}/{digest}", digest)
@@ -134,7 +138,7 @@ class Watch:
         return True
 
     def _forget(self, digest: str) -> None:
-        """Else what becomes of it in the trash would be told under its old name."""
+        """Stop watching a removed snapshot, or else its changes in the trash would be reported under its old name."""
         assert self._kernel is not None
         watches = [watch for watch, (_, whose) in self._watched.items() if whose == digest]
         self._kernel.remove_callbacks([(watch, _CALLBACK) for watch in watches])
@@ -148,6 +152,6 @@ class Watch:
         if event.mask & Kernel.IN_MOVED_TO and event.cookie == self._mending:
             return False
         if event.mask & _COMES and event.is_directory:
-            self._add_tree(f"{self._snapshots}/{digest}", digest)  # Which folder of it, the event does not say.
+            self._add_tree(f"{self._snapshots}/{digest}", digest)  # The event does not name the folder.
             return False
         return not event.mask & Kernel.IN_CREATE

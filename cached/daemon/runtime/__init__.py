@@ -1,5 +1,3 @@
-"""Runtime: what the whole daemon stands on. `threads.py` is the one door from the event loop to threads,
-`background.py` runs what never ends, `shares.py` gives each user its share of what is scarce, `peer.py` says who is
-at the other end of a socket, `endings.py` looks at results that nobody waits for any more, `sd_notify.py` tells
-systemd.
-"""
+"""Runtime: the foundations of the daemon. `threads.py` is the one door from the event loop to threads, `background.py`
+runs tasks that never end, `shares.py` gives each user a share of scarce turns, `peer.py` identifies the other end of a
+socket, `endings.py` retrieves results that no caller waits for any more, `sd_notify.py` notifies systemd."""

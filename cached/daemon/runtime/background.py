@@ -1,4 +1,4 @@
-"""Work that goes on for as long as the daemon does, whatever happens in it."""
+"""Tasks that run for as long as the daemon does, whatever fails in them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 log = logging.getLogger("cached.daemon")
 
-AGAIN_SECONDS = 5.0  # After a failure that nobody foresaw.
-PATIENCE = 2.0  # Seconds that what is cancelled may take to end.
+AGAIN_SECONDS = 5.0  # Pause after an unexpected failure.
+PATIENCE = 2.0  # Seconds for cancelled tasks to end.
 
 
 class Background:
-    """Tasks that are begun again when they fail, and end with `close`."""
+    """Run tasks that are started again when they fail, and end with `close`."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -29,7 +29,7 @@ class Background:
 
 
 async def _again_and_again(run: Callable[[], Awaitable[None]]) -> None:
-    """Until it ends by itself."""
+    """Run until it ends without an error; log errors and run again after AGAIN_SECONDS."""
     while True:
         try:
             await run()

@@ -1,4 +1,4 @@
-"""Ends of work that nobody may be waiting for any more."""
+"""The results of work that no caller may be waiting for any more."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cached.errors import CachedError
 
 
 def seen(ended: asyncio.Future[Any]) -> None:
-    """Look at the error that it ended with, if any: who waited may have left, and an error that nobody has looked at is
-    logged as a bug when the memory is freed, with its trace."""
+    """Retrieve the error of a future, if any. The caller may have left, and asyncio logs an error that was never
+    retrieved as a bug, with its trace, when the memory is freed."""
     if not ended.cancelled():
         ended.exception()
 
 
 def first_of(errors: ExceptionGroup[Exception]) -> Exception:
-    """The error to report of several readers': a named one rather than a surprise."""
+    """Return the error to report of several: a CachedError rather than an unexpected one."""
     return next((error for error in errors.exceptions if isinstance(error, CachedError)), errors.exceptions[0])

@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, for everybody who asks on whose account something is done."""
+"""The process at the other end of a socket, for all code that acts on a user's account."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of the socket, as the kernel says."""
+    """The process at the other end of a socket, as the kernel reports it."""
 
     pid: int
     uid: int

@@ -1,4 +1,5 @@
-"""Telling systemd how we are: sd_notify(3) over its datagram socket. Does nothing where systemd did not start us."""
+"""Notify systemd of the daemon's state: sd_notify(3) over its datagram socket. Does nothing where systemd did not start
+us."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def notify(state: str) -> None:
 
 
 async def watchdog() -> None:
-    """Keep-alives from the event loop, at half the interval that the unit asks for: a stuck loop stops them."""
+    """Send keep-alives from the event loop, at half the interval that the unit sets: a stuck loop stops them."""
     interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
     if not interval or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return

@@ -1,4 +1,4 @@
-"""Whose turn is next at what is done a bounded number of times at once: no user may have all of it."""
+"""Share a bounded number of turns among users, so that no user has all of them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from collections.abc import AsyncIterator
 
 from cached.errors import Overloaded
 
-SHARE = 4  # A user may have one in so many of all turns …
-WAITING = 256  # … and have so many more wait for theirs.
+SHARE = 4  # A user may have one in this many of all turns …
+WAITING = 256  # … and this many more requests waiting.
 
 _Turn = asyncio.Future[None]
 
 
 class Shares:
-    """Use from the event loop only. The daemon itself (None) is a user like others."""
+    """Grant turns to users. Use from the event loop only. The daemon itself (None) is a user like others."""
 
     def __init__(self, together: int) -> None:
-        """`together`: how many turns there are at a time."""
+        """Share `together` turns at a time."""
         self._free, self._most = together, max(1, together // SHARE)
         self._running: dict[int | None, int] = {}
-        self._waiting: OrderedDict[int | None, deque[_Turn]] = OrderedDict()  # Whose turn it is comes first.
+        self._waiting: OrderedDict[int | None, deque[_Turn]] = OrderedDict()  # The next user comes first.
 
     @contextlib.asynccontextmanager
     async def turn(self, uid: int | None) -> AsyncIterator[None]:
-        """The block has one. Overloaded when this user has too many that wait already."""
+        """Wait for a turn, and hold it for the length of the block. Raises Overloaded when too many of this user's
+        requests wait already."""
         await self._wait(uid)
         try:
             yield
@@ -45,13 +46,13 @@ class Shares:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._drop(uid, turn)
-            else:  # It came in the moment in which nobody wanted it any more.
+            else:  # The turn was granted in the moment in which it was given up.
                 self._leave(uid)
             raise
 
     def _drop(self, uid: int | None, turn: _Turn) -> None:
         queue = self._waiting.get(uid, deque())
-        if turn in queue:  # Else who left in this very moment came upon it, and has taken it out.
+        if turn in queue:  # Otherwise another caller that left in the same moment has removed it already.
             queue.remove(turn)
             if not queue:
                 del self._waiting[uid]
@@ -64,7 +65,7 @@ class Shares:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Give what is free to those who wait, in turn."""
+        """Grant the free turns to waiting users, in turn."""
         while self._free and (uid := self._next()) is not _NOBODY:
             queue = self._waiting.pop(uid)
             turn = queue.popleft()

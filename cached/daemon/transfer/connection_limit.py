@@ -1,4 +1,4 @@
-"""How hard an origin may be asked: decided from what it says and how fast it sends, without I/O."""
+"""Decide how many connections an origin gets, from its answers and its speed, without I/O."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ CHASTENED = 60.0  # … or after the origin asked for less.
 
 
 class Pace:
-    """One origin's number of connections, between 1 and `most`, and the pause that it has asked for.
+    """The number of connections to one origin, between 1 and `most`, and the pause that it has requested.
 
-    Climbs from `start` by one as long as that makes it faster; halves when the origin throttles. As many again, `extra`
-    ones, may fetch small files, which wait more than they send; so large files never wait for those.
+    The limit climbs from `start` by one for as long as that makes the origin faster; it halves when the origin
+    throttles. As many connections again, `extra` ones, may fetch small files, which wait more than they send, so large
+    files never wait for small ones.
     """
 
     def __init__(self, start: int, most: int) -> None:
@@ -31,14 +32,15 @@ class Pace:
         return self.active < self.limit and now >= self.paused_until
 
     def may_start_extra(self, now: float) -> bool:
-        """One for small files. An origin that bears one connection only gets no other."""
+        """Return True if a connection for small files may start. An origin that bears only one connection gets no extra
+        one."""
         room = self.extra < self.limit and self.active + self.extra < self.most
         return self.limit > 1 and room and now >= self.paused_until
 
     def measured(self, total: int, now: float) -> None:
-        """`total` bytes have come from this origin so far, and it is `now`."""
+        """Adjust the limit: `total` bytes have been received from this origin by the time `now` (seconds)."""
         if self._window is None or self.active < self.limit:
-            self._window = now, total  # Only full use says what a connection more would bring.
+            self._window = now, total  # Only full use shows the effect of one more connection.
             return
         since, before = self._window
         if now - since < WINDOW:
@@ -60,8 +62,8 @@ class Pace:
             self._base = None
 
     def throttled(self, seconds: float, now: float) -> None:
-        """The origin answered 429 or 503: nobody asks it again before that many seconds."""
-        if now >= self.paused_until:  # Once for all the answers to what was in flight together.
+        """Halve the limit and send nothing to the origin for `seconds`, after it answered 429 or 503."""
+        if now >= self.paused_until:  # Once for all answers to requests that were in flight together.
             self.limit = max(1, self.limit // 2)
         self.paused_until = max(self.paused_until, now + seconds)
         self._base, self._window, self._hold_until = None, None, now + CHASTENED

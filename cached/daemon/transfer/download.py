@@ -1,4 +1,4 @@
-"""What is on its way: downloads, and how far they are."""
+"""Downloads in progress, and their progress."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from cached.model import Digest, Entry
 
 @dataclass(eq=False, slots=True)
 class Download:
-    """One large blob on its way, or several small ones together, and how many wait. `done`, `fetched` in bytes.
+    """The download of one large blob, or of several small ones together. `waiters` counts the fills that wait for it;
+    `done` and `fetched` are in bytes.
 
-    `credentials`: of whoever started it, for the files of `place`, and `group` is its model; others may join. `read`:
-    keys of files of which every byte came from there, and none from another root or an earlier download.
+    `credentials` are those of the fill that started it, for the files of `place`; `group` is its model; others may
+    join. `read`: keys of the files of which every byte came from that place, none from another root or an earlier
+    download.
     """
 
     wants: dict[str, Entry]
@@ -34,15 +36,16 @@ class Download:
         return sum(entry.size for entry in self.wants.values())
 
     def serves(self, place: str, credentials: Credentials) -> bool:
-        """Whether it reads what these credentials would read there."""
+        """Return True if it reads the bytes that these credentials would read at `place`."""
         return (self.place, self.credentials) == (place, credentials)
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """The downloads of one fill: those under way, with the bytes of each that it wants, and what has ended.
+    """The downloads of one fill: those in progress, with the number of bytes that it wants of each, and totals of those
+    that have ended.
 
-    `uids`: of the fill's users; others may still join. None of them: the daemon itself.
+    `uids` are the fill's users; others may still join. Empty means the daemon itself.
     """
 
     uids: Collection[int] = ()
@@ -53,5 +56,5 @@ class Batch:
 
     @property
     def done(self) -> int:
-        """Bytes. Of a bundle that was begun for somebody else, no more than what is wanted of it."""
+        """Return the bytes done. A bundle started for another fill counts at most the bytes that are wanted of it."""
         return self.ended_bytes + sum(min(download.done, ours) for download, ours in self.running.items())

@@ -1,4 +1,4 @@
-"""Whose turn it is: which part of which file is read next. Pure bookkeeping."""
+"""Choose which part of which file is read next. Pure bookkeeping."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOBODY: Mapping[User, int] = {}
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """A call that reads one part of a file, and how often it was tried."""
+    """A call that reads one part of a file, and the number of failed tries."""
 
     call: Callable[[], Awaitable[None]]
     tries: int = 0
@@ -26,8 +26,8 @@ class Part:
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """What is left of one file, or of several small ones. `parts` in reverse: the next one is the last. `group` is the
-    model that it belongs to, `user` whom its connections count for."""
+    """The unread parts of one file, or of several small ones. `parts` are in reverse order: the next one is the last.
+    `group` is the model that it belongs to; its connections count for `user`."""
 
     name: str
     origin: str
@@ -42,11 +42,11 @@ class Work:
 
     @property
     def next_at(self) -> float:
-        """When its next part may be read."""
+        """Return the time from which its next part may be read."""
         return max(self.resume_at, self.shared_at) if self.active else self.resume_at
 
     def give_up(self) -> None:
-        """Nothing more of it is read, and what fails now is not tried again."""
+        """Drop all unread parts; a read that fails from now on is not tried again."""
         self.given_up = True
         self.parts.clear()
 
@@ -57,15 +57,16 @@ class _Group:
     fresh: deque[Work] = field(default_factory=deque)
     user: User = None
     active: int = 0
-    turn: int = 0  # When it was last given a connection, counted in turns.
+    turn: int = 0  # The turn in which it last got a connection.
 
     def pick(self, now: float, small: bool) -> Work | None:
-        """A begun file that nobody reads goes on first, so that files are hashed as they come and end one by one."""
+        """Return the next file. A begun file that has no reader goes first, so that files are hashed as they are
+        received and end one by one."""
         ready = [work for work in self.begun if work.parts and work.next_at <= now and (work.small or not small)]
         idle = next((work for work in ready if not work.active), None)
         if idle is not None:
             return idle
-        while self.fresh and not self.fresh[0].parts:  # Given up before its turn came.
+        while self.fresh and not self.fresh[0].parts:  # Given up before its turn.
             self.fresh.popleft()
         work = next((work for work in self.fresh if work.parts and (work.small or not small)), None)
         if work is not None:
@@ -77,15 +78,15 @@ class _Group:
 
 
 class Turns:
-    """The files that wait at one origin. Users take turns, and so do models, so that a small one need not wait for a
-    large one. `has`: the connections of each user, wherever they lead."""
+    """Queue the files that wait at one origin. Users take turns, and so do models, so that a small model need not wait
+    for a large one. `has`: the connections of each user, over all origins."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
         self._turns = itertools.count(1)
 
     def __bool__(self) -> bool:
-        """Whether anything is left to be read, or being read."""
+        """Return True while something is waiting to be read or being read."""
         return bool(self._groups)
 
     def add(self, work: Work) -> None:
@@ -94,15 +95,15 @@ class Turns:
         group.user = work.user
 
     def least(self, has: Mapping[User, int]) -> int:
-        """The connections of the user who has fewest of those who wait here."""
+        """Return the smallest number of connections that a user who waits here has."""
         return min((has.get(group.user, 0) for group in self._groups.values()), default=0)
 
     def take(
         self, now: float, small: bool = False, has: Mapping[User, int] = _NOBODY, below: float = math.inf
     ) -> tuple[Work, Part] | None:
-        """The next part, of the user with the fewest connections, if that has fewer than `below`; of its model with the
-        fewest, and of several such of the one that was given none for longest; None when nothing may be read now.
-        `small`: of small files only."""
+        """Return the next part, or None when nothing may be read now. It is chosen from the user with the fewest
+        connections, if that has fewer than `below`; then from that user's model with the fewest; between equal models
+        from the one that has waited longest for a connection. `small`: only small files."""
         groups = [group for group in self._groups.values() if has.get(group.user, 0) < below]
         for group in sorted(groups, key=lambda each: (has.get(each.user, 0), each.active, each.turn)):
             work = group.pick(now, small)
@@ -113,13 +114,13 @@ class Turns:
                 return work, work.parts.pop()
         if small or len(groups) < len(self._groups):
             return None
-        for group in self._groups.values():  # Of what was given up, nothing is left to wait for.
+        for group in self._groups.values():  # Files that were given up have nothing left to wait for.
             group.begun = [work for work in group.begun if work.parts or work.active]
         self._groups = {name: group for name, group in self._groups.items() if group.begun or group.fresh}
         return None
 
     def ended(self, work: Work) -> None:
-        """One read of this file is over. Files without parts and reads are forgotten."""
+        """Record that one read of this file has ended. Files with no parts and no reads are forgotten."""
         group = self._groups[work.group]
         work.active -= 1
         group.active -= 1
@@ -129,7 +130,7 @@ class Turns:
                 del self._groups[work.group]
 
     def next_resume(self, now: float) -> float | None:
-        """When the first of the files that have to wait may go on."""
+        """Return the earliest time at which a file that has to wait may continue; None if none waits."""
         times = [
             work.next_at for group in self._groups.values() for work in group.begun if work.parts and work.next_at > now
         ]

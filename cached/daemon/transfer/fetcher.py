@@ -1,4 +1,4 @@
-"""Getting missing blobs: one download per blob however many ask, each from its first byte to its name."""
+"""Fetch missing blobs: one download per blob, however many callers request it, from first byte to publication."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from cached.worker.messages import Into, Remote
 
 log = logging.getLogger("cached.fetch")
 
-STARTED = 256  # Downloads of one model that may be under way or waiting for a connection; the others are only names.
+STARTED = 256  # Downloads of one model in progress or waiting for a connection; the others are only names.
 
 
 class Network:
-    """What all fetchers of this node share: the connections, the files that are open, and what came over them."""
+    """The state that all fetchers of this node share: connections, open files, and the count of bytes fetched."""
 
     def __init__(self, config: Config) -> None:
         users = Users()
@@ -51,12 +51,12 @@ class Network:
         self.fetched_bytes = 0
 
     def paused(self, batch: Batch) -> bool:
-        """Whether everything that is left waits for an origin that asked for a pause."""
+        """Return True if every running download of the batch waits for an origin that requested a pause."""
         return bool(batch.running) and all(self.streams.paused(download.origin) for download in batch.running)
 
 
 class Fetcher:
-    """Fetches onto one disk."""
+    """Fetch blobs onto one disk."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class Fetcher:
         doubt: Callable[[Path], None],
         secure: Secure,
     ) -> None:
-        """`elsewhere` finds a copy of a blob on another disk of this node; `doubt` is told when it was not sound.
-        `secure` finds room before bytes come, see `Room.secure`."""
+        """Take its disk and its collaborators. `elsewhere` finds a copy of a blob on another disk of this node; `doubt`
+        is called with a copy that was damaged. `secure` makes room before bytes are received, see `Room.secure`."""
         self._config = config
         self._disk = disk
         self._workers = workers
@@ -79,15 +79,16 @@ class Fetcher:
         self._bundles = Bundles(self._running, 2 * config.connections)
         self._network = network
         self._streams, self._files = network.streams, network.files
-        self._unsound: set[Digest] = set()  # Copies elsewhere that turned out not to be what they are called.
+        self._unsound: set[Digest] = set()  # Digests whose copies elsewhere turned out to be damaged.
 
     def joined(self, remote: Remote, wants: Mapping[str, Entry]) -> list[Entry]:
-        """Those of them that are on their way already, read with other credentials."""
+        """Return the entries of `wants` that are already being downloaded with other credentials."""
         return self._bundles.joined(remote, wants)
 
     async def fetch(self, remote: Remote, wants: Mapping[str, Entry], batch: Batch) -> dict[str, Digest]:
-        """Every wanted blob's digest by key, started in this order; `batch.read` says which of them these credentials
-        read themselves. On the first error the others are left, and go on only if somebody else waits for them."""
+        """Fetch the wanted blobs, started in this order, and return their digests by key. `batch.read` then names those
+        that these credentials read themselves. The first error is raised; the other downloads continue only if another
+        fill waits for them."""
         found: dict[str, Digest] = {}
         left = self._bundles.planned(remote, wants)
 
@@ -107,19 +108,19 @@ class Fetcher:
     async def _wait(
         self, download: Download, remote: Remote, batch: Batch, wanted: Mapping[str, Entry]
     ) -> dict[str, Digest]:
-        """Start the download unless it runs. When its last waiter is cancelled, so is the download."""
-        if download.task is not None and download.task.cancelling():  # Its last waiter left; we came too late.
+        """Wait for the download, starting it unless it runs. When its last waiter is cancelled, so is the download."""
+        if download.task is not None and download.task.cancelling():  # Its last waiter left: too late to join.
             await asyncio.wait([download.task])
             return await self._wait_again(download, remote, batch, wanted)
         if download.task is None:
-            if any(key in self._running for key in download.wants):  # Started by somebody else since it was planned.
+            if any(key in self._running for key in download.wants):  # Another fill started it since it was planned.
                 return await self._wait_again(download, remote, batch, wanted)
             self._running.update(dict.fromkeys(download.wants, download))
             download.task = asyncio.create_task(self._run(download, remote))
             download.task.add_done_callback(lambda task: self._ended(download, task))
         download.waiters += 1
         own = download.serves(remote.listing.place, remote.credentials)
-        ours = download.wants.keys() & wanted.keys()  # A bundle that we joined may bring others' as well.
+        ours = download.wants.keys() & wanted.keys()  # A joined bundle may contain files of other fills.
         batch.running[download] = sum(wanted[key].size for key in ours)
         try:
             with self._joining(download, remote, batch):
@@ -132,7 +133,7 @@ class Fetcher:
         except (SourceError, NotFound, CorruptBlob):
             if own:
                 raise
-            await asyncio.sleep(0)  # Its end is noted by then, and it cannot be joined again.
+            await asyncio.sleep(0)  # By then its end is recorded, and it cannot be joined again.
         finally:
             batch.running.pop(download, None)
             download.waiters -= 1
@@ -142,7 +143,8 @@ class Fetcher:
         return await self._wait_again(download, remote, batch, wanted)  # With the credentials of this caller.
 
     def _joining(self, download: Download, remote: Remote, batch: Batch) -> AbstractContextManager[None]:
-        """Who joins another model's download need not wait for whoever began it: it may count for either."""
+        """Count a joined download of another model for this fill's users too, so that they need not wait for the users
+        who started it."""
         return nullcontext() if download.group == remote.group else self._files.wanted(download.group, batch.uids)
 
     async def _wait_again(
@@ -178,12 +180,13 @@ class Fetcher:
         return digests
 
     def _arrived(self, download: Download, remote: Remote) -> dict[str, Digest]:
-        """What somebody else's download has brought since it was planned."""
+        """Return the digests of files that another download has fetched since this one was planned."""
         wants = {key: (entry, remote.listing.identity(entry)) for key, entry in download.wants.items()}
         return self._disk.store.take_arrived(wants)
 
     async def _again(self, download: Download, call: Callable[[], Awaitable[None]]) -> None:
-        """As often as the settings allow when the worker dies, maybe of somebody else's file; then the error."""
+        """Call, and try again on WorkerLost, up to `retries` tries in all; the worker may have died of another file.
+        Then raise it."""
         for left in reversed(range(self._config.retries)):
             try:
                 await call()
@@ -196,7 +199,8 @@ class Fetcher:
                 )
 
     async def _small(self, download: Download, remote: Remote, digests: dict[str, Digest]) -> None:
-        """Small files, in one turn unless they have to be tried again. What came before one failed is published."""
+        """Fetch small files, in one turn unless they have to be tried again. Files received before one failed are
+        published."""
         found: dict[str, Verified] = {}
         gather = functools.partial(self._gather, download, remote, digests, found)
         part = Part(functools.partial(self._again, download, gather))
@@ -210,7 +214,8 @@ class Fetcher:
     async def _gather(
         self, download: Download, remote: Remote, digests: dict[str, Digest], found: dict[str, Verified]
     ) -> None:
-        """One try. What came before it failed is published at once, and is not fetched again."""
+        """Fetch the remaining files once. Files received before one failed are published at once, and not fetched
+        again."""
         left = {key: entry for key, entry in download.wants.items() if key not in digests}
         download.done = download.size - sum(entry.size for entry in left.values())
         count = functools.partial(self._count, download)
@@ -225,7 +230,7 @@ class Fetcher:
     async def _publish(
         self, found: dict[str, Verified], download: Download, remote: Remote, digests: dict[str, Digest]
     ) -> None:
-        """What was found becomes digests."""
+        """Publish the verified files, add their digests to `digests`, and empty `found`."""
         download.read |= found.keys()
         await self._publishing.publish(_arrivals(found, download, remote))
         digests.update({key: each.digest for key, each in found.items()})
@@ -254,10 +259,11 @@ class Fetcher:
         return Into(self._disk.root, key, expected, copy)
 
     async def _transfer(self, into: Into, entry: Entry, download: Download, remote: Remote) -> tuple[Verified, bool]:
-        """The second says whether every byte was read there, just now: what had landed may be anybody's."""
+        """Fetch one large file; return it, and True if every byte was read there just now. Bytes that had landed
+        earlier may come from other credentials."""
         count = functools.partial(self._count, download)
         room = functools.partial(self._room, download)
-        if into.expected is not None:  # What is left of the damaged blob is copied, wherever in the file it lies.
+        if into.expected is not None:  # Intact parts of the damaged blob are copied, wherever in the file they are.
             await room({into.key: entry.size})
         async with self._workers.transfer(into, entry, remote, count, room) as transfer:
             download.done = transfer.landed
@@ -269,17 +275,19 @@ class Fetcher:
             try:
                 await self._streams.run(Work(entry.path, download.origin, remote.group, parts))
             except SourceChanged:
-                transfer.discard = True  # Bytes of a version that is gone are of no use to anyone.
+                transfer.discard = True  # Bytes of a version that is gone are useless.
                 raise
             return await transfer.finish(), read
 
     async def _read_whole(self, transfer: Transfer, room: Secure, whole: Mapping[str, int]) -> None:
-        """Another engine asks for nothing before it writes."""
+        """Secure room for the whole file, then read it: an engine that reads whole files requests no room before it
+        writes."""
         await room(whole)
         await transfer.read_whole()
 
     async def _room(self, download: Download, steps: Mapping[str, int]) -> None:
-        """For bytes that are about to be written. Nothing goes for what nobody waits for any more."""
+        """Secure room for bytes that are about to be written. Raise AllHeld if no caller waits any more, so that
+        nothing is evicted for them."""
         if not download.waiters:
             raise AllHeld("Nobody waits for this file any more; what has landed of it is kept.")
         await self._secure(steps)
@@ -292,7 +300,8 @@ class Fetcher:
 
 
 def _arrivals(found: Mapping[str, Verified], download: Download, remote: Remote) -> list[Arrival]:
-    """`found` by key. What is known by its digest is identified as this remote file only if it was read there."""
+    """Return `found`, by key, as arrivals. A file known by its digest is identified as this remote file only if it was
+    read there."""
     identity, wants = remote.listing.identity, download.wants
     return [
         Arrival(key, verified, identity(wants[key]) if key in download.read or wants[key].digest is None else None)

@@ -1,5 +1,5 @@
-"""Which large files may be open at once. A file has its turn until its last byte, however slowly that comes: so nobody
-may have so many that the next user, or the user's next model, finds nothing free."""
+"""Limit the large files that are open at once. A file keeps its turn until its last byte, however slow, so no user may
+have so many that the next user, or the user's next model, finds no turn free."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ _Turn = asyncio.Future[User]
 
 
 class OpenFiles:
-    """Use from the event loop only.
+    """Grant turns to open large files. Use from the event loop only.
 
-    1. A model has twice as many open as there are connections: they are busy while some of its files begin and end.
-    2. A user has three times as many, beyond which only a model that has none open gets its first one, up to four
-       times as many.
+    1. A model has twice as many files open as there are connections: these stay busy while some of its files begin and
+       end.
+    2. A user has three times as many, beyond which only a model that has none open gets its first one, up to four times
+       as many.
     3. The node has eight times as many, beyond which only a user that has none gets a first one.
 
-    Those that wait are served by need: the user that has least, then its model that has least, then who came first.
-    A worker has two descriptors for each, three when it copies from another root; the unit's LimitNOFILE covers that.
+    Waiting turns are granted by need: first the user with the fewest open files, then its model with the fewest, then
+    the one that has waited longest. A worker has two descriptors for each file, three when it copies from another root;
+    the unit's LimitNOFILE covers that.
     """
 
     def __init__(self, connections: int, users: Users | None = None) -> None:
         self._connections = connections
         self._users = users or Users()
         self._open, self._by_user, self._by_model = 0, Counter[User](), Counter[str]()
-        # By model, the one that has waited longest since it was given one first. Nobody here may have one now.
+        # By model, in the order of their last turns, the oldest first. None of them may have a turn now.
         self._waiting: OrderedDict[str, OrderedDict[_Turn, None]] = OrderedDict()
 
     @contextlib.contextmanager
     def wanted(self, model: str, uids: Collection[int]) -> Iterator[None]:
-        """As long as the block lasts, these users want the model. Call `give` when others are added to `uids`."""
+        """Count these users as wanting the model for the length of the block. Call `give` after adding others to
+        `uids`."""
         with self._users.fetching(model, uids):
             if model in self._waiting:
                 self.give()
@@ -44,7 +47,7 @@ class OpenFiles:
 
     @contextlib.asynccontextmanager
     async def turn(self, model: str) -> AsyncIterator[None]:
-        """One file of the model may be open as long as the block lasts."""
+        """Wait for a turn to open one file of the model, and hold it for the length of the block."""
         at_once = model not in self._waiting and self._may(model)
         user = self._take(model) if at_once else await self._wait(model)
         try:
@@ -53,7 +56,7 @@ class OpenFiles:
             self._leave(model, user)
 
     def give(self) -> None:
-        """Give what is free to those who wait."""
+        """Grant the free turns to waiting models."""
         self._pass_over()
         while (model := self._next()) is not None:
             turns = self._waiting.pop(model)
@@ -64,8 +67,8 @@ class OpenFiles:
                 turn.set_result(self._take(model))
 
     def _pass_over(self) -> None:
-        """Those first ones that were given up, and have not taken themselves out yet: all at once, since many often go
-        together, and each look for the next goes through all models."""
+        """Drop the turns at the head of each queue that were given up and have not removed themselves yet. All at once,
+        because many often go together and each search for the next turn goes through all models."""
         for model, turns in list(self._waiting.items()):
             while turns and next(iter(turns)).done():
                 turns.popitem(last=False)
@@ -80,7 +83,7 @@ class OpenFiles:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._drop(model, turn)
-            else:  # It came in the moment in which nobody wanted it any more.
+            else:  # The turn was granted in the moment in which it was given up.
                 self._leave(model, turn.result())
             raise
 
@@ -91,7 +94,7 @@ class OpenFiles:
             self._waiting.pop(model, None)
 
     def _take(self, model: str) -> User:
-        """Returns the user that it counts for."""
+        """Open one file of the model, and return the user that it counts for."""
         user = self._payer(model)
         self._open += 1
         self._by_user[user] += 1
@@ -109,12 +112,12 @@ class OpenFiles:
         self.give()
 
     def _next(self) -> str | None:
-        """Of the models that may have another, the one that is served first."""
+        """Return the model to serve first among those that may have another file open; None if there is none."""
         ready = (model for model in self._waiting if self._may(model))
         return min(ready, key=lambda model: (self._by_user[self._payer(model)], self._by_model[model]), default=None)
 
     def _may(self, model: str) -> bool:
-        """Whether it may have another one open."""
+        """Return True if the model may have another file open."""
         its, has = self._by_model[model], self._by_user[self._payer(model)]
         if its >= OF_MODEL * self._connections:
             return False

@@ -1,6 +1,6 @@
-"""Small files that have come close together are given their names together.
+"""Publish small files in batches: those received close together are given their names together.
 
-Each publication syncs every directory that it touches and rewrites pages all over the index: for thousands of small
+Each publication syncs every directory that it touches and rewrites pages all over the index. For thousands of small
 files one by one, or few by few, that is more work than writing them.
 """
 
@@ -13,33 +13,33 @@ from collections.abc import Callable, Iterator, Sequence
 from cached.daemon.space.disk import Disk
 from cached.store.publish import Arrival
 
-MANY = 256  # Files that wait for no others.
-SECONDS = 0.2  # For which they wait at most.
+MANY = 256  # Files in a batch that is published at once.
+SECONDS = 0.2  # The longest that a file waits for others.
 
 
 class Publishing:
-    """Of one disk. Use from the event loop only."""
+    """Batch the publications of one disk. Use from the event loop only."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._coming = 0
-        self._group: _Group | None = None  # That still takes files.
+        self._group: _Group | None = None  # The batch that still accepts files.
         self._running: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
     def coming(self) -> Iterator[None]:
-        """During the block more files may come, which are worth waiting for."""
+        """Announce that during the block more files may be received, which are worth waiting for."""
         self._coming += 1
         try:
             yield
         finally:
             self._coming -= 1
-            asyncio.get_running_loop().call_soon(self._go_alone)  # When what came with the block waits as well.
+            asyncio.get_running_loop().call_soon(self._go_alone)  # When the block's files wait as well.
 
     async def publish(self, arrivals: Sequence[Arrival]) -> None:
-        """Returns when they have their names, by `Store.publish`, whose errors it raises.
+        """Publish the arrivals by `Store.publish`, and return when they have their names. Raises its errors.
 
-        A cancelled caller comes back only then as well: nobody may take up what is being published.
+        A cancelled caller also returns only then: a file that is being published must not be used again meanwhile.
         """
         if not arrivals:
             return
@@ -60,7 +60,7 @@ class Publishing:
             self._go()
 
     def _go(self) -> None:
-        """What waits does not wait any longer."""
+        """Publish the waiting batch now."""
         group, self._group = self._group, None
         if group is not None:
             group.timer.cancel()
@@ -73,11 +73,11 @@ class Publishing:
             await self._disk.do(self._disk.store.publish, group.arrivals)
         except Exception as error:
             group.done.set_exception(error)
-            group.done.exception()  # Seen, even when nobody waits any more.
+            group.done.exception()  # Retrieved, so that it is not logged when no caller waits any more.
         else:
             group.done.set_result(None)
         finally:
-            if not group.done.done():  # The loop is being torn down: those who wait must end too.
+            if not group.done.done():  # The loop is being torn down: the waiting callers must end too.
                 group.done.cancel()
 
 

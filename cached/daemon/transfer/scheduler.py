@@ -1,4 +1,4 @@
-"""Sharing the connections out: over origins, models and files, with retries where they help."""
+"""Distribute the connections over origins, models and files, with retries where they help."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("cached.fetch")
 FIRST_PAUSE = 0.2  # Seconds before the first retry; doubles, with jitter, up to LONGEST_PAUSE.
 LONGEST_PAUSE = 10.0
 IDLE = 256  # Origins without work whose pace is remembered.
-LONGEST_ASKED = 60.0  # Of a Retry-After; the caller should hear of an origin that wants more.
+LONGEST_ASKED = 60.0  # The longest Retry-After that is obeyed; past it, the caller should receive the origin's error.
 
 
 @dataclass(slots=True)
@@ -31,19 +31,19 @@ class _Origin:
     pace: Pace
     turns: Turns = field(default_factory=Turns)
     came: int = 0
-    turn: int = 0  # When it was last given a connection, counted in turns.
+    turn: int = 0  # The turn in which it last got a connection.
 
     def rank(self, has: Mapping[User, int], number: int) -> tuple[int, int, int, int]:
-        """For sorting, the one that is served first: `number` tells those apart that were never given any."""
+        """Return a sort key; the lowest is served first. `number` orders origins that never got a connection."""
         return self.turns.least(has), self.pace.active + self.pace.extra, self.turn, number
 
 
 class Streams:
-    """At most `most` parts are read at once over all origins, and of each origin as many as its Pace allows. The next
-    one is that of the user who has fewest connections.
+    """Schedule reads: at most `most` parts at once over all origins, and of each origin as many as its Pace allows. The
+    next part belongs to the user with the fewest connections.
 
-    A read may last as long as its source likes. So that nobody who holds them all keeps the others waiting, a user has
-    a quarter of `most` in any case: beyond it, and up to twice as many in all.
+    A read may last as long as its source likes. So that no user who holds all connections keeps the others waiting,
+    each user is assured a quarter of `most`, even beyond `most`, up to twice as many in all.
     """
 
     def __init__(self, start: int, most: int, retries: int, users: Users | None = None) -> None:
@@ -59,9 +59,10 @@ class Streams:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, work: Work) -> None:
-        """Returns when every part has been read. The first part that fails for good ends the others.
+        """Read every part of the file, and return when all have been read. The first part that fails for good ends the
+        others, and its error is raised.
 
-        No thread reads for this file any more when it returns, with whatever end.
+        However it ends, no thread reads for this file any more when it returns.
         """
         if not work.parts:
             return
@@ -73,7 +74,7 @@ class Streams:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
             work.give_up()
-            ended.add_done_callback(lambda late: late.exception())  # Seen, though nobody waits for it.
+            ended.add_done_callback(lambda late: late.exception())  # Retrieved, though no caller waits for it.
             if work.active:
                 await asyncio.wait([ended])
             raise
@@ -82,12 +83,12 @@ class Streams:
             self._ended.pop(work, None)
 
     def paused(self, origin: str) -> bool:
-        """Whether the origin has asked for a pause."""
+        """Return True if the origin has requested a pause that has not ended."""
         known = self._origins.get(origin) or self._idle.get(origin)
         return known is not None and time.monotonic() < known.pace.paused_until
 
     def came(self, origin: str, count: int) -> None:
-        """Bytes have come."""
+        """Count `count` bytes received from the origin."""
         if origin in self._origins:
             self._origins[origin].came += count
 
@@ -98,23 +99,23 @@ class Streams:
         return self._origins[name]
 
     def _put_aside(self) -> None:
-        """Origins without work: only what was learned of their pace is kept, and of the last ones only."""
+        """Keep only the pace of origins that have no work, and only of the most recent ones."""
         for name in [name for name, origin in self._origins.items() if not origin.turns]:
             self._idle[name] = self._origins.pop(name)
         while len(self._idle) > IDLE:
             self._idle.popitem(last=False)
 
     def _dispatch(self) -> None:
-        """Start what may start, and come back when the next pause ends."""
+        """Start the reads that may start, and schedule the next call for the end of the next pause."""
         now = time.monotonic()
         self._share_out(now)
-        self._share_out(now, extra=True)  # Of what the others have left.
+        self._share_out(now, extra=True)  # From the connections that large files leave.
         self._put_aside()
         self._wake_later(now)
 
     def _share_out(self, now: float, extra: bool = False) -> None:
-        """Start parts of the user with the fewest connections, of the origin with the fewest, and of several such of
-        the one that was given none for longest, until nothing is free or nobody may have it."""
+        """Start parts until no connection is free or no user may have it. The next part is of the user with the fewest
+        connections, at the origin with the fewest, and between equal origins at the one that has waited longest."""
         origins = list(self._origins.values())
         waiting = [origin.rank(self._by_user, number) for number, origin in enumerate(origins)]
         heapq.heapify(waiting)
@@ -130,7 +131,7 @@ class Streams:
             heapq.heapreplace(waiting, origin.rank(self._by_user, number))
 
     def _below(self) -> float:
-        """How many connections a user may not have yet to be given another; 0: nobody is."""
+        """Return the number of connections below which a user may have another; 0 if no user may."""
         if self._active < self._most:
             return math.inf
         return self._assured if self._active < 2 * self._most else 0
@@ -164,7 +165,7 @@ class Streams:
         log.warning("piece.retry", extra={"file": work.name, "why": error.message, "in": round(pause, 2)})
 
     def _over(self, origin: _Origin, work: Work, extra: bool, task: asyncio.Task[None]) -> None:
-        """One read has ended. A file ends with its last one, so that none outlives it."""
+        """Record the end of one read. A file ends with its last read, so that no read outlives it."""
         origin.pace.measured(origin.came, time.monotonic())
         self._active -= 1
         self._by_user[work.user] -= 1
@@ -201,7 +202,8 @@ class Streams:
 
 
 def pause_after(tries: int, error: CachedError) -> float:
-    """Seconds to wait after that try: twice as long each time, with jitter, and never less than the source asks."""
+    """Return the seconds to wait after failed try `tries`: doubling each time, with jitter, and never less than the
+    source requests (up to LONGEST_ASKED)."""
     own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
     asked = error.retry_after if isinstance(error, SourceUnavailable) else None
     return max(own, min(asked or 0.0, LONGEST_ASKED))

@@ -1,4 +1,4 @@
-"""Whose models are being fetched."""
+"""The users for whom models are being fetched."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ User = int | None  # None: the daemon itself.
 
 
 class Users:
-    """A model may have several. Each of them alone is enough to fetch it, so it costs the one who has least."""
+    """Record the users of each model. A model may have several; each alone is reason enough to fetch it, so its cost
+    counts for the user with the least."""
 
     def __init__(self) -> None:
         self._of: dict[str, dict[object, Collection[int]]] = {}  # By fetch: two may have the same users.
 
     @contextlib.contextmanager
     def fetching(self, model: str, uids: Collection[int]) -> Iterator[None]:
-        """As long as the block lasts, these users want the model; others may be added to `uids` meanwhile."""
+        """Count these users as wanting the model during the block; others may be added to `uids` meanwhile."""
         fetch = object()
         self._of.setdefault(model, {})[fetch] = uids
         try:
@@ -27,7 +28,7 @@ class Users:
                 del self._of[model]
 
     def payer(self, model: str, has: Mapping[User, int]) -> User:
-        """The one of its users who has least; the daemon, where nobody else wants it."""
+        """Return the model's user with the least in `has`; None, the daemon, if no user wants it."""
         fetches = self._of.get(model, {}).values()
         uids = {uid for uids in fetches for uid in uids} if len(fetches) > 1 else next(iter(fetches), ())
         return min(uids, key=lambda uid: has.get(uid, 0), default=None)

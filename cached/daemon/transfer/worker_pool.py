@@ -1,4 +1,5 @@
-"""Worker processes that were started together: asked over sockets, and ended together when one of them dies."""
+"""Worker processes that were started together: they receive requests over sockets, and end together when one of them
+dies."""
 
 from __future__ import annotations
 
@@ -38,22 +39,22 @@ from cached.worker.messages import (
 
 log = logging.getLogger("cached.workers")
 
-# What the daemon itself imports, by the same PYTHONPATH if it has one; and nothing from the working directory (-P).
+# The modules that the daemon itself imports, by the same PYTHONPATH; none from the working directory (-P).
 COMMAND = (sys.executable, "-P", "-m", "cached.worker")
 LARGE = 64 << 10  # Bytes of a message that is unpickled in a thread, so that no hit waits for a long listing.
-DEAD_SECONDS = 30.0  # After which a process that does not end (its disk hangs) is no longer waited for.
+DEAD_SECONDS = 30.0  # The longest wait for a process that does not end, because its disk hangs.
 
 _numbers = itertools.count(1)
 
 
 class Member:
-    """One process and what it was asked."""
+    """One worker process and its pending requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.pid: int | None = None  # Once it is ready.
         self.pending: dict[int, asyncio.Future[Any]] = {}
-        self.files = 0  # Large files that it has open; each will be asked for again and again.
+        self.files = 0  # Large files that it has open; each brings many more requests.
 
     @property
     def load(self) -> int:
@@ -61,7 +62,7 @@ class Member:
 
 
 class Crew:
-    """`gone` ends when no member is left and everybody who waited for one has been told."""
+    """Worker processes with one fate. `gone` ends when no member is left and every waiting caller has its error."""
 
     def __init__(
         self,
@@ -90,10 +91,10 @@ class Crew:
         wanted: Callable[[Wanting], Awaitable[Granted]],
         threads: Threads,
     ) -> Crew:
-        """WorkerLost when the system has no process, descriptor or thread left for it.
+        """Start `count` workers. Raises WorkerLost when the system has no process, descriptor or thread left for them.
 
-        The workers keep `claims`, the locked files of the roots, so that no other daemon takes a root before the last
-        of them is gone. They import what they need meanwhile; questions wait for that.
+        The workers keep `claims`, the locked files of the roots, so that no other daemon opens a root before the last
+        of them is gone. They import modules in the background; requests wait for that.
         """
         pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
@@ -120,10 +121,10 @@ class Crew:
         return cls(process, members, came, wanted, threads)
 
     async def ask(self, member: Member, question: Question) -> Any:
-        """Its answer, or its error.
+        """Send a request to the member, and return its answer or raise its error. WorkerLost when the crew has ended.
 
-        A cancelled caller comes back only when the worker is done with the question, which it gives up if a source is
-        asked; at once where the node's own disk is read.
+        A cancelled caller returns only when the worker has finished with the request, which it gives up if it waits for
+        a source; at once where the request only reads the node's own disk.
         """
         if not self.alive:
             await asyncio.shield(self.gone)
@@ -142,12 +143,13 @@ class Crew:
             raise
 
     def end(self) -> None:
-        """Kill them. Ingests stay as they are, with all that has landed."""
+        """Kill the workers. Ingests stay as they are, with all bytes that have landed."""
         self._ending = True
         self._kill()
 
     def _kill(self) -> None:
-        """All of them by name too: should the kernel not end the others with the first, they must end all the same."""
+        """Kill every member by its pid too: if the kernel does not end the others with the first, they must end all the
+        same."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         for member in self.members:
@@ -156,7 +158,7 @@ class Crew:
                     os.kill(member.pid, signal.SIGKILL)
 
     async def _listen(self, member: Member) -> None:
-        """Until it has closed its end, which it does by dying; or until it says what is not understood."""
+        """Read messages until the worker closes its end, which it does by dying, or until a message cannot be read."""
         try:
             while True:
                 (length,) = HEADER.unpack(await member.reader.readexactly(HEADER.size))
@@ -191,7 +193,7 @@ class Crew:
             member.writer.write(frame(granted))
 
     async def _watch(self, listening: list[asyncio.Task[None]]) -> None:
-        """When one has died, end the others; only when nobody writes any more tell those who wait."""
+        """When one member has died, end the others; fail the pending requests only when no member can write."""
         await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED)
         self.alive = False
         self._kill()

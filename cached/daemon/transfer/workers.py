@@ -1,4 +1,4 @@
-"""What the daemon asks of its workers, whichever of them does it."""
+"""The daemon's requests to its workers, each sent to the least busy one."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ from cached.worker.messages import (
 log = logging.getLogger("cached.workers")
 
 MANY = 4  # More processes than this did not make a fill faster.
-FAILED_SECONDS = 2.0  # Workers that cannot even start are not started again before that.
+FAILED_SECONDS = 2.0  # Pause before starting workers again that could not even start.
 CLOSE_SECONDS = 5.0
 
 Secure = Callable[[Mapping[str, int]], Awaitable[None]]  # Room.secure
-Counting = Callable[[int, int], None]  # Bytes since the last call: what counts as done (may shrink), what came.
+Counting = Callable[[int, int], None]  # Bytes since the last call: done (may shrink), and received.
 
 
 class Workers:
-    """Use from the event loop only."""
+    """Send requests to worker processes, and start them as needed. Use from the event loop only."""
 
     def __init__(self, config: Config, claims: Sequence[int], threads: Threads) -> None:
-        """`claims` are the descriptors of the roots' locks."""
+        """Take the descriptors of the roots' locks as `claims`; workers inherit them."""
         self._config, self._claims, self._threads = config, claims, threads
         self._numbers = itertools.count(1)
         self._counting: dict[int, Counting] = {}
@@ -72,18 +72,18 @@ class Workers:
         self._changing = asyncio.Lock()
         self._failed_at = float("-inf")
         self._closed = False
-        # No user keeps the others from being asked about; and proofs do not wait for listings.
+        # No user blocks the requests of others, and proofs do not wait for listings.
         self._resolves, self._proofs = Shares(RESOLVES * processes(config)), Shares(PROOFS * processes(config))
         self._asking: set[asyncio.Task[Any]] = set()
-        self.lost = 0  # How often they had to be replaced.
+        self.lost = 0  # The number of times they had to be replaced.
 
     @property
     def pids(self) -> list[int]:
-        """Of those that are ready."""
+        """Return the pids of the workers that are ready."""
         return [member.pid for member in self._crew.members if member.pid] if self._crew and self._crew.alive else []
 
     async def start(self) -> Crew:
-        """The processes, started unless they run. WorkerLost when they cannot be."""
+        """Return the workers, started unless they run. Raises WorkerLost when they cannot be started."""
         async with self._changing:
             if self._closed:
                 raise lost()
@@ -103,7 +103,8 @@ class Workers:
             return self._crew
 
     async def close(self) -> None:
-        """End them, and wait until they are gone: the root is theirs too as long as one of them lives."""
+        """End the workers and wait up to CLOSE_SECONDS until they are gone: the root is theirs too as long as one of
+        them lives."""
         async with self._changing:
             self._closed = True
             if self._crew is not None:
@@ -111,53 +112,60 @@ class Workers:
                 await asyncio.wait([self._crew.gone], timeout=CLOSE_SECONDS)
 
     async def resolve(self, ref: ModelRef, caller: Caller, timeout: float, require: str | None = None) -> Listing:
-        """Where one file stands for the whole place, these credentials have proved that they may read it; where rights
-        are per file, they have proved nothing. Asked once more when the process dies of it, or beside it.
-        ModelIncomplete unless it is fit for what is required."""
+        """Return the listing of `ref` as the source answers these credentials. `timeout` in seconds.
+
+        Where one file opens the whole place, that also proves that the credentials may read it; where rights are per
+        file, it proves nothing. Tried once more if the process dies meanwhile. Raises ModelIncomplete unless the
+        listing meets `require`.
+        """
         question = Resolve(ref, caller.credentials, timeout, require)
         found: Listing = await self._in_turn(self._resolves, caller, question)
         return found
 
     async def inspect(self, ref: ModelRef, folder: Path) -> None:
-        """ModelIncomplete unless an LLM engine could load what is in this snapshot's directory."""
+        """Raise ModelIncomplete unless an LLM engine could load the snapshot in `folder`."""
         await self._ask_twice(Inspect(ref, folder))
 
     async def shards(self, ref: ModelRef, name: str, index: Path) -> tuple[str, ...]:
-        """The shards that an index names and the caller wants. ModelIncomplete when it is none."""
+        """Return the shards that an index file names and the ref selects. Raises ModelIncomplete when the file is no
+        index."""
         found: tuple[str, ...] = await self._ask_twice(Shards(ref, name, index))
         return found
 
     async def prove(self, listing: Listing, entries: Iterable[Entry], caller: Caller, timeout: float) -> None:
-        """SourceDenied, SourceChanged or NotFound unless these credentials may read every one of these entries at the
-        version that the listing names. `timeout` bounds each network call; the first refusal ends it."""
+        """Raise SourceDenied, SourceChanged or NotFound unless these credentials may read every one of these entries at
+        the version that the listing names. `timeout` bounds each network call, in seconds; the first refusal ends it.
+        """
         if chosen := tuple(entries):
             await self._in_turn(self._proofs, caller, Prove(listing.part(chosen), caller.credentials, timeout))
 
     async def compare(
         self, listing: Listing, copies: Mapping[Path, Entry], caller: Caller, timeout: float, whole: bool = False
     ) -> None:
-        """SourceDenied unless each of these files holds what the source gives these credentials for the entry, as far
-        as ranges that nobody foresees can tell, or (`whole`) in every byte: else the listing claims what is not
-        there."""
+        """Raise SourceDenied unless each of these files has the bytes that the source gives these credentials for the
+        entry. Unpredictable ranges are compared, or with `whole` every byte; a difference means that the listing claims
+        bytes that are not there."""
         if copies:
             part = listing.part(tuple(copies.values()))
             question = Compare(part, dict(copies), caller.credentials, timeout, whole)
             await self._in_turn(self._proofs, caller, question)
 
     async def principal(self, ref: ModelRef, caller: Caller, timeout: float) -> str | None:
-        """For whom the source takes temporary keys (an account and its role). None where it does not say."""
+        """Return the owner that the source names for temporary keys (an account and its role); None where it names
+        none."""
         question = Principal(ref, caller.credentials, timeout)
         found: str | None = await self._in_turn(self._proofs, caller, question)
         return found
 
     async def check(self, asked: Check) -> Checkup:
-        """Read a blob again. Asked once more when the process dies meanwhile."""
+        """Read a blob again, and return the findings. Tried once more when the process dies meanwhile."""
         found: Checkup = await self._ask_twice(asked)
         return found
 
     async def _in_turn(self, shares: Shares, caller: Caller, question: Asking) -> Any:
-        """Ask a source when it is this user's turn. Who hangs up is gone at once; the turn lasts until the worker has
-        ended with the question, or has died: else hanging up would be a way to keep all its threads busy."""
+        """Send a request to a source when it is this user's turn. A caller that is cancelled returns at once; its turn
+        lasts until the worker has finished with the request or has died, or else cancelling would be a way to keep all
+        its threads busy."""
 
         async def ask() -> Any:
             async with shares.turn(caller.uid):
@@ -184,8 +192,8 @@ class Workers:
     async def gather(
         self, root: Path, wants: Mapping[str, Entry], remote: Remote, counting: Counting, room: Secure
     ) -> Gathered:
-        """Fetch these small files by key. `room` is asked for before anything is written. WorkerLost when they have to
-        be asked for again."""
+        """Fetch these small files, by key. `room` is called before anything is written. Raises WorkerLost when they
+        have to be requested again."""
         crew, member = await self._idlest()
         with self._counted(counting, room) as number:
             gathered: Gathered = await crew.ask(member, Gather(number, root, wants, remote.only(*wants.values())))
@@ -195,8 +203,8 @@ class Workers:
     async def transfer(
         self, into: Into, entry: Entry, remote: Remote, counting: Counting, room: Secure
     ) -> AsyncIterator[Transfer]:
-        """A Transfer; parked when the block ends, unless it was finished or discarded. `room` is asked for before
-        pieces are written."""
+        """Open a large file on a worker, as a Transfer. It is parked at the end of the block, unless it was finished or
+        discarded. `room` is called before pieces are written."""
         crew, member = await self._idlest()
         with self._counted(counting, room) as number:
             transfer = Transfer(crew, member, number)
@@ -214,7 +222,7 @@ class Workers:
 
     @contextlib.contextmanager
     def _counted(self, counting: Counting, room: Secure) -> Iterator[int]:
-        """The number under which bytes are counted there, and room is asked for."""
+        """Allocate a number under which a worker reports bytes and requests room, for the length of the block."""
         number = next(self._numbers)
         self._counting[number], self._rooms[number] = counting, room
         try:
@@ -223,7 +231,7 @@ class Workers:
             del self._counting[number], self._rooms[number]
 
     async def _wanted(self, message: Wanting) -> Granted:
-        """A worker has bytes, and waits to write them."""
+        """Answer a worker that has bytes and waits for room to write them."""
         room = self._rooms.get(message.transfer)
         try:
             if room is None:
@@ -243,11 +251,11 @@ class Workers:
 
 
 class Transfer:
-    """A large file that a worker has open. Every call may raise WorkerLost."""
+    """A large file that a worker has open. Every method may raise WorkerLost."""
 
     def __init__(self, crew: Crew, member: Member, number: int) -> None:
         self._crew, self._member, self._number = crew, member, number
-        self.landed = 0  # Bytes that need not be fetched.
+        self.landed = 0  # Bytes that have landed and need not be fetched.
         self.missing: tuple[Piece, ...] = ()
         self.whole = False
         self.discard = False
@@ -264,20 +272,20 @@ class Transfer:
         await self._crew.ask(self._member, ReadWhole(self._number))
 
     async def finish(self) -> Verified:
-        """Checked, durable and closed: what is left is to give it its name."""
+        """Have the file checked, synced and closed, and return it. Only its publication remains."""
         self._finished = True
         verified: Verified = await self._crew.ask(self._member, Finish(self._number))
         return verified
 
     async def close(self) -> None:
-        """Also after an `open` that was cancelled: the worker has it open all the same."""
+        """Close the file, even after an `open` that was cancelled: the worker has it open all the same."""
         if not self._finished and self._crew.alive:
             with contextlib.suppress(WorkerLost):
                 await self._crew.ask(self._member, Close(self._number, self.discard))
 
 
 def processes(config: Config) -> int:
-    """How many: a bound on bandwidth is kept within one process."""
+    """Return the number of worker processes; 1 with a bandwidth limit, which is kept within one process."""
     if config.bandwidth:
         return 1
     return config.workers or max(1, min(MANY, len(os.sched_getaffinity(0))))

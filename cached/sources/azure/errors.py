@@ -1,4 +1,4 @@
-"""What adlfs and Azure's own libraries raise, as ours."""
+"""Translate the errors of adlfs and Azure's own libraries to ours."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _ADVICE = (
 
 @contextmanager
 def azure_errors(ref: ModelRef, file: str = "") -> Iterator[None]:
-    """With `file`, a missing blob means that it went away. Texts are not passed on: they quote signed URLs."""
+    """Translate Azure's errors to ours. With `file`, a missing blob means that it was removed. Texts are not passed on:
+    they quote signed URLs."""
     try:
         yield
     except CachedError:
         raise
     except FileNotFoundError:
         raise _missing(ref, file) from None
-    except (FSTimeoutError, TimeoutError):  # Not seen: it counts the waiting for a turn on the loop, too.
+    except (FSTimeoutError, TimeoutError):  # Not `seen`: its time includes waits for a turn on the loop.
         raise unavailable(ref, "it did not answer in time") from None
     except azure.HttpResponseError as error:
         raise _translated(ref, file, error) from None
-    except ValueError:  # Of a token, say, which no endpoint without TLS is ever shown.
+    except ValueError:  # Of a token, say, which is never sent to an endpoint without TLS.
         raise denied(ref, f"they cannot be shown to the endpoint; {_ADVICE}") from None
     except (azure.AzureError, OSError) as error:
         raise connection_failed(ref, error) from None
@@ -46,7 +47,7 @@ def _translated(ref: ModelRef, file: str, error: azure.HttpResponseError) -> Cac
         return _missing(ref, file)
     if error.status_code in (412, 416):
         return changed(file or spoken(ref), "its ETag or size is another one")
-    if isinstance(error, azure.ClientAuthenticationError):  # No status: not even a token could be had.
+    if isinstance(error, azure.ClientAuthenticationError):  # No status: there was not even a token.
         return denied(ref, _ADVICE, code or f"HTTP {error.status_code}")
     if error.status_code is None:
         return unavailable(ref, f"the answer is not understood: {type(error).__name__}")

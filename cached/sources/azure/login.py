@@ -1,4 +1,4 @@
-"""What proves who asks Azure: a caller's variables or the daemon's own, by the rules of adlfs and azure-identity."""
+"""Credentials for Azure: a caller's variables or the daemon's own, by the rules of adlfs and azure-identity."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _SAS = frozenset(
     )
 )
 _QUERY = re.compile(r"[A-Za-z0-9%&=+/:.,~_-]+\Z")
-_LONG = "AZURE_STORAGE_"  # adlfs's own names of what azure-identity calls AZURE_TENANT_ID and so on.
+_LONG = "AZURE_STORAGE_"  # The prefix of adlfs's own names for azure-identity's AZURE_TENANT_ID and so on.
 
 
 def own_variables(options: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, str]:
-    """The daemon's own: `source_options`, else its environment."""
+    """Return the daemon's own variables, from `source_options`, else from its environment."""
     found = {}
     for option, name in _OPTIONS.items():
         value = options.get(option) or environ.get(name) or environ.get(name.replace("AZURE_", _LONG, 1))
@@ -47,16 +47,16 @@ def own_variables(options: Mapping[str, object], environ: Mapping[str, str]) -> 
 
 
 def login(ref: ModelRef, account: str, variables: Mapping[str, str]) -> Any:
-    """The credential that they hold for this account; None when they hold none.
+    """Return the credential that the variables hold for this account; None if they hold none.
 
-    A connection string gives its key or token and nothing else: the endpoint in it is not the caller's to choose.
-    SourceDenied when they cannot be used.
+    A connection string gives its key or token and nothing else: the endpoint in it is not the caller's to choose. Raise
+    SourceDenied if the variables cannot be used.
     """
     parts = _parts(variables.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     name = parts.get("accountname") or variables.get("AZURE_STORAGE_ACCOUNT_NAME")
     key = parts.get("accountkey") or variables.get("AZURE_STORAGE_ACCOUNT_KEY")
     token = parts.get("sharedaccesssignature") or variables.get("AZURE_STORAGE_SAS_TOKEN")
-    fits = name in (None, account)  # A key is one account's.
+    fits = name in (None, account)  # A key belongs to one account.
     if key and fits:
         return AzureNamedKeyCredential(account, _checked(ref, key))
     if token and fits:
@@ -69,7 +69,7 @@ def login(ref: ModelRef, account: str, variables: Mapping[str, str]) -> Any:
 
 
 def default_login() -> Any:
-    """Environment, workload identity, managed identity and so on: azure-identity's chain, of the daemon alone."""
+    """Return azure-identity's chain (environment, workload identity, managed identity …), for the daemon alone."""
     from azure.identity.aio import DefaultAzureCredential
 
     return DefaultAzureCredential()
@@ -86,13 +86,14 @@ def _principal(ref: ModelRef, variables: Mapping[str, str]) -> Any:
 
 
 def _parts(connection_string: str) -> dict[str, str]:
-    """By lower-case name."""
+    """Return the parts of a connection string by lower-case name."""
     pairs = (part.partition("=") for part in connection_string.split(";"))
     return {name.strip().lower(): value.strip() for name, separator, value in pairs if separator}
 
 
 def _signed_only(ref: ModelRef, token: str) -> str:
-    """A SAS that holds nothing else: it becomes a part of each query, and could ask for another thing with it."""
+    """Return a SAS that holds nothing else: it becomes a part of each query, and other parts could change its meaning.
+    Raise SourceDenied otherwise."""
     names = [pair.partition("=")[0] for pair in token.split("&")]
     if not _SAS.issuperset(names) or len(set(names)) < len(names) or not _QUERY.match(token):
         raise denied(ref, "the Azure SAS is not one; check AZURE_STORAGE_SAS_TOKEN")

@@ -15,7 +15,7 @@ from cached.sources.transport.ranges import changed
 
 
 class AzureReader:
-    """Each range carries `If-Match`, and the ETag of each answer is compared as well."""
+    """A reader whose ranges carry `If-Match`; the ETag of each answer is compared as well."""
 
     def __init__(self, fs: Any, ref: ModelRef, container: str, key: str, entry: Entry, timeout: float) -> None:
         self._fs, self._ref, self._container, self._key = fs, ref, container, key
@@ -35,10 +35,11 @@ class AzureReader:
         return data
 
     def prove(self, timeout: float) -> None:
-        """Return only if these credentials may read the blob, which is still as it was listed. Raises what adlfs does.
+        """Return only if these credentials may read the blob, and it is still as it was listed. Raises the errors of
+        adlfs.
 
-        By a byte of it: where directories are real, its properties are shown to those who may not read it
-        (https://learn.microsoft.com/azure/storage/blobs/data-lake-storage-access-control).
+        The proof is one byte of it: where directories are real, its properties are shown to callers that may not read
+        it (https://learn.microsoft.com/azure/storage/blobs/data-lake-storage-access-control).
         """
         if self._entry.size:
             sync(self._fs.loop, self._get, 0, 1, timeout, timeout=timeout)
@@ -46,7 +47,8 @@ class AzureReader:
             self._judge(self._look(timeout))
 
     def recheck(self, resumed: bool = False) -> None:
-        """Reads were pinned; only what an earlier reader took is not known to be of the same version."""
+        """Check the ETag if the file was resumed: reads are pinned, but those of an earlier reader are not known to be
+        of the same version. Raise SourceChanged if it is another."""
         if resumed:
             with azure_errors(self._ref, self._name):
                 found = self._look(self._timeout)
@@ -55,7 +57,7 @@ class AzureReader:
     def close(self) -> None: ...
 
     def _look(self, timeout: float) -> str:
-        """Its ETag now."""
+        """Return the blob's ETag now."""
         info = sync(self._fs.loop, self._fs.properties, self._container, self._key, timeout, timeout=timeout)
         return str(info["etag"])
 
@@ -78,5 +80,6 @@ class AzureReader:
 
 
 def patience(timeout: float) -> dict[str, Any]:
-    """For one request: silence of the remote ends it before the time for the call is over, which may be our doing."""
+    """Return the options of one request: silence of the remote ends it before the time for the call is over, which may
+    be our own fault."""
     return {"read_timeout": 0.9 * timeout}

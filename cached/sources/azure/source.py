@@ -1,8 +1,8 @@
-"""Azure Blob Storage (abfss://, azure://, az://, abfs://). adlfs brings the connection; an ETag pins every read.
+"""Azure Blob Storage (abfss://, azure://, az://, abfs://). adlfs provides the connection; an ETag pins every read.
 
 A URI names container and account: `abfss://container@account.dfs.core.windows.net/prefix`, as Azure and Ray write it,
-or `az://container@account/prefix`. Whom to ask is never the caller's to say: the host follows from the account's name
-and the setting `azure_endpoint` alone.
+or `az://container@account/prefix`. The host is never the caller's to choose: it follows from the account's name and the
+setting `azure_endpoint` alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class AzureSource:
         fs = self._client(ref, credentials)
         with azure_errors(ref):
             found: Iterable[Entry] = run_on(fs.loop, fs.entries(container, prefix, timeout), timeout)
-            if not found and prefix:  # The URI may name one blob: then that is the model, in its folder.
+            if not found and prefix:  # The URI may name one blob: then that blob is the model, in its folder.
                 folder, _, name = prefix.rpartition("/")
                 single = run_on(fs.loop, fs.entry(container, prefix, name, timeout), timeout)
                 prefix, found = (folder, [single]) if single is not None else (prefix, [])
@@ -84,13 +84,14 @@ class AzureSource:
         return f"azure://{self._endpoint.format(account=account).partition('://')[2]}/"
 
     def _blob(self, listing: Listing, entry: Entry) -> tuple[str, str]:
-        """Its container and name."""
+        """Return the entry's container and blob name."""
         where = self._where(_split(listing.ref)[1])
         container, _, prefix = listing.place.removeprefix(where).partition("/")
         return container, f"{prefix}/{entry.path}" if prefix else entry.path
 
     def _anonymous(self, ref: ModelRef, credentials: Credentials) -> bool:
-        """Whether to ask without credentials: neither the caller's nor the daemon's are there for it."""
+        """Return True if no credentials are to be used: the caller has none, and may not use the daemon's, or
+        AZURE_STORAGE_ANON is set among the daemon's own."""
         if credentials.personal(ref.scheme):
             return False
         return not credentials.lend or self._own.get("AZURE_STORAGE_ANON", "").lower() not in ("", "0", "f", "false")
@@ -105,19 +106,19 @@ class AzureSource:
                 with azure_errors(ref):
                     found = None if anonymous else login(ref, account, personal or self._own)
                     if found is None and not anonymous:
-                        if personal:  # Never the daemon's own in their place: what they open counts as the caller's.
+                        if personal:  # Never the daemon's own in their place: their access would be the caller's.
                             raise denied(ref, "your Azure variables hold no key, token or principal; check them")
                         found = default_login()
                     endpoint = self._endpoint.format(account=account)
                     self._clients[key] = Connection(endpoint, account, found, self._read_timeout)
                 while len(self._clients) > CLIENTS:
-                    self._clients.popitem(last=False)  # Not closed: a reader may still have it.
+                    self._clients.popitem(last=False)  # Not closed: a reader may still use it.
             self._clients.move_to_end(key)
             return self._clients[key]
 
 
 class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no types.
-    """adlfs at one endpoint with exactly these credentials, whatever the environment holds; nothing is cached."""
+    """An adlfs filesystem at one endpoint with exactly these credentials, whatever the environment has; uncached."""
 
     cachable = False
 
@@ -130,9 +131,9 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
             connection_timeout=10,
             read_timeout=timeout,
             max_single_get_size=256 << 20,  # A range is one request.
-            permit_redirects=False,  # Azure sends nobody elsewhere, and the library would go without a check.
+            permit_redirects=False,  # Azure does not redirect, and the library would follow unchecked.
         )
-        # With a connection string, which do_connect leaves aside, adlfs looks for no credentials of its own.
+        # With a connection string, which do_connect ignores, adlfs searches for no credentials of its own.
         super().__init__(account_name=account, connection_string="given", anon=True, use_listings_cache=False)
 
     def do_connect(self) -> None:
@@ -142,7 +143,7 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
         sync(self.loop, self.service_client.close)
 
     async def entries(self, container: str, prefix: str, timeout: float) -> list[Entry]:
-        """Every blob below `prefix/`; what stands for a folder is no file."""
+        """Return every blob below `prefix/`; placeholders for folders are not files."""
         below = f"{prefix}/" if prefix else ""
         async with self.service_client.get_container_client(container) as client:
             blobs: list[Any] = []
@@ -164,7 +165,7 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
         ]
 
     async def entry(self, container: str, key: str, name: str, timeout: float) -> Entry | None:
-        """One blob, by this name; None when there is none."""
+        """Return the blob with this key, named `name`; None if there is none."""
         try:
             info = await self.properties(container, key, timeout)
         except FileNotFoundError:
@@ -172,7 +173,7 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
         return Entry(name, int(info["size"]), info["etag"].strip('"')) if info["type"] == "file" else None
 
     async def properties(self, container: str, key: str, timeout: float) -> Any:
-        """What a HEAD says of one blob. FileNotFoundError."""
+        """Return the properties of one blob, by a HEAD. Raise FileNotFoundError if it does not exist."""
         async with self.service_client.get_blob_client(container, key) as client:
             try:
                 found = await client.get_blob_properties(**patience(timeout))
@@ -183,7 +184,8 @@ class Connection(AzureBlobFileSystem):  # type: ignore[misc]  # adlfs ships no t
 
 @functools.lru_cache(maxsize=64)
 def _split(ref: ModelRef) -> tuple[str, str, str]:
-    """Container, account, and prefix without slashes at its ends."""
+    """Return container, account, and prefix without slashes at its ends. Raise InvalidRequest if the URI names no
+    container of an account."""
     where, _, prefix = ref.place.partition("/")
     container, _, host = where.partition("@")
     account = _ACCOUNT.match(host)

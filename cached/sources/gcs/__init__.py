@@ -1,4 +1,4 @@
 """Google Cloud Storage: `gs://bucket/prefix`.
 
-`source.py` lists and proves, `reader.py` reads ranges at a generation.
+`source.py` lists objects and proves access, `reader.py` reads ranges at a generation.
 """

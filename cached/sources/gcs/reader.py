@@ -17,7 +17,7 @@ from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_err
 from cached.sources.transport.ranges import Span, changed, denied, from_status, spoken, unavailable
 
 if TYPE_CHECKING:
-    import gcsfs  # At run time `gcs` imports it, with care.
+    import gcsfs  # At run time `source` imports it, after setting a variable.
 
 ABSENT = "HTTP 404"
 _ADVICE = "check the bucket, and that the credentials (GOOGLE_APPLICATION_CREDENTIALS) may list and read the bucket"
@@ -42,7 +42,7 @@ class GcsReader:
         download = f"{client.base.replace('/storage/v1/', '/download/storage/v1/')}b/{quote(bucket, safe='')}"
         self._media = f"{download}/o/{quote(key, safe='')}?alt=media&generation={entry.version}"
         self._unpinned = False
-        self._compressed = False  # Stored so, as an answer to `read` has shown.
+        self._compressed = False  # The object is stored compressed, as an answer to `read` has shown.
 
     def __repr__(self) -> str:
         return f"GcsReader({self._name}, generation={self._entry.version})"
@@ -51,7 +51,7 @@ class GcsReader:
         if not length:
             return b""
         span = Span(self._name, offset, length, self._entry.size)
-        # Objects stored compressed come as they are stored, which is what size and checksums count.
+        # Objects stored compressed are sent as they are stored: size and checksums are those of the stored bytes.
         request = HttpRequest(self._media, {"Accept-Encoding": "gzip"}, authorization(self._client, self._ref))
         data, _ = self._web.read(
             self._ref, span, request, timeout=self._timeout, judge=self._judge_answer, stored_encoding=True
@@ -59,7 +59,7 @@ class GcsReader:
         return data
 
     def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        """Objects that are stored compressed are left to `read`."""
+        """Read through the fast path; objects that are stored compressed are left to `read`."""
         if not length or self._compressed:
             return False
         span = Span(self._name, offset, length, self._entry.size)
@@ -75,7 +75,8 @@ class GcsReader:
         return generation in (None, self._entry.version)
 
     def recheck(self, resumed: bool = False) -> None:
-        """For servers that do not say which generation they sent (emulators ignore the one that was asked for)."""
+        """Check the generation where the server did not name it (emulators ignore the one that was requested). Raise
+        SourceChanged if it is another."""
         if self._unpinned or resumed:
             item, _ = self._web.json(
                 self._ref,
@@ -107,7 +108,8 @@ def object_url(client: gcsfs.GCSFileSystem, bucket: str, key: str) -> str:
 
 
 def authorization(client: gcsfs.GCSFileSystem, ref: ModelRef) -> Mapping[str, str]:
-    """The authorization header, refreshed when it is about to run out."""
+    """Return the authorization header, refreshed when it is about to expire. Raise SourceUnavailable if Google does not
+    answer, SourceDenied if the credentials are not usable."""
     headers: dict[str, str] = {}
     try:
         client.credentials.apply(headers)
@@ -120,7 +122,7 @@ def authorization(client: gcsfs.GCSFileSystem, ref: ModelRef) -> Mapping[str, st
 
 
 def judge(ref: ModelRef, file: str = "") -> Judge:
-    """Raises on failed answers. With `file`, a missing generation means that it changed."""
+    """Return a judge that raises on failed answers. With `file`, a missing generation means that the file changed."""
 
     def check(response: httpx2.Response) -> None:
         if response.status_code >= 300:

@@ -1,4 +1,4 @@
-"""Google Cloud Storage. gcsfs brings credentials and addresses; an object's generation pins every read."""
+"""Google Cloud Storage. gcsfs provides credentials and addresses; an object's generation pins every read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-# Must be set before the import: otherwise gcsfs asks a gRPC control plane for each bucket's type first, which
+# Must be set before the import: otherwise gcsfs queries a gRPC control plane for each bucket's type first, which
 # stalls for a minute wherever only the JSON API can be reached.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
@@ -33,7 +33,7 @@ from cached.sources.transport.ranges import changed, denied, spoken, unavailable
 
 CLIENTS = 8  # Clients kept, one for each set of credentials in use.
 
-# Others name hosts (universe_domain), or become headers of every request (trust_boundary, quota_project_id).
+# Other fields name hosts (universe_domain), or become headers of every request (trust_boundary, quota_project_id).
 _ACCOUNT = (
     "type",
     "project_id",
@@ -74,7 +74,7 @@ class GcsSource:
         return Listing(ref, f"{_where(client)}{bucket}/{prefix}", listing_revision(entries), entries, open_to_all)
 
     def prove(self, listing: Listing, entry: Entry, credentials: Credentials, timeout: float) -> None:
-        """An object's metadata wants the same right as its bytes: storage.objects.get."""
+        """Prove access by the object's metadata, which needs the same right as its bytes: storage.objects.get."""
         ref, client = listing.ref, self._client(listing.ref, credentials)
         bucket, key = _object(client, listing, entry)
         url, name = object_url(client, bucket, key), f"gs://{bucket}/{key}"
@@ -89,7 +89,7 @@ class GcsSource:
         except SourceDenied as error:
             if error.said != ABSENT:
                 raise
-            found = look("fields=generation")  # Denied again if nothing is there.
+            found = look("fields=generation")  # Raises again if the object does not exist.
         if found != entry.version:
             raise changed(name, "its generation is another one")
 
@@ -107,7 +107,7 @@ class GcsSource:
         self._lanes.close()
 
     def _anonymous(self, ref: ModelRef, credentials: Credentials) -> bool:
-        """Whether to ask without a token: so says the URI, there is none for this caller, or it is an emulator."""
+        """Return True if no token is to be sent: the URI says so, the caller has none, or it is an emulator."""
         if _split(ref)[2] or not (credentials.lend or credentials.personal("gs")):
             return True
         return bool(self._endpoint) and not credentials.personal("gs") and "token" not in self._options
@@ -135,7 +135,8 @@ class GcsSource:
     def _single(
         self, client: gcsfs.GCSFileSystem, ref: ModelRef, bucket: str, key: str, timeout: float
     ) -> tuple[str, list[Entry]]:
-        """The URI may name one object: then that is the model, in its folder."""
+        """Return the folder and the object if the URI names one object, which is then the model; else the key and no
+        entries."""
         folder, _, name = key.rpartition("/")
         try:
             item, _ = self._web.json(
@@ -179,13 +180,13 @@ class GcsSource:
 
 
 def _where(client: gcsfs.GCSFileSystem) -> str:
-    """What a place begins with where this client really asks: by a setting, by `source_options`, or at Google's."""
-    # Machines with a certificate of their own have another name for Google's.
+    """Return the beginning of the places that this client uses: by a setting, by `source_options`, or at Google's."""
+    # Machines with a certificate of their own use another name for Google's endpoint.
     return f"gs://{client.base.partition('://')[2].removesuffix('/storage/v1/').removeprefix('mtls.')}/"
 
 
 def _object(client: gcsfs.GCSFileSystem, listing: Listing, entry: Entry) -> tuple[str, str]:
-    """Its bucket and key. SourceChanged where the listing is of another place than the client asks."""
+    """Return the entry's bucket and key. Raise SourceChanged if the listing is of another place than the client's."""
     if not listing.place.startswith(_where(client)):
         raise changed(spoken(listing.ref), "its endpoint is another one")
     bucket, _, prefix = listing.place.removeprefix(_where(client)).partition("/")
@@ -218,7 +219,8 @@ def _split(ref: ModelRef) -> tuple[str, str, bool]:
 
 
 def _service_account(text: str) -> Mapping[str, Any]:
-    """A caller's own key. Only Google may be asked for tokens with it: its other fields are the caller's to write."""
+    """Return the known fields of a caller's own key. Tokens for it are requested only from Google: its other fields are
+    the caller's to write. Raise InvalidRequest if it is not the key of an account."""
     try:
         account = json.loads(text)
     except ValueError:

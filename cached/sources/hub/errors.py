@@ -1,4 +1,4 @@
-"""The Hub's failed answers as our errors."""
+"""Translate the Hub's failed answers to our errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 def check(ref: ModelRef, response: httpx2.Response, file: str = "") -> None:
-    """Raise the Hub's errors as ours. With `file`, a missing file means that it went away."""
+    """Raise the Hub's errors as ours. With `file`, a missing file means that it was removed."""
     try:
         hf_raise_for_status(response)
     except HfHubHTTPError as error:

@@ -1,4 +1,5 @@
-"""Whole files by the hf_transfer package (https://github.com/huggingface/hf_transfer), for those who ask for it.
+"""Fetch complete files with the hf_transfer package (https://github.com/huggingface/hf_transfer), where an operator
+wants it.
 
 The package keeps Python's lock for as long as a download takes, so each download is a process of its own: in the
 worker's, nothing else would be fetched meanwhile.
@@ -26,18 +27,18 @@ _WORKER = Path(__file__).with_name("hf_transfer_worker.py")
 
 
 class HfTransfer:
-    """Used where `engine` says so, or HF_HUB_ENABLE_HF_TRANSFER in the daemon's environment."""
+    """Run hf_transfer. Enabled by the setting `engine`, or by HF_HUB_ENABLE_HF_TRANSFER in the daemon's environment."""
 
     def __init__(self, config: Config) -> None:
         asked = os.environ.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in ("1", "ON", "YES", "TRUE")
         self.wanted = asked or config.engine == "hf_transfer"
-        self._connections = max(2, config.connections)  # With one alone the package cannot repeat what failed.
+        self._connections = max(2, config.connections)  # With a single one the package cannot repeat failed requests.
         self._patience = PATIENCE * float(config.read_timeout)
 
     def fetch(self, ref: ModelRef, url: str, path: Path, progress: Callable[[int], None]) -> None:
-        """All of `url`, which must need no token, over `path`. SourceUnavailable when that fails, whatever the cause:
-        the package says it in texts that quote the URL, which is signed."""
-        # What this process itself imports, and nothing from the working directory (-P).
+        """Fetch all of `url`, which must need no token, over `path`. Raise SourceUnavailable on any failure, whatever
+        the cause: the package states it in texts that quote the URL, which is signed."""
+        # The interpreter and packages of this process, and nothing from the working directory (-P).
         command = [sys.executable, "-P", str(_WORKER)]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0) as worker:
@@ -45,7 +46,7 @@ class HfTransfer:
                 self._start(worker, url, path)
                 self._follow(ref, worker, progress)
             finally:
-                worker.kill()  # Does nothing to one that has ended.
+                worker.kill()  # Does nothing to a process that has ended.
         if worker.returncode:
             raise unavailable(ref, "hf_transfer could not fetch it")
 
@@ -65,10 +66,10 @@ class HfTransfer:
             with worker.stdin as stdin:
                 stdin.write(json.dumps(asked).encode())
         except BrokenPipeError:
-            pass  # It could not even start; its exit code says so.
+            pass  # It failed to start, as its exit code shows.
 
     def _follow(self, ref: ModelRef, worker: subprocess.Popen[bytes], progress: Callable[[int], None]) -> None:
-        """Pass on what the worker counts, until it ends."""
+        """Report the bytes that the worker counts, until it ends. Raise SourceUnavailable if it is silent for long."""
         assert worker.stdout is not None
         heard = select.poll()  # select() itself ends at descriptor 1023.
         heard.register(worker.stdout, select.POLLIN)

@@ -1,6 +1,6 @@
-"""One download by hf_transfer, as a program: what to do comes as JSON on stdin, counts of bytes go out on stdout.
+"""One download by hf_transfer, as a program: the job is read as JSON from stdin, counts of bytes are written to stdout.
 
-The URL is signed, so it must not be an argument, which everybody on the node could read.
+The URL is signed, so it must not be an argument, which every user of the node could read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PR_SET_DUMPABLE = 4
 
 
 def main() -> int:
-    # Nobody would be left to stop it, and the file may get its final name while it still writes.
+    # Without the parent nothing would stop it, and the file may get its final name while it still writes.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # Nobody's core is to hold the link; the limit came with the fork.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # No core may hold the link; the limit was inherited.
     asked = json.load(sys.stdin)
     if os.getppid() != asked.pop("parent"):
         return 1

@@ -18,22 +18,22 @@ from cached.sources.transport.client import HttpRequest, Judge, Web, next_url, o
 from cached.sources.transport.pool import Answer, Lanes, Request, Sink, lane_errors
 from cached.sources.transport.ranges import Span, changed, spoken, unavailable
 
-_EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse a signed link that has run out.
+_EXPIRED = (400, 401, 403, 404, 410)  # How content networks refuse an expired signed link.
 
 
 @dataclass
 class Transport:
-    """What the readers of one Hub share."""
+    """The state that all readers of one Hub share."""
 
     web: Web
     lanes: Lanes
     engine: HfTransfer
     timeout: float
-    detours: bool = False  # It redirects those who ask for small files too: the fast lane is no use for these.
+    detours: bool = False  # This Hub redirects small files too, so they cannot use the fast path.
 
 
 class HubReader:
-    """Reads `/resolve/<commit>/<path>` and keeps the signed link that it leads to until that runs out."""
+    """Read `/resolve/<commit>/<path>`, and keep the signed link that it leads to until that expires."""
 
     def __init__(
         self, transport: Transport, url: str, listing: Listing, entry: Entry, private: Mapping[str, str]
@@ -42,7 +42,7 @@ class HubReader:
         self._ref, self._entry = listing.ref, entry
         self._url = url
         self._private = private
-        self._link: str | None = None  # Where the bytes are; on the Hub itself where it sends nobody elsewhere.
+        self._link: str | None = None  # The URL of the bytes; on the Hub itself if it does not redirect.
         self._finding = threading.Lock()
         self._name = f"{entry.path} of {spoken(listing.ref)}"
 
@@ -55,7 +55,7 @@ class HubReader:
         span = Span(self._name, offset, length, self._entry.size)
         with ExitStack() as turn:
             if self._link is None:
-                # One caller finds the link; the others wait for it rather than ask the Hub once each.
+                # One reader finds the link; the others wait for it rather than query the Hub once each.
                 if not self._finding.acquire(timeout=self._timeout):
                     raise unavailable(self._ref, "it did not answer in time")
                 turn.callback(self._finding.release)
@@ -71,9 +71,9 @@ class HubReader:
             return self._get(span, self._url, self._found(turn))
 
     def stream(self, offset: int, length: int, sink: Sink) -> bool:
-        """Small files come from the Hub itself, large ones by a link that is found first and kept.
+        """Read small files from the Hub itself, large ones by a link that is found first and kept.
 
-        A link that has run out is found out by `read`, which gets a fresh one for both.
+        An expired link is detected by `read`, which gets a fresh one for both.
         """
         large = self._entry.digest is not None
         if not length or (self._transport.detours and not large):
@@ -94,19 +94,20 @@ class HubReader:
         return self._transport.engine.wanted and self._entry.digest is not None
 
     def download(self, path: Path, progress: Callable[[int], None]) -> bool:
-        """Only by a link that needs no token: the engine would take that along wherever it is sent."""
+        """Fetch the file by a link that needs no token, else return False: the engine would send the token wherever it
+        is redirected."""
         link = self._link or self._find_link()
         if self._is_home(link):
             if self._private:
                 return False
         else:
             self._check_away(link)
-        self._link = None  # Should it run out on the way, the next try finds another.
+        self._link = None  # If it expires during the download, the next try finds another.
         self._transport.engine.fetch(self._ref, link, path, progress)
         return True
 
     def recheck(self, resumed: bool = False) -> None:
-        """Nothing to do: the commit pins the file."""
+        """Do nothing: the commit pins the file."""
 
     def close(self) -> None: ...
 
@@ -114,15 +115,16 @@ class HubReader:
         return origin(url) == origin(self._url)
 
     def _check_away(self, link: str) -> Callable[[str], None]:
-        """InvalidRequest where a link that leaves the Hub leads where it must not; the check of what it reaches."""
+        """Raise InvalidRequest if a link that leaves the Hub leads to a forbidden address; return the check of the
+        address that is reached."""
         addresses = self._transport.web.addresses
         addresses.check_url(link, self._url)
         return functools.partial(addresses.check, endpoint=self._url)
 
     def _find_link(self) -> str:
-        """Where the Hub sends those who may read the file; on the Hub itself where it sends nobody elsewhere.
+        """Return the URL that the Hub redirects permitted callers to; one on the Hub if it does not redirect.
 
-        Asked for with a GET, as the reads are: some links are signed for the method that they were asked with.
+        The request is a GET, as the reads are: some links are signed for the method with which they were requested.
         """
         if not self._finding.acquire(timeout=self._timeout):
             raise unavailable(self._ref, "it did not answer in time")
@@ -140,7 +142,7 @@ class HubReader:
             self._finding.release()
 
     def _leave(self, response: httpx2.Response) -> None:
-        """Judges a redirect, and ends the walk where it leaves the Hub."""
+        """Judge a redirect, and end the walk where it leaves the Hub."""
         self._judge(response)
         target = next_url(str(response.url), response.headers["Location"])
         if not self._is_home(target):
@@ -152,7 +154,7 @@ class HubReader:
         return data
 
     def _found(self, turn: ExitStack) -> Judge:
-        """Judges the answer to a request to the Hub, keeps the link that it led to, and lets the others go on."""
+        """Return a judge of the Hub's answer that keeps the link it led to and lets the waiting readers go on."""
 
         def judge(response: httpx2.Response) -> None:
             self._judge(response)
@@ -165,10 +167,11 @@ class HubReader:
         if response.status_code in _EXPIRED:
             raise _LinkExpired
         self._judge(response)
-        self._keep(response)  # It may have led further, and the fast lane follows nothing.
+        self._keep(response)  # It may have redirected, and the fast path follows no redirect.
 
     def _keep(self, response: httpx2.Response) -> None:
-        """Not on the Hub: the way may have led away and back, and then the token must not be sent again."""
+        """Keep the answer's URL, unless it is on the Hub: the way may have led away and back, and then the token must
+        not be sent again."""
         if not self._is_home(str(response.url)):
             self._link = str(response.url)
 
@@ -182,12 +185,12 @@ class HubReader:
         return True
 
     def _judge(self, response: httpx2.Response) -> None:
-        """Raise on failures and on the Hub's own word that this is another version."""
+        """Raise on failures and on the Hub's own statement that this is another version."""
         if response.status_code == 416:
             raise changed(self._name, "it is shorter now")
         if not self._is_home(str(response.url)):
             if response.status_code >= 400:
-                # The Hub granted it, and a fresh link was refused: the storage behind the Hub, not the caller.
+                # The Hub granted access, and a fresh link was refused: a fault of the storage, not the caller.
                 raise unavailable(
                     self._ref,
                     f"its content network answered HTTP {response.status_code}",
@@ -199,7 +202,7 @@ class HubReader:
 
 
 def judge_version(name: str, entry: Entry, headers: httpx2.Headers) -> None:
-    """SourceChanged on the Hub's own word that it serves another version; behind some mirrors it says nothing."""
+    """Raise SourceChanged if the Hub's headers state another version; behind some mirrors they state none."""
     commit = headers.get("X-Repo-Commit", entry.version)
     size = headers.get("X-Linked-Size", str(entry.size))
     tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
@@ -211,7 +214,7 @@ def judge_version(name: str, entry: Entry, headers: httpx2.Headers) -> None:
 
 
 def _accept(answer: Answer) -> bool:
-    """The signed link names the content."""
+    """Accept every answer, because the signed link names the content."""
     return True
 
 
@@ -221,5 +224,5 @@ class _LinkExpired(Exception):
 
 class _LinkFound(Exception):
     def __init__(self, url: str) -> None:
-        super().__init__()  # The URL is signed: it belongs in no message.
+        super().__init__()  # The URL is signed: no message may contain it.
         self.url = url

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, or anything that answers like it. A commit never changes, so it pins every read."""
+"""The Hugging Face Hub, or any server that answers like it. A commit never changes, so it pins every read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from cached.sources.transport.client import HttpRequest, Web, origin, web_errors
 from cached.sources.transport.pool import Lanes
 from cached.sources.transport.ranges import proving, spoken, unavailable
 
-REMEMBERED_TREES = 16  # Listings of commits, which never change; a moving name mostly points where it did.
+REMEMBERED_TREES = 16  # Listings of commits, which never change; a movable name mostly points where it did.
 REMEMBERED_FILES = 10_000  # A longer listing is not worth its memory.
-# What the Hub may give to everybody, taken generously: in every folder and case.
+# Files that the Hub may give to everybody, taken generously: in every folder and case.
 FREE = ("readme.md", ".gitattributes")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
@@ -79,7 +79,7 @@ class HubSource:
             with proving(ref), web_errors(ref), self._web.request(request, timeout) as answer:
                 judge(answer)
         except _LeavesHub:
-            pass  # The way to the content network is the grant.
+            pass  # The redirect to the content network proves access.
 
     def principal(self, credentials: Credentials, timeout: float) -> str | None:
         return None
@@ -96,8 +96,8 @@ class HubSource:
         return self._web.json(ref, url, timeout=timeout, judge=lambda answer: check(ref, answer), private=private)
 
     def _tree(self, ref: ModelRef, commit: str, private: Mapping[str, str], timeout: float) -> tuple[Entry, ...]:
-        """Every file of a commit, in one (paged) call; later calls with the same token answer from memory. With another
-        it would tell that somebody here has asked for it."""
+        """Return every file of a commit, in one (paged) call; later calls with the same token are answered from memory.
+        With another token that would reveal that someone on this node has requested it."""
         token = hashlib.sha256(private.get("Authorization", "").encode()).digest()
         with self._lock:
             known = self._trees.get((ref.place, commit, token))
@@ -127,17 +127,17 @@ class HubSource:
 
 
 def _probe(tree: Sequence[Entry], selected: Sequence[Entry]) -> Entry | None:
-    """The file on which the right to the repository is proved: its largest of LFS, else its largest that is not free.
+    """Return the file that proves the right to the repository: its largest LFS file, else its largest that is not free.
 
     The Hub lets everybody read the README of a gated repository ("all files except README.md are protected",
-    https://github.com/huggingface/transformers/pull/26257). Only who selected such a file, and no other, proves no more
-    than that; of several the largest might be free, and the others not.
+    https://github.com/huggingface/transformers/pull/26257). A caller that selected such a file, and no other, proves no
+    more than that; of several the largest might be free, and the others not.
     """
     if len(selected) == 1 and _free(selected[0]):
         return selected[0]
     guarded = [entry for entry in tree if not _free(entry) and is_safe(entry.path)]
     large = [entry for entry in guarded if entry.digest is not None]
-    # A repository of nothing else: then of those files the one that is the least likely to be free.
+    # If the repository has no other files: the one that is the least likely to be free.
     return max(large or guarded or selected, key=lambda e: (_name(e) != FREE[0], e.size, e.path), default=None)
 
 
@@ -165,7 +165,7 @@ def _entry(item: Mapping[str, object], commit: str) -> Entry:
 
 
 def _authorization(credentials: Credentials) -> Mapping[str, str]:
-    """The caller's token, else the daemon's own; never one that a login left in somebody's home."""
+    """Return the header with the caller's token, else the daemon's own; never one that a login left in a home."""
     own = os.environ.get("HF_TOKEN") if credentials.lend else None
     token = credentials.get("HF_TOKEN") or credentials.get("HUGGING_FACE_HUB_TOKEN") or own
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,7 +1,7 @@
-"""S3 and what speaks it: `s3://bucket/prefix`.
+"""S3 and servers that are compatible with it: `s3://bucket/prefix`.
 
-`source.py` is the source; `place.py` knows endpoints and addressing styles, `session.py` and `signer.py` whose keys are
-used and how requests are signed (`sigv4.py`), `principal.py` whose temporary keys they are, `listing.py` pages through
-a prefix, `reader.py` reads ranges at an ETag, and `errors.py` says what a code means. Names mean what a caller's own
-keys make of them: another tenant's bucket may be called the same.
+`source.py` is the source; `place.py` knows endpoints and addressing styles, `session.py` and `signer.py` select the
+keys and sign requests (`sigv4.py`), `principal.py` finds the owner of temporary keys, `listing.py` pages through a
+prefix, `reader.py` reads ranges at an ETag, and `errors.py` translates error codes. The meaning of a name depends on
+the caller's own keys: another tenant's bucket may have the same name.
 """

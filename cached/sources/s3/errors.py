@@ -1,4 +1,4 @@
-"""What S3, s3fs, botocore and aiohttp raise, as ours."""
+"""Translate the errors of S3, s3fs, botocore and aiohttp to ours."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from cached.sources.transport.ranges import changed, denied, from_status, spoken
 _DENIED = frozenset(
     {"AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId"}
     | {"InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
-    # What servers say to a request that is not signed, beside AccessDenied; the second is rclone's.
+    # Answers to a request that is not signed, besides AccessDenied; the second is rclone's.
     | {"MissingSecurityHeader", "UnsupportedAlgorithm", "TokenRefreshRequired"}
 )
 _ADVICE = "check the bucket, and the AWS keys, profile or role; a public bucket is s3://anonymous@bucket/prefix"
 
 
 class s3_errors:
-    """The errors of s3fs, botocore and aiohttp as ours. With `file`, a missing object means that it went away.
+    """Translate the errors of s3fs, botocore and aiohttp to ours. With `file`, a missing object means that it was
+    removed.
 
     A class, because it is entered for each small file.
     """
@@ -41,12 +42,12 @@ class s3_errors:
 
 
 def _failure(ref: ModelRef, file: str, error: BaseException) -> CachedError | None:
-    """None where it speaks for itself."""
+    """Return our error for `error`; None if it needs no translation."""
     match error:
         case CachedError():
             return None
         case TimeoutError() if not isinstance(error, aiohttp.ClientError):
-            # s3fs's own is one. Not seen: it counts the waiting for a turn on the loop and for a connection, too.
+            # s3fs's own is one. Not `seen`: its time includes waits for a turn on the loop and for a connection.
             return unavailable(ref, "it did not answer in time")
         case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.ProfileNotFound():
             return denied(ref, f"there are no AWS credentials for it; {_ADVICE}")
@@ -72,7 +73,7 @@ def _translated(ref: ModelRef, file: str, error: Exception) -> CachedError:
         return changed(file or spoken(ref), "its ETag or size is another one")
     if code in _DENIED or (code == "NoSuchBucket" and not file):
         return denied(ref, _ADVICE, code)
-    if code == "400":  # The answer to a HEAD has no words, and keys that have expired get 400.
+    if code == "400":  # The answer to a HEAD has no error code, and expired keys get 400.
         return denied(ref, _ADVICE, "HTTP 400")
     if status == 404 or code in ("NoSuchKey", "NoSuchVersion"):
         return changed(file, "it is gone") if file else ModelNotFound(_missing(ref))

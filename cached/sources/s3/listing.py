@@ -1,4 +1,4 @@
-"""The objects below a prefix. Pages come through the fast lane; where that does not serve, through s3fs."""
+"""List the objects below a prefix. Pages are fetched through the fast path; where that does not serve, through s3fs."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Page = Mapping[str, Any]  # As botocore gives them, with the answer's Date.
 
 
 class S3Pages:
-    """`list_objects_v2` (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html), page by page.
+    """Query `list_objects_v2` (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html), page by page.
 
-    Answers to reads date their bytes to the second. So no listing is given while objects without an ETag may yet be
-    overwritten in the second that it names for them: what it names can then be told from all that is written later.
+    Answers to reads date their bytes to the second. So no listing is returned while objects without an ETag may yet be
+    overwritten in the second that it names for them: a listed version can then be told from all later writes.
 
-    Raises what s3fs raises, and SourceUnavailable.
+    Raises the errors of s3fs, and SourceUnavailable.
     """
 
     def __init__(self, ref: ModelRef, client: Any, signer: S3Signer, lanes: Lanes, timeout: float) -> None:
         self._ref, self._client, self._signer, self._lanes, self._timeout = ref, client, signer, lanes, timeout
 
     def entries(self, bucket: str, prefix: str) -> list[Entry]:
-        """Every object below `prefix/`; the markers that consoles leave for folders are not files."""
+        """Return every object below `prefix/`; the markers that consoles leave for folders are not files."""
         below = f"{prefix}/" if prefix else ""
 
         def path_of(item: Item) -> str:
@@ -50,7 +50,7 @@ class S3Pages:
         return self._settled(lambda: self._pages(bucket, below), path_of)
 
     def entry(self, bucket: str, key: str, path: str) -> Entry | None:
-        """The one object of that key, as `path`."""
+        """Return the object with this key, as `path`; None if there is none."""
 
         def ask() -> Iterator[tuple[float, Page]]:
             yield time.monotonic(), self._slow(bucket, key, None)
@@ -59,7 +59,8 @@ class S3Pages:
         return found[0] if found else None
 
     def _settled(self, ask: Callable[[], Iterator[tuple[float, Page]]], path_of: Callable[[Item], str]) -> list[Entry]:
-        """What the pages list and has a path, once the second is over in which the last of it was written."""
+        """Return the listed objects that have a path, once the second in which the last of them was written is over.
+        Raise SourceUnavailable if they keep being written."""
         clock = _ServersClock()
         for left in reversed(range(TRIES)):
             found: list[Entry] = []
@@ -78,7 +79,7 @@ class S3Pages:
         raise unavailable(self._ref, "it is being written to, and names no ETags to tell old from new")
 
     def _pages(self, bucket: str, below: str) -> Iterator[tuple[float, Page]]:
-        """Each with the moment in which it was asked for."""
+        """Yield each page with the moment of its request."""
         token: str | None = None
         while True:
             asked = time.monotonic()
@@ -96,7 +97,8 @@ class S3Pages:
         return {"Date": page["ResponseMetadata"]["HTTPHeaders"].get("date", ""), **page}
 
     def _fast(self, bucket: str, below: str, token: str | None) -> Page | None:
-        """botocore takes a tenth of a second for what the XML parser does in three milliseconds."""
+        """Return a page through the fast path; None if that is not possible. botocore takes a tenth of a second to
+        parse a page, the XML parser three milliseconds."""
         query = {"list-type": "2", "prefix": below} | ({"continuation-token": token} if token else {})
         try:
             request = self._signer.request(bucket, "", query, {})
@@ -112,10 +114,11 @@ class _ServersClock:
     """The clock that dates objects, by the Date of answers: cut to seconds and a while old, it is never ahead."""
 
     def __init__(self) -> None:
-        self._ahead = -math.inf  # Of our own.
+        self._ahead = -math.inf  # Seconds ahead of our own clock.
 
     def hear(self, date: str) -> float:
-        """Of an answer that came just now. Seconds since 1970; by this machine's clock where it does not tell."""
+        """Record the Date of an answer received just now, and return it in seconds since 1970; the time of this machine
+        if it is missing."""
         try:
             told = parsedate_to_datetime(date).timestamp()
         except (ValueError, TypeError):
@@ -124,7 +127,7 @@ class _ServersClock:
         return told
 
     def at(self, moment: float) -> float:
-        """What it showed at least at that moment of time.monotonic()."""
+        """Return the least time that the clock showed at that moment of time.monotonic()."""
         return moment + self._ahead
 
 
@@ -133,8 +136,8 @@ def _tagged(item: Item) -> bool:
 
 
 def _newest(items: Iterable[Item], date: float) -> float:
-    """The second in which the last of them was written. What is dated after the answer has its date from whoever wrote
-    it, and does not count."""
+    """Return the second in which the last of the objects was written. An object dated after the answer has its date
+    from its writer, and does not count."""
     seconds = (int(item["LastModified"].timestamp()) for item in items)
     return max((second for second in seconds if second <= date + 1), default=-math.inf)
 

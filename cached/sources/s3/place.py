@@ -1,4 +1,4 @@
-"""Where an S3 bucket is: the endpoint that is really asked, because a bucket's name means something only there.
+"""The location of an S3 bucket: the endpoint that is really used, because a bucket's name means something only there.
 
 Amazon's names are unique in a partition (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html):
 `models` of China, of GovCloud and of the commercial regions are three buckets.
@@ -19,7 +19,7 @@ COMMERCIAL = "amazonaws.com"  # The word for the partition `aws`; the others go 
 
 
 def endpoint_of(config: Config, options: Mapping[str, Any]) -> str:
-    """The endpoint that the operator has named, in the order in which it counts; else empty, and botocore finds one, in
+    """Return the endpoint that the operator has named, in order of precedence; else empty, and botocore finds one, in
     the AWS configuration's files or by the region."""
     client = options.get("client_kwargs")
     named = (
@@ -33,27 +33,27 @@ def endpoint_of(config: Config, options: Mapping[str, Any]) -> str:
 
 
 def word(endpoint: str, partition: str, region: str) -> str:
-    """What stands for the endpoint in a place. `partition` and `region` are what botocore takes it for."""
+    """Return the word for the endpoint in a place. `partition` and `region` are as botocore determines them."""
     if is_amazons(endpoint, region):
         return COMMERCIAL if partition == "aws" else partition
     return endpoint.partition("://")[2].rstrip("/")
 
 
 def is_amazons(endpoint: str, region: str) -> bool:
-    """Whether it is Amazon's own of that region. One from a file may be of another partition than the region beside it:
-    then it speaks for itself."""
+    """Return True if the endpoint is Amazon's own, of that region. An endpoint from a file may be of another partition
+    than the region beside it: then places name the endpoint itself."""
     host = (urlsplit(endpoint).hostname or "").lower()
     own = any(host.endswith(f".{suffix}") for suffix in _suffixes())
     return own and (host == f"s3.{COMMERCIAL}" or region.lower() in host.split("."))
 
 
 def suffix_of(partition: str) -> str:
-    """What the names of its hosts end with."""
+    """Return the suffix of the host names in a partition; empty if the partition is not known."""
     return next((str(found["outputs"]["dnsSuffix"]) for found in partitions() if found["id"] == partition), "")
 
 
 @cache
 def _suffixes() -> frozenset[str]:
-    """Of the host names of Amazon's own endpoints."""
+    """Return the suffixes of the host names of Amazon's own endpoints."""
     outputs = [partition["outputs"] for partition in partitions()]
     return frozenset(output[name] for output in outputs for name in ("dnsSuffix", "dualStackDnsSuffix"))

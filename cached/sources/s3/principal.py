@@ -1,10 +1,11 @@
-"""For whom Amazon's token service takes temporary keys: every start of a process gets others for the same role.
+"""Identify the owner of temporary keys by Amazon's token service: every start of a process gets new ones for the same
+role.
 
 https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html wants no permission. Where S3 is another
-server than Amazon's, the same is asked of that server; those that know nothing of it are told apart by their answer.
+server than Amazon's, that server is queried; one that does not know the request is recognised by its answer.
 
-Two sessions of one role may have policies of their own, of which this says nothing: what one has proved is no proof for
-what the other may read, only a reason to ask about fewer files.
+Two sessions of one role may have policies of their own, of which this says nothing: a proof by one is no proof for the
+other, only a reason to check fewer files.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from cached.sources.s3.signer import S3Signer
 from cached.sources.s3.sigv4 import Keys, signed_headers
 from cached.sources.transport.pool import Lanes, Request
 
-REMEMBERED = 1024  # Keys. What they stand for does not change as long as they are good.
-SILENT_SECONDS = 60.0  # For which nobody is asked again who did not answer.
+REMEMBERED = 1024  # Keys. Their owner does not change as long as they are valid.
+SILENT_SECONDS = 60.0  # Before a service that did not answer is queried again.
 
 _QUERY = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
 _SPACE = "{https://sts.amazonaws.com/doc/2011-06-15/}"
@@ -33,10 +34,10 @@ class Principals:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[str | None, float]] = OrderedDict()  # By keys and endpoint: who, and until.
+        self._known: OrderedDict[str, tuple[str | None, float]] = OrderedDict()  # By keys and endpoint: name, expiry.
 
     def of(self, keys: Keys, signer: S3Signer, timeout: float) -> str | None:
-        """Account and role, or the user. None where nobody says so."""
+        """Return account and role, or the user; None if the service does not state it."""
         endpoint = _endpoint(signer)
         parts = [keys.access, keys.secret, keys.token or "", endpoint]
         known = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -65,7 +66,7 @@ class Principals:
 
 
 def _endpoint(signer: S3Signer) -> str:
-    """Amazon's, of the region; else where S3 is as well."""
+    """Return Amazon's endpoint, of the region; else the one of S3."""
     if own := os.environ.get("AWS_ENDPOINT_URL_STS"):
         return own
     if signer.suffix:
@@ -78,7 +79,7 @@ def _region(signer: S3Signer) -> str:
 
 
 def _name(answer: bytes) -> str | None:
-    """Without the name of the session."""
+    """Return the name without the session; None if the answer gives none."""
     root = ElementTree.fromstring(answer)
     if root.tag != f"{_SPACE}GetCallerIdentityResponse":
         return None
@@ -86,5 +87,5 @@ def _name(answer: bytes) -> str | None:
     kind = arn.rpartition(":")[2].partition("/")[0]
     if kind == "assumed-role" and arn.count("/") >= 2:
         return arn.rpartition("/")[0]
-    # A federated user's rights come with its token, and not with its name.
+    # A federated user's rights depend on its token, not on its name.
     return arn if kind in ("user", "root") else None

@@ -1,4 +1,4 @@
-"""Ranged reads of one S3 object at the version that was listed, through the fast lane or through s3fs."""
+"""Ranged reads of one S3 object at the version that was listed, through the fast path or through s3fs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class S3Reader:
-    """Each range carries `If-Match` or a versionId, and each answer's ETag and length are compared as well."""
+    """A reader whose ranges carry `If-Match` or a versionId; each answer's ETag and length are compared as well."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class S3Reader:
         return taken
 
     def _fast_pin(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Query and headers."""
+        """Return the query and the headers that pin the version."""
         if self._version:
             return {"versionId": self._version}, {}
         if self._etag:
@@ -88,10 +88,11 @@ class S3Reader:
         return {}, {"If-Unmodified-Since": self._date}
 
     def prove(self, timeout: float) -> None:
-        """Return only if whoever signs may read the object, which is still as it was listed. Raises what s3fs does too.
+        """Return only if the signing keys may read the object, and it is still as it was listed. Raises the errors of
+        s3fs too.
 
-        By a byte of it: a HEAD is granted to those who may not use the key that the object is encrypted with. What the
-        fast lane does not take, s3fs knows the meaning of.
+        The proof is one byte of it: a HEAD is granted to callers that may not use the key with which the object is
+        encrypted. An answer that the fast path does not accept is left to s3fs, which understands it.
         """
         if not self._entry.size:
             self._prove_empty(timeout)
@@ -105,7 +106,7 @@ class S3Reader:
             sync(self._client.loop, self._get, span, timeout=timeout)
 
     def _prove_empty(self, timeout: float) -> None:
-        """No range of it can be asked for."""
+        """Prove access to an empty object, of which no range can be requested."""
         request = self.signer.request(self._object["Bucket"], self._object["Key"], {}, {}, "HEAD")
         with lane_errors(self._ref):
             granted = self._lanes.granted(request, timeout, self._is_listed)
@@ -123,9 +124,9 @@ class S3Reader:
         version = answer.headers.get("x-amz-version-id")
         if version and version != "null":
             self._version = version
-        # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match, and a
-        # date counts in whole seconds only. A file that comes in one answer is of one version all the same: that of
-        # its ETag, or of its date, which S3Pages has waited for.
+        # A server that answers a part with 200 does not know the rules of ranges, so it is not trusted with If-Match,
+        # and a date counts in whole seconds only. A file received in one answer is of one version all the same: that
+        # of its ETag, or of its date, for which S3Pages has waited.
         pinned = answer.status == 206 and bool(self._etag)
         self._unpinned = self._unpinned or not (pinned or span.length == span.size)
         return True
@@ -139,7 +140,8 @@ class S3Reader:
             return False
 
     def recheck(self, resumed: bool = False) -> None:
-        """One look at the listing, and only where the reads were not pinned: each answer spoke for itself alone."""
+        """Query the listing once, and only if the reads were not pinned: each answer described itself alone. Raise
+        SourceChanged if the version is another."""
         if self._unpinned or resumed:
             with s3_errors(self._ref, self._name):
                 item = look_up(self._client, self._object["Bucket"], self._object["Key"], self._timeout)
@@ -153,8 +155,8 @@ class S3Reader:
         async with answer["Body"] as body:
             self._judge(answer)
             status = answer["ResponseMetadata"]["HTTPStatusCode"]
-            # A server that calls a part 200 does not know the rules of ranges, so it is not trusted with If-Match;
-            # and a date counts in whole seconds only.
+            # A server that answers a part with 200 does not know the rules of ranges, so it is not trusted with
+            # If-Match; and a date counts in whole seconds only.
             self._unpinned = self._unpinned or status != 206 or not self._etag
             skip = bytes_to_skip(span, status, answer.get("ContentRange"), answer.get("ContentLength"))
             collector = Collector(span, skip, time.monotonic() + self._timeout)
@@ -179,7 +181,7 @@ class S3Reader:
 
 
 def _http_date(moment: datetime) -> str:
-    """RFC 9110, section 5.6.7; of UTC. The library's takes ten times as long."""
+    """Format a UTC time by RFC 9110, section 5.6.7. The library's function takes ten times as long."""
     day = f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year:04}"
     return f"{day} {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
 
@@ -193,11 +195,12 @@ def object_entry(path: str, size: int, item: Mapping[str, Any]) -> Entry:
 
 
 def _version(item: Mapping[str, Any]) -> str:
-    """The ETag and the time: some servers give no ETag, and with some encryptions it says little about content."""
+    """Return the ETag and the time: some servers give no ETag, and with some encryptions it says little of content."""
     return f"{_etag(item)} {item['LastModified'].isoformat()}"
 
 
 def look_up(client: Any, bucket: str, key: str, timeout: float) -> Mapping[str, Any] | None:
-    """One object as a listing tells it, times in milliseconds included (a HEAD has whole seconds)."""
+    """Return one object as a listing describes it, times in milliseconds included (a HEAD has whole seconds); None if
+    it does not exist."""
     page = client.call_s3("list_objects_v2", timeout=timeout, Bucket=bucket, Prefix=key)
     return next((item for item in page.get("Contents", ()) if item["Key"] == key), None)

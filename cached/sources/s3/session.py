@@ -1,6 +1,5 @@
-"""Sessions of botocore that read its data files once for a process, instead of once for each client: a tenth of a
-second and 900 directories.
-"""
+"""Sessions of botocore that read its data files once for a process, instead of once for each client, which takes a
+tenth of a second and 900 directories."""
 
 from __future__ import annotations
 
@@ -18,38 +17,38 @@ _loader: Loader = create_loader()
 
 
 def preload() -> None:
-    """Read now what every S3 client will need."""
+    """Read the data that every S3 client will need."""
     _loader.list_available_services(type_name="service-2")
     _loader.load_service_model("s3", "service-2")
     for name in ("endpoints", "partitions", "sdk-default-configuration"):
         _loader.load_data(name)
-    with contextlib.suppress(Exception):  # A configuration that is wrong is told of when it is used.
+    with contextlib.suppress(Exception):  # A wrong configuration is reported when it is used.
         asyncio.run(_rehearse())
 
 
 def partitions() -> list[Any]:
-    """Amazon's, as botocore's data has them."""
+    """Return Amazon's partitions, from botocore's data."""
     found: list[Any] = _loader.load_data("partitions")["partitions"]
     return found
 
 
 async def _rehearse() -> None:
-    """Make a client that nobody uses, with keys of its own, so that none are looked for: the first one of a process
-    takes three times as long as the next."""
+    """Make a client that is never used, with keys of its own, so that none are searched for: the first client of a
+    process takes three times as long as the next."""
     async with new_session(None).create_client(
         "s3",
         region_name="us-east-1",
         aws_access_key_id="none",
         aws_secret_access_key="none",
-        config=AioConfig(defaults_mode="legacy"),  # Another mode may ask the machine's metadata for its region.
+        config=AioConfig(defaults_mode="legacy"),  # Another mode may query the machine's metadata for its region.
     ):
         pass
 
 
 class Staying(AIOHTTPSession):  # type: ignore[misc]
-    """An HTTP session that follows no redirect: aiohttp would go anywhere, and take a session token along.
+    """An HTTP session that follows no redirect: aiohttp would follow any, and send a session token along.
 
-    botocore itself knows what S3 means by a redirect, and asks in the region that it names.
+    botocore itself understands S3's redirects, and repeats the request in the region that they name.
     """
 
     async def _get_session(self, proxy_url: str | None) -> _Unredirected:
@@ -57,7 +56,7 @@ class Staying(AIOHTTPSession):  # type: ignore[misc]
 
 
 class SentElsewhere(ClientError):
-    """What answers for S3 redirects, and not to a region."""
+    """The server that answers for S3 redirects, and not to a region."""
 
 
 class _Unredirected:
@@ -68,7 +67,7 @@ class _Unredirected:
         answer = await self._session.request(method, **{**options, "allow_redirects": False})
         if 300 <= answer.status < 400 and answer.status != 304 and "x-amz-bucket-region" not in answer.headers:
             answer.close()
-            raise SentElsewhere  # botocore would ask for the region in the same place, and so on without end.
+            raise SentElsewhere  # botocore would query the same place for the region, without end.
         return answer
 
 

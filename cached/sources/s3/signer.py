@@ -1,4 +1,4 @@
-"""Signed requests for one S3 client's objects, made without a turn on the client's event loop."""
+"""Sign requests for one S3 client's objects, without a turn on the client's event loop."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from cached.sources.s3.place import is_amazons, suffix_of, word
 from cached.sources.s3.sigv4 import Keys, signed_headers, uri_path
 from cached.sources.transport.pool import Request
 
-# The last is all that a HEAD is told.
+# The last is the only one in the answer to a HEAD.
 EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired", "HTTP 400"})
 KEYS_SECONDS = 60.0  # botocore refreshes keys a quarter of an hour before they run out.
 
 
 class S3Signer:
     def __init__(self, client: Any, timeout: float) -> None:
-        """`client` is a connected S3FileSystem; its keys may be a caller's own, or a role's that change by the hour."""
+        """Sign for `client`, a connected S3FileSystem; its keys may be a caller's, or a role's that change hourly."""
         self._client, self._timeout = client, timeout
         self._lock = threading.Lock()
         self._keys: Keys | None = None
         self._until = 0.0
         self._scheme = self._host = self._base = self._where = ""
         self.region = self.endpoint = ""
-        self.suffix = ""  # Of the hosts of Amazon's partition; empty where the endpoint is not Amazon's.
+        self.suffix = ""  # The end of host names in Amazon's partition; empty where the endpoint is not Amazon's.
 
     def request(
         self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], method: str = "GET"
     ) -> Request:
-        """Of the object, or of the bucket (no key), in the path style, which every S3 server understands."""
+        """Return a signed request for the object, or for the bucket (no key), in the path style, which every S3 server
+        understands."""
         keys = self._present_keys()
         path = uri_path(f"{self._base}/{bucket}/{key}" if key else f"{self._base}/{bucket}")
         asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
@@ -47,12 +48,12 @@ class S3Signer:
 
     @property
     def where(self) -> str:
-        """The endpoint that the client really asks, as places name it."""
+        """Return the endpoint that the client really uses, as places name it."""
         self.connect()
         return self._where
 
     def connect(self) -> None:
-        """See to it that `region`, `endpoint` and `suffix` are known."""
+        """Connect if necessary, so that `region`, `endpoint` and `suffix` are known."""
         if not self._where:
             self._present_keys()
 
@@ -64,15 +65,16 @@ class S3Signer:
             return self._keys
 
     def forget(self) -> None:
-        """Ask for the keys again at the next request: these may not be good any more."""
+        """Fetch the keys again at the next request: these may not be valid any more."""
         with self._lock:
             self._until = 0.0
 
     def renew(self, said: str) -> bool:
-        """After S3 has refused with this code: whether that was for keys whose time is over, and new ones can be had.
+        """Expire the keys and return True, if S3 has refused with this code for expired keys and new ones can be
+        fetched; else return False.
 
-        botocore fetches a role's before they expire; but they can be taken back earlier, and where it could not fetch
-        new ones it goes on with the old.
+        botocore fetches a role's keys before they expire; but they can be revoked earlier, and where botocore could not
+        fetch new ones it continues with the old.
         """
         keys = self._client._s3._request_signer._credentials if self._client._s3 is not None else None
         if said not in EXPIRED or not isinstance(keys, RefreshableCredentials):

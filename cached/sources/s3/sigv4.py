@@ -1,6 +1,7 @@
-"""AWS Signature Version 4 of a request without a body: https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
+"""AWS Signature Version 4 of a request without a body:
+https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
 
-botocore signs too, at a tenth of the speed; for thousands of small files that is what bounds them.
+botocore signs too, at a tenth of the speed, which would limit the rate of thousands of small files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-_UNSIGNED = "UNSIGNED-PAYLOAD"  # Which only S3 knows.
+_UNSIGNED = "UNSIGNED-PAYLOAD"  # Known only to S3.
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -28,7 +29,7 @@ class Keys:
 
 
 def uri_path(path: str) -> str:
-    """`path` as S3 wants it in the URL and in what is signed: encoded once, slashes kept, dots left alone."""
+    """Return `path` as S3 expects it in the URL and in the signed text: encoded once, slashes kept, dots left alone."""
     return quote(path, safe="/-_.~")
 
 
@@ -44,9 +45,9 @@ def signed_headers(
     method: str = "GET",
     service: str = "s3",
 ) -> dict[str, str]:
-    """`headers` with the signature over all of them. `path` as `uri_path` gives it; `now` in UTC.
+    """Return `headers` with the signature over all of them. `path` is as `uri_path` gives it; `now` is in UTC.
 
-    A Range may be added afterwards: it is not among what must be signed.
+    A Range may be added afterwards: it is not among the headers that must be signed.
     """
     payload = _UNSIGNED if service == "s3" else _EMPTY
     stamp = f"{now.year:04}{now.month:02}{now.day:02}T{now.hour:02}{now.minute:02}{now.second:02}Z"
@@ -70,7 +71,7 @@ def signed_headers(
 
 @functools.lru_cache(maxsize=32)
 def _signing_key(keys: Keys, day: str, region: str, service: str) -> bytes:
-    """The same for a whole day."""
+    """Derive the signing key, which is the same for a whole day."""
     key = f"AWS4{keys.secret}".encode()
     for part in (day, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")

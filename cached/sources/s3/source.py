@@ -1,4 +1,4 @@
-"""S3 and whatever speaks its protocol. s3fs brings credentials and the connection; versions are ours to pin."""
+"""S3 and compatible servers. s3fs provides credentials and the connection; versions are ours to pin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z", re.IGNORECASE)
 
 
 class S3Source:
-    """Listings name each object's ETag; readers turn that into a versionId as soon as the bucket shows one."""
+    """A source whose listings name each object's ETag; readers use a versionId once the bucket has shown one."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -89,14 +89,15 @@ class S3Source:
         self._lanes.close()
 
     def _where(self, ref: ModelRef, signer: S3Signer) -> str:
-        """What a place there begins with."""
+        """Return the beginning of the places at this endpoint."""
         if self._endpoint:
             return f"s3://{self._endpoint.partition('://')[2].rstrip('/')}/"
         with s3_errors(ref):
             return f"s3://{signer.where}/"
 
     def _object(self, listing: Listing, entry: Entry, signer: S3Signer) -> tuple[str, str]:
-        """Its bucket and key. SourceChanged where these credentials lead to another place than the listing is of."""
+        """Return the entry's bucket and key. Raise SourceChanged if these credentials lead to another place than the
+        listing's."""
         where = self._where(listing.ref, signer)
         if not listing.place.startswith(where):
             raise changed(spoken(listing.ref), "its region or endpoint is another one")
@@ -104,9 +105,10 @@ class S3Source:
         return bucket, f"{prefix}/{entry.path}" if prefix else entry.path
 
     def _client(self, ref: ModelRef, credentials: Credentials) -> tuple[Any, S3Signer]:
-        """A connected filesystem for these credentials and its signer; shared, for it takes a tenth of a second."""
+        """Return a connected filesystem for these credentials, and its signer. Both are shared: connecting takes a
+        tenth of a second."""
         anonymous = _anonymous(ref, credentials)
-        # Other sources' variables decide nothing here.
+        # Other sources' variables are ignored here.
         key = anonymous, tuple(sorted(pair for pair in credentials.variables.items() if pair[0].startswith("AWS_")))
         with self._lock:
             if key not in self._clients:
@@ -122,7 +124,7 @@ class S3Source:
     def _client_options(self, anonymous: bool, credentials: Credentials) -> dict[str, Any]:
         config, extra = self._config, dict(self._options)
         asked = credentials.get("AWS_REGION") or credentials.get("AWS_DEFAULT_REGION") or ""
-        region = config.s3_region or asked.lower()  # By their case botocore tells partitions apart, host names do not.
+        region = config.s3_region or asked.lower()  # botocore tells partitions apart by case, host names do not.
         named = {name: v for name, v in _table(extra.pop("client_kwargs", {})).items() if name != "endpoint_url"}
         extra.pop("endpoint_url", None)
         options: dict[str, Any] = {
@@ -155,7 +157,7 @@ class S3Source:
 
 
 def _with_present_keys(ref: ModelRef, signer: S3Signer, work: Callable[[], Result]) -> Result:
-    """`work`, and once more with new keys where a role's have expired."""
+    """Run `work`, and once more with new keys if a role's keys have expired."""
     try:
         with s3_errors(ref):
             return work()
@@ -167,7 +169,8 @@ def _with_present_keys(ref: ModelRef, signer: S3Signer, work: Callable[[], Resul
 
 
 def _single(pages: S3Pages, bucket: str, key: str) -> tuple[str, list[Entry]]:
-    """The URI may name one object: then that is the model, in its folder."""
+    """Return the folder and the object if the URI names one object, which is then the model; else the key and no
+    entries."""
     folder, _, name = key.rpartition("/")
     found = pages.entry(bucket, key, name)
     return (folder, [found]) if found else (key, [])
@@ -175,7 +178,8 @@ def _single(pages: S3Pages, bucket: str, key: str) -> tuple[str, list[Entry]]:
 
 @functools.lru_cache(maxsize=64)
 def _split(ref: ModelRef) -> tuple[str, str, bool]:
-    """Bucket, prefix without slashes at its ends, and whether to ask without signing."""
+    """Return bucket, prefix without slashes at its ends, and True if requests are not to be signed. Raise
+    InvalidRequest if the URI names no bucket or contains keys."""
     bucket, _, prefix = ref.place.partition("/")
     user, at, rest = bucket.rpartition("@")
     if at and user != "anonymous":
@@ -186,7 +190,8 @@ def _split(ref: ModelRef) -> tuple[str, str, bool]:
 
 
 def _anonymous(ref: ModelRef, credentials: Credentials) -> bool:
-    """Whether to ask without signing: the URI says so, or neither the caller's keys nor the daemon's are for this."""
+    """Return True if requests are not to be signed: the URI says so, or the caller has no keys and may not use the
+    daemon's."""
     return _split(ref)[2] or not (credentials.lend or credentials.personal("s3"))
 
 

@@ -1,16 +1,17 @@
-"""Where no URI of a caller and no redirect may lead: into the node, the networks around it, and clouds' metadata.
+"""Addresses that no caller's URI and no redirect may lead to: the node, the networks around it, and clouds' metadata.
 
-Who can read a metadata service has the node's own credentials; who can read a service on loopback or in a private
-network through the daemon gets past whatever keeps callers from it. So addresses are of three kinds:
+A caller that can read a metadata service has the node's own credentials; a caller that can read a service on loopback
+or in a private network through the daemon gets past whatever keeps callers from it. So addresses are of three kinds:
 
-1. Public ones may be asked.
-2. Private ones (loopback, RFC 1918, unique local, carriers', reserved …) may be asked where the setting
-   `private_networks` names them. What the operator's own endpoint redirects to may be private as well if that endpoint
-   is: mirrors on the premises send to the storage beside them.
-3. Link-local ones, metadata services, and what is no address of one host are never asked, whatever a setting says.
+1. Public addresses may be contacted.
+2. Private addresses (loopback, RFC 1918, unique local, carriers', reserved …) may be contacted where the setting
+   `private_networks` names them. A redirect of the operator's own endpoint may lead to a private address as well if
+   that endpoint is private: mirrors on the premises redirect to the storage beside them.
+3. Link-local addresses, metadata services, and addresses that are no single host's are never contacted, whatever a
+   setting says.
 
-An address of IPv6 that carries one of IPv4 counts as both. What is checked is the name, before, and the address that
-the connection really has, after: a name can mean another from one moment to the next. Not to be told are the node's
+An IPv6 address that carries an IPv4 address counts as both. The name is checked before, and the address that the
+connection really has, after: a name can resolve differently from one moment to the next. Not recognised are the node's
 own public addresses, and NAT64 prefixes that a network has chosen for itself.
 """
 
@@ -58,7 +59,7 @@ _NEVER: tuple[Network, ...] = tuple(
         "ff00::/8",
     )
 )
-# Beside those that the standard library counts as such: its list depends on its version.
+# In addition to those of the standard library, whose list depends on its version.
 _PRIVATE: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -83,18 +84,18 @@ _TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")
 class Kind(enum.Enum):
     PUBLIC = "public"  # Anybody's.
     PRIVATE = "private"  # Of this node or a network around it.
-    NEVER = "never"  # Link-local, a metadata service, or no host's.
+    NEVER = "never"  # Link-local, a metadata service, or no single host's.
 
 
 class Addresses:
-    """What may be asked on this node. Safe to use from several threads."""
+    """Decide which addresses may be contacted from this node. Safe to use from several threads."""
 
     def __init__(self, private_networks: Iterable[str] = ()) -> None:
         self._named: tuple[Network, ...] = tuple(map(ipaddress.ip_network, private_networks))
         self._private: dict[str, bool] = {}
 
     def check(self, address: str, endpoint: str = "") -> None:
-        """InvalidRequest if a numeric address must not be talked to. `endpoint`: the operator's, which led there."""
+        """Raise InvalidRequest if a numeric address is forbidden. `endpoint` is the operator's URL that led there."""
         found = self.kind(address)
         if found is Kind.NEVER:
             raise InvalidRequest(
@@ -107,7 +108,7 @@ class Addresses:
             )
 
     def check_url(self, url: str, endpoint: str = "") -> None:
-        """InvalidRequest unless `url` is http(s) to a host that may be asked; names are looked up.
+        """Raise InvalidRequest unless `url` is http(s) to a host that may be contacted; names are resolved.
 
         A name that does not resolve here passes: the connection fails by itself, or a proxy knows the name.
         """
@@ -117,23 +118,23 @@ class Addresses:
         host = parts.hostname.rstrip(".").lower()
         if host in _NAMES:
             raise InvalidRequest("The host of a source is a metadata service; models are not read from there.")
-        if ":" not in host and not _HOST.match(host):  # Proxies have ideas of their own of what it may mean.
+        if ":" not in host and not _HOST.match(host):  # Proxies may read it differently.
             raise InvalidRequest("The host of a source is malformed; check the URL.")
         for address in _resolved(host):
             self.check(address, endpoint)
 
     def _is_private(self, endpoint: str) -> bool:
-        """Whether all its addresses are."""
+        """Return True if all addresses of the endpoint's host are private."""
         host = urlsplit(endpoint).hostname or ""
         if host not in self._private:
             kinds = {_kind(address) for address in _resolved(host)}
             if not kinds:
-                return False  # Another time it may resolve.
+                return False  # It may resolve later.
             self._private[host] = kinds == {Kind.PRIVATE}
         return self._private[host]
 
     def kind(self, address: str) -> Kind:
-        """Of a numeric address, with `private_networks` counted as public."""
+        """Return the kind of a numeric address, with `private_networks` counted as public."""
         found = _kind(address)
         if found is Kind.PRIVATE and all(map(self._is_named, _meant(address))):
             return Kind.PUBLIC
@@ -144,7 +145,8 @@ class Addresses:
 
 
 def _resolved(host: str) -> list[str]:
-    """In every spelling that the system knows: 2852039166 and 0251.0376.0251.0376 are addresses too."""
+    """Return the addresses of a host, in every spelling that the system knows: 2852039166 and 0251.0376.0251.0376 are
+    addresses too. Empty if it does not resolve."""
     try:
         found = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError):
@@ -166,14 +168,14 @@ def _kind_of(ip: Address) -> Kind:
 
 
 def _meant(address: str) -> list[Address]:
-    """The address, and those of IPv4 that it may lead to."""
+    """Return the address, and the IPv4 addresses that it may lead to."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return [ip]
     if ip.ipv4_mapped:
         return [ip.ipv4_mapped]
     if ip in _NAT64 or ip in _NAT64_LOCAL:
-        return list(_carried(ip))  # What is behind it decides.
+        return list(_carried(ip))  # The address behind it decides.
     return [ip, *_carried(ip)]
 
 
@@ -188,5 +190,5 @@ def _carried(ip: ipaddress.IPv6Address) -> Iterator[Address]:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
     if ip in _NAT64_LOCAL:  # RFC 6052, section 2.2: longer prefixes in it, and the bits 64 to 71 are skipped.
         packed = ip.packed[6:8] + ip.packed[9:]
-        # Where it begins with a zero, that is rather the end of the prefix.
+        # A leading zero is more likely the end of the prefix.
         yield from (ipaddress.IPv4Address(packed[at : at + 4]) for at in range(3) if packed[at])

@@ -1,4 +1,4 @@
-"""One HTTP client for every source that speaks plain HTTP: redirects by hand, deadlines, no cookies."""
+"""The HTTP client of every source that speaks plain HTTP: redirects by hand, deadlines, no cookies."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cached.sources.transport.http1 import head
 from cached.sources.transport.ranges import Collector, Span, bytes_to_skip, unavailable
 
 MAX_REDIRECTS = 10
-MAX_JSON_BYTES = 32 << 20  # Of one answer: a Hub may give a commit of 100,000 files in one page.
-LARGE_JSON_BYTES = 1 << 20  # Of what is decoded one at a time: decoded, it may take many times its size.
+MAX_JSON_BYTES = 32 << 20  # The limit of one answer: a Hub may give a commit of 100,000 files in one page.
+LARGE_JSON_BYTES = 1 << 20  # From here on answers are decoded one at a time: decoded, one may take many times its size.
 CONNECT_TIMEOUT = 10.0
 
 Judge = Callable[[httpx2.Response], None]
@@ -34,7 +34,7 @@ _large = threading.Lock()
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port. InvalidRequest when the URL is malformed."""
+    """Return scheme, host and port. Raise InvalidRequest if the URL is malformed."""
     try:
         parts = urlsplit(url)
         return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
@@ -43,7 +43,8 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 def wire_url(url: str) -> str:
-    """The URL as it is sent: ASCII, with nothing in it that would have to be quoted. InvalidRequest if malformed."""
+    """Return the URL as it is sent: in ASCII, with all characters quoted that need it. Raise InvalidRequest if
+    malformed."""
     try:
         return str(httpx2.URL(url))
     except httpx2.InvalidURL:
@@ -51,16 +52,16 @@ def wire_url(url: str) -> str:
 
 
 def owner_of(private: Mapping[str, str]) -> Hashable:
-    """What stands for whose credentials these headers are; None for nobody's."""
+    """Return a key for the owner of the credentials in these headers; None if there are none."""
     return tuple(sorted(private.items())) or None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HttpRequest:
-    """A request as it is sent first, and how far redirects may take it.
+    """A request as it is sent first, and the limits of its redirects.
 
     `trusted` says that the operator, not a caller, chose the host of `endpoint`: the URL itself if it is not given.
-    `private` headers (tokens) go there only. `hop` sees each redirect before it is followed.
+    `private` headers (tokens) go there only. `hop` is called with each redirect before it is followed.
     """
 
     url: str
@@ -76,12 +77,12 @@ class HttpRequest:
 
     @property
     def home(self) -> str:
-        """A URL of the origin that may see what is private."""
+        """Return a URL of the origin that may see the private headers."""
         return self.endpoint or self.url
 
 
 class Web:
-    """Shared by sources and threads. `private` headers (tokens) go to the first URL's origin and nowhere else."""
+    """An HTTP client shared by sources and threads. `private` headers (tokens) go to a request's `home` only."""
 
     def __init__(self, connections: int, addresses: Addresses | None = None) -> None:
         self.addresses = addresses or Addresses()
@@ -89,11 +90,11 @@ class Web:
 
     @contextmanager
     def request(self, request: HttpRequest, timeout: float) -> Iterator[httpx2.Response]:
-        """The final answer, its body not yet read.
+        """Yield the final answer, its body not yet read.
 
-        InvalidRequest when the way leads to an address that may not be asked.
+        Raise InvalidRequest if the URL or a redirect leads to an address that may not be contacted.
         """
-        # What is checked is what is sent: two parsers may see two hosts in one URL.
+        # Check the URL that is sent: two parsers may see two hosts in one URL.
         request = replace(request, url=wire_url(request.url))
         with self.clients.of(owner_of(request.private)) as client:
             yield from self._walk(client, request, timeout)
@@ -106,7 +107,7 @@ class Web:
             if checked:
                 self.addresses.check_url(target, exempt)
             if origin(target) != home:
-                secrets = {}  # For good: not even a redirect back gets them again.
+                secrets = {}  # Permanently: not even a redirect back gets them again.
             response = _send(client, request.method, target, {**request.headers, **secrets}, timeout)
             try:
                 if checked and _is_direct(client, target):
@@ -130,7 +131,8 @@ class Web:
         judge: Judge,
         private: Mapping[str, str] | None = None,
     ) -> tuple[Any, httpx2.Response]:
-        """The decoded answer to a GET, charged to the budget as a page. `judge` raises on failures."""
+        """Return the decoded answer to a GET and its response, charged to the budget as a page. `judge` raises on
+        failures."""
         budget.page()
         timeout = budget.seconds_left(timeout)
         with web_errors(ref), self.request(HttpRequest(url, private=private or {}), timeout) as response:
@@ -152,7 +154,7 @@ class Web:
         judge: Judge,
         stored_encoding: bool = False,
     ) -> tuple[bytes, str]:
-        """The span's bytes and the URL that gave them. `judge` raises unless the answer is of the right version.
+        """Return the span's bytes and the URL that gave them. `judge` raises unless the answer is of the right version.
 
         A compressed body is refused unless `stored_encoding` says that the remote stores the file so.
         """
@@ -160,7 +162,7 @@ class Web:
         ranged = replace(request, headers={**request.headers, "Range": span.header})
         with web_errors(ref), self.request(ranged, timeout) as response:
             if response.status_code not in (200, 206):
-                _whole(response, ref, deadline)  # Judges look at the body of a failure.
+                _whole(response, ref, deadline)  # Judges read the body of a failure.
             judge(response)
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding != "identity" and not stored_encoding:
@@ -174,17 +176,17 @@ class Web:
 
 
 def _no_number(name: str) -> Any:
-    """`Infinity` and its like, which Python's parser takes and JSON (RFC 8259) does not know."""
+    """Raise ValueError for `Infinity` and its like, which Python's parser accepts and JSON (RFC 8259) does not."""
     raise ValueError(f"{name} is no JSON")
 
 
 @contextmanager
 def web_errors(ref: ModelRef) -> Iterator[None]:
-    """Foreign errors as ours. Their texts are not passed on: they may quote a signed URL."""
+    """Translate foreign errors to ours. Their texts are not passed on: they may quote a signed URL."""
     try:
         yield
     except httpx2.TimeoutException as error:
-        # Of a client without a bound on connections: nobody waits here for one of ours.
+        # The client has no bound on connections, so this is not a wait for one of ours.
         raise unavailable(ref, "it did not answer in time", seen=not isinstance(error, httpx2.PoolTimeout)) from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise InvalidRequest(f"The URL of {ref} is malformed; check it.") from None
@@ -193,7 +195,7 @@ def web_errors(ref: ModelRef) -> Iterator[None]:
 
 
 def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
-    """The whole body, within a deadline and a bound on memory; also left in `response.content`."""
+    """Return the complete body, within a deadline and a bound on memory; also left in `response.content`."""
     chunks: list[bytes] = []
     total = 0
     for chunk in response.iter_bytes():
@@ -202,12 +204,12 @@ def _whole(response: httpx2.Response, ref: ModelRef, deadline: float) -> bytes:
         budget.read(len(chunk))
         if total > MAX_JSON_BYTES or time.monotonic() > deadline:
             raise unavailable(ref, "its answer is too long or too slow")
-    response._content = b"".join(chunks)  # What `response.read()` does, which has no deadline.
+    response._content = b"".join(chunks)  # As `response.read()` does, which has no deadline.
     return response._content
 
 
 def _part(response: httpx2.Response, span: Span, deadline: float) -> bytes:
-    """The span's bytes from the body as it was sent, within a deadline."""
+    """Return the span's bytes from the body as it was sent, within a deadline."""
     length = response.headers.get("Content-Length", "")
     skip = bytes_to_skip(
         span,
@@ -223,7 +225,7 @@ def _part(response: httpx2.Response, span: Span, deadline: float) -> bytes:
 
 
 def next_url(url: str, location: str) -> str:
-    """Where a redirect leads. SourceUnavailable when it gives up encryption, InvalidRequest when it leads nowhere."""
+    """Return a redirect's target. Raise SourceUnavailable if it gives up encryption, InvalidRequest if malformed."""
     try:
         target = wire_url(urljoin(url, location))
     except ValueError:
@@ -244,10 +246,10 @@ def _send(client: httpx2.Client, method: str, url: str, headers: Mapping[str, st
 
 
 def _is_direct(client: httpx2.Client, url: str) -> bool:
-    """Whether no proxy is asked for it: the connection's peer would be that proxy, which the operator has chosen."""
+    """Return True if no proxy is used for the URL; else the peer is that proxy, which the operator has chosen."""
     return client._transport_for_url(httpx2.URL(url)) is client._transport
 
 
 def _peer(response: httpx2.Response) -> str:
-    """What the connection really reached: a name may resolve differently from one moment to the next."""
+    """Return the address that the connection really reached: a name may resolve differently each time."""
     return str(response.extensions["network_stream"].get_extra_info("server_addr")[0])

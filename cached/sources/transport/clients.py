@@ -1,7 +1,7 @@
-"""HTTP clients, one for each owner of credentials: what is left on a connection of one reaches no other.
+"""HTTP clients, one for each owner of credentials: bytes left on a connection of one owner reach no other.
 
-They share the TLS context, which takes a while to make. One that has not been used for KEPT_SECONDS is closed, and its
-connections with it.
+They share the TLS context, which takes a while to make. A client that has not been used for KEPT_SECONDS is closed, and
+its connections with it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import httpx2
 from cached.sources.transport.header_deadline import bounded
 from cached.sources.transport.idle import KEPT_SECONDS, register
 
-CLIENTS = 32  # That nobody uses at the moment.
+CLIENTS = 32  # Idle clients that are kept.
 
 
 class _Owned:
     def __init__(self, client: httpx2.Client) -> None:
         self.client = client
         self.users = 0
-        self.since = 0.0  # Since when nobody has used it.
+        self.since = 0.0  # When its last user released it.
 
 
 class Clients:
-    """`of` lends a client; threads of one owner share it."""
+    """HTTP clients by owner: `of` lends one, which the threads of one owner share."""
 
     def __init__(self, connections: int) -> None:
         self._connections = connections
         self._tls: ssl.SSLContext = httpx2.create_ssl_context()
-        self._owned: OrderedDict[Hashable, _Owned] = OrderedDict()  # What was used last comes last.
+        self._owned: OrderedDict[Hashable, _Owned] = OrderedDict()  # The last used comes last.
         self._lock = threading.Lock()
         register(self)
 
@@ -72,7 +72,7 @@ class Clients:
             one.client.close()
 
     def _close_idle(self, before: float) -> None:
-        """Those that nobody has used since then, and the ones beyond CLIENTS."""
+        """Close the idle clients that have not been used since `before`, and those beyond CLIENTS."""
         with self._lock:
             idle = [(owner, owned) for owner, owned in self._owned.items() if not owned.users]
             spare = len(idle) - CLIENTS
@@ -101,7 +101,7 @@ class Clients:
 
 
 def _drop_disturbed(client: httpx2.Client) -> None:
-    """Close idle connections on which more came than was asked for: h11 would take it for the next answer."""
+    """Close idle connections that received more than was requested: h11 would take it for the next answer."""
     for transport in (client._transport, *client._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         for connection in list(pool.connections) if pool is not None else ():

@@ -1,4 +1,5 @@
-"""Why a connection failed, in words that say where to look: libraries wrap the system's errors in classes of theirs."""
+"""The causes of failed connections, in words that help to find them: libraries wrap the system's errors in classes of
+theirs."""
 
 from __future__ import annotations
 
@@ -41,15 +42,15 @@ _NAMES = {
 
 
 def connection_failed(ref: ModelRef, error: BaseException) -> SourceUnavailable:
-    """The first that says something decides: `error` or what it was made from. Texts of libraries are not passed on:
-    they may quote a signed URL."""
+    """Return the error for a failed connection, explained by the first known cause: `error` itself or an error that it
+    was made from. Texts of libraries are not passed on: they may quote a signed URL."""
     said = next((why for cause in _causes(error) if (why := _said(cause))), "")
-    # Of those that gave no keys nothing says that the source itself is down.
+    # A failure to get keys does not show that the source itself is down.
     return unavailable(ref, said or f"the connection failed: {type(error).__name__}", seen=said != _KEYS)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was made from, and so on. A loop of contexts ends."""
+    """Yield the error, the error that it was made from, and so on. A loop of contexts ends."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -58,7 +59,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _said(error: BaseException) -> str:
-    """Empty where that class says nothing. Names first: some are OSErrors too, of what is not the source."""
+    """Return the explanation of an error; empty if its class explains nothing. Names are checked first: some of these
+    are OSErrors too, which do not concern the source."""
     if said := _NAMES.get(type(error).__name__):
         return said
     match error:

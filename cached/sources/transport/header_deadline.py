@@ -1,4 +1,4 @@
-"""A bound on how long the head of an answer may take. httpx2 has none: its time-outs begin anew with every byte."""
+"""A limit on the wait for an answer's head. httpx2 has none: its time-outs begin anew with every byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _waiting = threading.local()
 
 @contextmanager
 def head_within(seconds: float) -> Iterator[None]:
-    """What this thread reads of the network in the block ends after so many seconds, with httpx2.ReadTimeout."""
+    """Limit this thread's network reads in the block to so many seconds in all; then they raise httpx2.ReadTimeout."""
     _waiting.until = time.monotonic() + seconds
     try:
         yield
@@ -25,7 +25,7 @@ def head_within(seconds: float) -> Iterator[None]:
 
 
 def bounded(client: httpx2.Client) -> httpx2.Client:
-    """The client, its connections made to heed `head_within`."""
+    """Make the client's connections observe `head_within`, and return the client."""
     for transport in (client._transport, *client._mounts.values()):
         pool = getattr(transport, "_pool", None)
         if pool is not None:

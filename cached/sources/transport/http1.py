@@ -1,6 +1,6 @@
-"""Just enough HTTP/1.1 (RFC 9112) for listings, and for ranged GETs whose body goes into a buffer of the caller's.
+"""A minimal HTTP/1.1 (RFC 9112) for listings, and for ranged GETs whose body goes into a buffer of the caller's.
 
-A head that is anything but plain ends the connection; what the remote meant is then found out by a full client.
+A head that is anything but plain ends the connection; a full client then finds out its meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cached.errors import InvalidRequest
 MAX_HEAD = 64 << 10
 MAX_LINE = 4 << 10
 MAX_NAME = 256
-MAX_DIGITS = 18  # Of a length; and Python refuses numbers of thousands of digits in a way of its own.
+MAX_DIGITS = 18  # The limit of a length. Python refuses numbers of thousands of digits with an error of its own.
 CONNECT_TIMEOUT = 10.0
 
 _CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}\Z")
@@ -31,11 +31,11 @@ _PLAIN = bytes(range(0x20, 0x7F)) + b"\t"
 
 
 class MalformedAnswer(ConnectionError):
-    """What came is not an HTTP answer, or it contradicts itself."""
+    """The bytes received are not an HTTP answer, or contradict themselves."""
 
 
 class BodyTooLong(MalformedAnswer):
-    """It has more bytes than were to be taken."""
+    """The body has more bytes than the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    length: int | None  # Content-Length, or None when the body's end is told in another way.
-    keeps: bool  # Whether the connection may carry another request once the body has been read.
+    length: int | None  # Content-Length, or None when the body's end is marked in another way.
+    keeps: bool  # The connection may carry another request once the body has been read.
 
     @property
     def chunked(self) -> bool:
@@ -74,17 +74,17 @@ class Connection:
             raw.close()
             raise
         self._head = bytearray(MAX_HEAD)
-        self._rest = memoryview(b"")  # Of the body, received together with the head.
+        self._rest = memoryview(b"")  # Bytes of the body that were received together with the head.
 
     def within(self, timeout: float) -> None:
-        """From now on blocking calls end after so many seconds without a byte."""
+        """Set the time-out: from now on blocking calls end after so many seconds without a byte."""
         if timeout == self._timeout:
             return
         self._timeout = timeout
         if not self._whole:
             self._socket.settimeout(timeout)
             return
-        # The kernel keeps the time, so that one call can fill a whole slice instead of polling for each part.
+        # The kernel enforces the time-out, so that one call can fill a slice instead of polling for each part.
         limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or (0 if timeout >= 1 else 1))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -93,14 +93,15 @@ class Connection:
         self._socket.close()
 
     def ask(self, method: str, target: str, host: str, headers: Mapping[str, str]) -> Answer:
-        """Send the request, read the head. ConnectionError when the remote ends it, TimeoutError when it is silent.
+        """Send the request, and return the head of the answer. Raise ConnectionError if the remote ends it,
+        TimeoutError if it is silent.
 
-        InvalidRequest, and nothing is sent, where a value holds what could end its line.
+        Raise InvalidRequest, and send nothing, if a value contains a character that could end its line.
         """
         request = head(method, target, host, headers)
         try:
             self._socket.sendall(request)
-            deadline = time.monotonic() + self._timeout  # Of the whole head: bytes that trickle are no answer.
+            deadline = time.monotonic() + self._timeout  # Of the complete head: bytes that trickle are no answer.
             answer = self._answer(deadline)
             while answer.status < 200:  # 100 and 103 announce the real one.
                 answer = self._answer(deadline)
@@ -109,7 +110,8 @@ class Connection:
         return answer
 
     def readinto(self, view: memoryview) -> int:
-        """The next bytes of the body; as many as `view` takes unless time is up. ConnectionError at an early end."""
+        """Read the next bytes of the body, as many as `view` takes unless time is up, and return their number. Raise
+        ConnectionError if the body ends early, TimeoutError if nothing is received."""
         if self._rest:
             count = min(len(self._rest), len(view))
             view[:count] = self._rest[:count]
@@ -124,7 +126,8 @@ class Connection:
         return count
 
     def chunks(self, most: int, deadline: float) -> bytes:
-        """A whole body in chunks (RFC 9112, section 7.1), of at most `most` bytes. TimeoutError after the deadline."""
+        """Return the complete body of a chunked answer (RFC 9112, section 7.1). Raise BodyTooLong beyond `most` bytes,
+        TimeoutError after the deadline."""
         body = bytearray()
         while True:
             line = self._line(deadline)
@@ -151,7 +154,7 @@ class Connection:
         return bytes(body)
 
     def _line(self, deadline: float) -> bytes:
-        """The next line, without its end."""
+        """Return the next line, without its end."""
         while (end := bytes(self._rest).find(b"\r\n")) < 0:
             if len(self._rest) > MAX_LINE:
                 raise MalformedAnswer("a line is too long")
@@ -170,19 +173,19 @@ class Connection:
 
     @property
     def disturbed(self) -> bool:
-        """Whether an idle connection is good for nothing: closed by the server, or it said what nobody asked for."""
+        """Return True if an idle connection is unusable: the server closed it, or sent unrequested bytes."""
         if self._rest or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return True
         return bool(self._poll.poll(0))
 
     @property
     def overrun(self) -> bool:
-        """Whether bytes are left that no answer accounts for, once the body has been read."""
+        """Return True if bytes are left that no answer accounts for, once the body has been read."""
         return len(self._rest) > 0
 
     def _answer(self, deadline: float) -> Answer:
         buffer, got = self._head, len(self._rest)
-        buffer[:got] = bytes(self._rest)  # Which lies in that buffer.
+        buffer[:got] = bytes(self._rest)  # `_rest` is a view of that buffer.
         while True:
             end = buffer.find(b"\r\n\r\n", 0, got)
             if end >= 0:
@@ -202,11 +205,12 @@ class Connection:
 
 
 def head(method: str, target: str, host: str, headers: Mapping[str, str]) -> bytes:
-    """The request's head, ready to be sent. InvalidRequest unless it has the form of one, in visible ASCII and blanks.
+    """Return the request's head, ready to be sent. Raise InvalidRequest unless it is well-formed, in visible ASCII and
+    blanks.
 
     Of the controls and of bytes beyond ASCII, RFC 9110 (section 5.5) allows some. But many servers take a bare LF, and
-    some a bare CR or a NUL, for the end of a line, and what follows for a request of its own. Thousands of small files
-    have thousands of heads: so each is looked at as a whole.
+    some a bare CR or a NUL, for the end of a line, and the rest for a request of its own. Thousands of small files have
+    thousands of heads: so each is checked as a whole.
     """
     values = list(headers.values())
     fits = (
@@ -227,12 +231,12 @@ def head(method: str, target: str, host: str, headers: Mapping[str, str]) -> byt
 
 @functools.lru_cache(maxsize=256)
 def _are_names(method: str, host: str, *names: str) -> bool:
-    """The same few come with every request."""
+    """Return True if all are valid names. Cached, because the same few occur in every request."""
     return all(map(_TOKEN.match, (method, *names))) and _PLACE.match(host) is not None
 
 
 def _parse(head: str) -> Answer:
-    """With few calls for each line: a model of thousands of small files has thousands of heads."""
+    """Parse a head with few calls for each line: a model of thousands of small files has thousands of heads."""
     status, *lines = head.split("\r\n")
     match = _STATUS.match(status)
     if not match or not head.count("\r") == head.count("\n") == len(lines):
@@ -257,7 +261,7 @@ def _parse(head: str) -> Answer:
 
 @functools.lru_cache(maxsize=256)
 def _name(said: str) -> str:
-    """In lower case. The same few come with every answer."""
+    """Return the name in lower case. Cached, because the same few occur in every answer."""
     if len(said) > MAX_NAME or not _TOKEN.match(said):
         raise MalformedAnswer("no name of a header")
     return said.lower()

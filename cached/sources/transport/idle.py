@@ -1,8 +1,8 @@
-"""Connections that nobody uses at the moment: kept for a while, by whose credentials went over them.
+"""Idle connections: kept for a while, separated by the credentials sent over them.
 
-What one caller's request left behind on a connection (an answer too many, say) can then reach that caller alone. None
-is kept for longer than KEPT_SECONDS, whether anybody asks again or not: `sweep`, which the worker calls every second,
-closes them.
+Bytes that one caller's request left on a connection (a surplus answer, say) can then reach that caller alone. No
+connection is kept for longer than KEPT_SECONDS, even if no request follows: `sweep`, which the worker calls every
+second, closes it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Protocol
 
 from cached.sources.transport.http1 import Connection
 
-KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; asking on a dead one costs a round trip.
+KEPT_SECONDS = 30.0  # Servers end idle connections after a minute or so; a request on a dead one costs a round trip.
 KEPT = 64  # Idle connections per origin and owner …
 KEPT_IN_ALL = 256  # … and of one kind of source, in one process.
 
 
 class _Keeper(Protocol):
     def sweep(self) -> None:
-        """Close what has not been used for KEPT_SECONDS."""
+        """Close everything that has not been used for KEPT_SECONDS."""
 
 
 _keepers: weakref.WeakSet[_Keeper] = weakref.WeakSet()
@@ -35,7 +35,7 @@ def register(keeper: _Keeper) -> None:
 
 
 def sweep() -> None:
-    """Close what has been idle for too long, wherever it is kept in this process."""
+    """Close everything that has been idle for too long, wherever it is kept in this process."""
     with _registering:
         keepers = list(_keepers)
     for keeper in keepers:
@@ -43,7 +43,7 @@ def sweep() -> None:
 
 
 class Idle:
-    """Kept connections by key: what they lead to, and whose they are. Threads take one and give it back."""
+    """Kept connections by key: destination and owner. Threads acquire one with `take` and release it with `give`."""
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, list[tuple[float, Connection]]] = {}  # The oldest first.
@@ -55,7 +55,8 @@ class Idle:
         return self._count
 
     def take(self, key: Hashable) -> Connection | None:
-        """The one that was used last; one that the server has closed, or spoken on unasked, is closed instead."""
+        """Return the most recently used connection; None if there is none. Close those that the server has closed, or
+        sent unrequested bytes on."""
         while (connection := self._pop(key)) is not None:
             if not connection.disturbed:
                 return connection
@@ -63,7 +64,7 @@ class Idle:
         return None
 
     def give(self, key: Hashable, connection: Connection) -> None:
-        """Keep it; one too many, and the oldest of all is closed."""
+        """Keep the connection; beyond the limits, close the oldest."""
         with self._lock:
             kept = self._kept.setdefault(key, [])
             kept.append((time.monotonic(), connection))
@@ -88,7 +89,7 @@ class Idle:
             return kept.pop()[1]
 
     def _oldest(self, key: Hashable | None) -> Connection:
-        """Of this key, else of all; it is kept no more."""
+        """Remove and return the oldest connection, of this key or else of all."""
         among = filter(None, self._kept.values()) if key is None else [self._kept[key]]
         kept = min(among, key=lambda kept: kept[0][0])
         self._count -= 1
@@ -103,7 +104,7 @@ class Idle:
                 if young:
                     self._kept[key] = young
                 else:
-                    del self._kept[key]  # It holds what stands for somebody's credentials.
+                    del self._kept[key]  # The key stands for a caller's credentials.
             self._count -= len(old)
         for connection in old:
             connection.close()

@@ -1,8 +1,8 @@
-"""The fast lane: one ranged GET whose body goes from the socket into a reused buffer, never becoming Python objects.
-Listings in one piece and proofs of access take it too.
+"""The fast path: one ranged GET whose body goes from the socket into a reused buffer, never becoming Python objects.
+Listings in one piece and proofs of access use it too.
 
-It takes the plain good case only (2xx, the range that was asked for, the version that was listed). Whatever else a
-server says is left to the source's own reader, which knows what it means.
+It accepts only the plain good case (2xx, the requested range, the listed version). All other answers are left to the
+source's own reader, which understands them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLICE = 512 * 1024  # Small enough to be hashed and written while it is still in
 LOW_SPEED = 1024  # Bytes per second, over a whole time-out, below which a connection is as good as dead.
 
 MAX_TEXT = 16 << 20  # Bytes of one page of a listing; 1,000 objects take two million at most.
-MAX_WORDS = 8 << 10  # Of a refusal.
+MAX_WORDS = 8 << 10  # Bytes of a refusal's text.
 
 _PORTS = {"http": 80, "https": 443}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -41,11 +41,12 @@ Judge = Callable[[Answer], bool]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a source signed: a URL and the headers that pin the version, the Range aside. A GET, if it signed no other.
+    """A request that a source signed: a URL and the headers that pin the version, without the Range. A GET, unless
+    another method was signed.
 
-    `place` is the URL's host, and port if it says one; `target` its path and query. `owner` stands for the credentials
-    for which it is made, None for nobody's: connections are kept apart by it. `check_peer` raises on addresses that
-    no caller and no redirect may lead to.
+    `place` is the URL's host, and port if it names one; `target` its path and query. `owner` stands for the credentials
+    of the request, None for none: connections are separated by it. `check_peer` raises on addresses that no caller and
+    no redirect may lead to.
     """
 
     scheme: str
@@ -65,7 +66,7 @@ class Request:
 
     @property
     def way(self) -> Hashable:
-        """What a connection must have been used for to be used for this."""
+        """Return the key of the connections that may be reused for this request."""
         return self.scheme, self.place, self.owner
 
 
@@ -79,15 +80,15 @@ class Throttled(OSError):
 
 
 class TooLong(OSError):
-    """The body has more than MAX_TEXT bytes. The full client has no bound, and must not ask again."""
+    """The body has more than MAX_TEXT bytes. The full client has no bound, and must not repeat the request."""
 
 
 class TooSlow(TimeoutError):
-    """Bytes come, but next to none."""
+    """The remote sends bytes, but next to none."""
 
 
 class lane_errors:
-    """The lane's errors as ours. A class, because it is entered for each small file."""
+    """Translate the fast path's errors to ours. A class, because it is entered for each small file."""
 
     __slots__ = ("_ref",)
 
@@ -107,12 +108,12 @@ class lane_errors:
                 raise unavailable(self._ref, "its answer is too long") from None
             case TooSlow():
                 raise unavailable(self._ref, "it sends too slowly") from None
-            case _:  # Silence too: the lane waits for nobody but the remote.
+            case _:  # Silence too: the fast path waits only for the remote.
                 raise connection_failed(self._ref, error) from None
 
 
 class Lanes:
-    """Kept connections by origin. Threads take one and give it back."""
+    """The fast path over kept connections by origin. Threads acquire a connection and release it."""
 
     def __init__(self) -> None:
         self._idle = Idle()
@@ -122,10 +123,11 @@ class Lanes:
         self._proxies = urllib.request.getproxies()
 
     def stream(self, request: Request, span: Span, timeout: float, judge: Judge, sink: Sink) -> bool:
-        """Give the span to `sink` in slices. False when the answer is not the plain good case: sink has got nothing.
+        """Pass the span to `sink` in slices. Return False if the answer is not the plain good case: `sink` has received
+        nothing.
 
-        OSError when the connection fails, Throttled when the origin asks for less, TimeoutError when fewer than
-        LOW_SPEED bytes per second come over `timeout` seconds; sink may then have got a part.
+        Raise OSError if the connection fails, Throttled if the origin asks for fewer requests, TimeoutError if fewer
+        than LOW_SPEED bytes per second are received over `timeout` seconds; `sink` may then have received a part.
         """
         if self._behind_proxy(request):
             return False
@@ -145,9 +147,10 @@ class Lanes:
         return True
 
     def text(self, request: Request, timeout: float) -> tuple[Answer, bytes] | None:
-        """A plain 200 and its whole body, None of anything else. OSError as `stream`, of every 5xx too, and TooLong.
+        """Return a plain 200 and its complete body; None for any other answer. Raise OSError as `stream` does, also for
+        every 5xx, and TooLong.
 
-        Charged to the budget, as a page.
+        The request is charged to the budget, as a page.
         """
         if self._behind_proxy(request):
             return None
@@ -166,7 +169,7 @@ class Lanes:
                     body = connection.chunks(MAX_TEXT, deadline)
                 except BodyTooLong:
                     raise TooLong from None
-                except MalformedAnswer:  # Nothing has been given out: the full client may ask again.
+                except MalformedAnswer:  # Nothing has been returned: the full client may repeat the request.
                     return None
             elif answer.length is None:
                 return None
@@ -181,12 +184,11 @@ class Lanes:
         return answer, body
 
     def granted(self, request: Request, timeout: float, judge: Judge) -> bool:
-        """Whether a HEAD, which is what was signed, is answered with a plain 200 as `judge` knows it. OSError as
-        `stream`."""
+        """Return True if the signed HEAD gets a plain 200 that `judge` accepts. Raise OSError as `stream` does."""
         if self._behind_proxy(request):
             return False
         connection, answer = self._ask(request, timeout, method="HEAD")
-        connection.close()  # Should the server send a body all the same, it must not be taken for the next answer.
+        connection.close()  # If the server sends a body all the same, it must not be taken for the next answer.
         if answer.status == 429 or answer.status >= 500:
             raise Throttled(answer.status, answer.headers.get("retry-after"))
         return answer.status == 200 and judge(answer)
@@ -195,13 +197,14 @@ class Lanes:
         self._idle.close()
 
     def _behind_proxy(self, request: Request) -> bool:
-        """Proxies are for the full clients."""
+        """Return True if the request needs a proxy: proxies are left to the full clients."""
         return request.scheme in self._proxies and not urllib.request.proxy_bypass(_host_port(request)[0])
 
     def _ask(
         self, request: Request, timeout: float, extra: Mapping[str, str] = _NOTHING, method: str = "GET"
     ) -> tuple[Connection, Answer]:
-        """A kept connection that the server has closed meanwhile is replaced by a new one."""
+        """Send a request, and return the connection and its answer. A kept connection that the server has closed
+        meanwhile is replaced by a new one."""
         headers = {"Accept-Encoding": "identity", **request.headers, **extra}
         headers.pop("Host", None)
         while True:
@@ -219,7 +222,7 @@ class Lanes:
                 raise
 
     def _connection(self, request: Request, timeout: float) -> tuple[Connection, bool]:
-        """A kept connection or a new one, and whether it is new."""
+        """Return a kept connection and False, or a new one and True."""
         kept = self._idle.take(request.way)
         if kept is not None:
             kept.within(timeout)
@@ -254,7 +257,7 @@ class Lanes:
 
 
 def _throttled(connection: Connection, answer: Answer, timeout: float) -> Throttled:
-    """With the words of the answer, if they are few."""
+    """Return the error for a refusal, with the text of the answer if it is short."""
     words, deadline = b"", time.monotonic() + timeout
     with contextlib.suppress(OSError):
         if answer.chunked:
@@ -281,7 +284,7 @@ def _whole(connection: Connection, length: int, deadline: float) -> bytes:
 
 
 def _plain(answer: Answer, span: Span) -> bool:
-    """Whether the body begins with the span, uncompressed and of known length."""
+    """Return True if the body begins with the span, uncompressed and of known length."""
     if answer.status not in (200, 206) or answer.headers.get("content-encoding", "identity") != "identity":
         return False
     if answer.length is None:

@@ -1,4 +1,4 @@
-"""What every ranged read over HTTP must check, decided without I/O, and the sentences for what went wrong."""
+"""The checks of every ranged read over HTTP, decided without I/O, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from cached.errors import CachedError, ModelNotFound, SourceChanged, SourceDenied, SourceError, SourceUnavailable
 from cached.model_ref import ModelRef
 
-MAX_SKIP = 64 << 20  # A server without ranges costs a file's start again for each piece: bearable only near the start.
+MAX_SKIP = 64 << 20  # A server without ranges sends a file's start again for each piece: bearable only near the start.
 MAX_RETRY_AFTER = 300.0
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)\s*\Z", re.IGNORECASE)
 
 
 def spoken(ref: ModelRef) -> str:
-    """The ref as messages name it."""
+    """Return the ref as messages name it."""
     return str(ref)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`length` bytes from `offset` of the file `name`, which has `size` bytes at the version that was listed."""
+    """A range: `length` bytes from `offset` of the file `name`, which has `size` bytes at the listed version."""
 
     name: str
     offset: int
@@ -38,10 +38,11 @@ class Span:
 
 
 def bytes_to_skip(span: Span, status: int, content_range: str | None, content_length: int | None) -> int:
-    """How many bytes of a 200 or 206 body come before the span. The rest of the body begins with the span.
+    """Return the number of bytes before the span in a 200 or 206 body. The rest of the body begins with the span.
 
-    SourceChanged when the file's size is another one, SourceUnavailable when the answer is not what was asked for.
-    A right Content-Range counts under either status: some servers send it with a 200.
+    Raise SourceChanged if the file has another size, SourceUnavailable if the answer is not for the requested range,
+    SourceError if the server ignores ranges and the span is far into the file. A correct Content-Range counts under
+    either status: some servers send it with a 200.
     """
     match = _CONTENT_RANGE.match(content_range or "")
     if match:
@@ -61,9 +62,9 @@ def bytes_to_skip(span: Span, status: int, content_range: str | None, content_le
 
 
 class Collector:
-    """Gathers exactly one span out of a body that comes in chunks, and watches the clock.
+    """Collect exactly one span from a body that is received in chunks, within a deadline.
 
-    The clock is what a server cannot beat by sending one byte before every time-out.
+    A server cannot extend the deadline by sending one byte before every time-out.
     """
 
     def __init__(self, span: Span, skip: int, deadline: float) -> None:
@@ -72,7 +73,7 @@ class Collector:
         self._missing = span.length
 
     def take(self, chunk: bytes) -> bool:
-        """Whether more is wanted. SourceUnavailable after the deadline."""
+        """Add a chunk, and return True if more is wanted. Raise SourceUnavailable after the deadline."""
         if time.monotonic() > self._deadline:
             raise SourceUnavailable(f"The source sends {self._span.name} too slowly; try again later.")
         if self._skip:
@@ -85,7 +86,7 @@ class Collector:
         return self._missing > 0
 
     def bytes(self) -> bytes:
-        """The span. SourceUnavailable when the body ended before it did."""
+        """Return the span. Raise SourceUnavailable if the body ended before it did."""
         if self._missing:
             raise SourceUnavailable(
                 f"The source ended {self._span.name} {self._missing} bytes before the end of the range; try again."
@@ -98,7 +99,7 @@ def changed(name: str, how: str) -> SourceChanged:
 
 
 def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
-    """`said` tells the operator, and nobody else, whether it is absent or forbidden."""
+    """Return a SourceDenied. `said` tells the operator alone if the model is absent or forbidden."""
     error = SourceDenied(f"{spoken(ref)} does not exist, or you may not read it: {advice}.")
     error.said = said
     return error
@@ -106,7 +107,8 @@ def denied(ref: ModelRef, advice: str, said: str = "") -> SourceDenied:
 
 @contextmanager
 def proving(ref: ModelRef) -> Iterator[None]:
-    """In a proof of access: what is absent is denied like what is forbidden, whatever else asking for it would say."""
+    """Raise SourceDenied for an absent model, as for a forbidden one, whatever another request for it would raise. Used
+    in proofs of access."""
     try:
         yield
     except ModelNotFound:
@@ -114,7 +116,7 @@ def proving(ref: ModelRef) -> Iterator[None]:
 
 
 def unavailable(ref: ModelRef, why: str, retry_after: str | None = None, *, seen: bool = False) -> SourceUnavailable:
-    """`retry_after` is the header's text: seconds or a date. `seen`: see SourceUnavailable."""
+    """Return a SourceUnavailable. `retry_after` is the header's text: seconds or a date. `seen` is its attribute."""
     error = SourceUnavailable(f"The source of {spoken(ref)} cannot be used right now ({why}); try again later.")
     error.retry_after = _seconds(retry_after)
     error.seen = seen
@@ -122,7 +124,7 @@ def unavailable(ref: ModelRef, why: str, retry_after: str | None = None, *, seen
 
 
 def from_status(ref: ModelRef, status: int, advice: str, retry_after: str | None = None) -> CachedError:
-    """The error for a failed answer that is the same for every kind of source."""
+    """Return the error for a failed answer, where it is the same for every kind of source."""
     if status in (401, 403):
         return denied(ref, advice, f"HTTP {status}")
     if status in (408, 425, 429) or status >= 500:

@@ -1,4 +1,4 @@
-"""Waiting for what a library does on a loop or in a thread of its own, as long as anybody waits for us."""
+"""Wait for a library's work on a loop or in a thread of its own, for as long as a caller waits for us."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from cached import budget
 
 Result = TypeVar("Result")
 
-LOOK_SECONDS = 0.25  # How soon it is noticed that nobody does any more.
+LOOK_SECONDS = 0.25  # Between two checks that a caller still waits.
 
 
 def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result], timeout: float) -> Result:
-    """What it gives. TimeoutError after so many seconds; then, and when nobody waits any more, it is cancelled."""
+    """Run `work` on the loop and return its result. Raise TimeoutError after `timeout` seconds; then, or when no caller
+    waits any more, the work is cancelled."""
     return result(asyncio.run_coroutine_threadsafe(work, loop), timeout)
 
 
 def result(future: Future[Result], timeout: float) -> Result:
-    """As `run_on`. What cannot be cancelled is left alone."""
+    """Return the future's result, as `run_on` does. Work that cannot be cancelled is left alone."""
     deadline = time.monotonic() + timeout
     try:
         while True:

@@ -1,16 +1,16 @@
-"""Blobs: verified bytes under their sha256, and everything on the way there.
+"""Blobs: verified bytes under their sha256, and the downloads from which they are made.
 
-    blobs.py                        names, sizes, publishing, removing
-    ingest.py small_ingest.py       a download under way: large files piece by piece, small ones in memory first
-    piece_writer.py piece_journal.py  write a piece and note how far it is; read that again after a crash
-    hashers.py                      sha256 and XXH3 as the bytes come
+    blobs.py                        names, sizes, publishing, removal
+    ingest.py small_ingest.py       a download in progress: large files piece by piece, small ones in memory first
+    piece_writer.py piece_journal.py  write a piece and record its progress; read the record after a crash
+    hashers.py                      compute the sha256, and the source's checksums, as bytes are received
     piece_sums.py                   the XXH3-128 of each 16 MiB piece, beside large blobs
-    verify.py quiet_reader.py       check a blob that is here, without pushing models out of the page cache
-    quarantine.py salvage.py        where damaged blobs lie, and which of their pieces are still good
+    verify.py quiet_reader.py       check a published blob, without evicting models from the page cache
+    quarantine.py salvage.py        keep damaged blobs, and reuse their good pieces
 
-A blob never changes after it is published: 0444, and replaced by rename if it is repaired. An ingest is invisible until
-its size and digest are right. After a crash, pieces whose bytes still have the checksum that was noted are kept, and
-begun pieces as far as they were noted; space is allocated before it is written to.
+A blob never changes after it is published: its mode is 0444, and a repair replaces it by rename. An ingest is invisible
+until its size and digest are right. After a crash, pieces whose bytes still have the recorded checksum are kept, and
+incomplete pieces as far as they were recorded; space is allocated before it is written to.
 
-This is all of the store that workers may import.
+Workers may import this package, and nothing else of the store.
 """

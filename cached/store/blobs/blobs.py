@@ -1,4 +1,4 @@
-"""Verified bytes, named by their digest. The file is under its name only once it is whole, checked and durable."""
+"""Verified bytes, named by their digest. A file gets its name only once it is complete, checked and durable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from cached.store.layout import Layout
 
 
 def ingest_key(identity: str, digest: Digest | None) -> str:
-    """What a download is called: its digest if known, so that any source may resume it, else its one identity."""
+    """Return the name of a download: its digest if known, so that any source may resume it, else a hash of its one
+    identity."""
     return digest.hex if digest else hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -33,12 +34,12 @@ class Blobs:
         return self._layout.blob(digest)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of the published file; None when there is none, or something else lies there."""
+        """Return the size in bytes of the published file; None when there is none, or it is not a regular file."""
         status = self.status(digest)
         return None if status is None else status.st_size
 
     def status(self, digest: Digest) -> os.stat_result | None:
-        """Of the published file; None when there is none, or something else lies there."""
+        """Return the status of the published file; None when there is none, or it is not a regular file."""
         try:
             status = os.lstat(self._name(digest))
         except OSError:
@@ -46,12 +47,12 @@ class Blobs:
         return status if stat.S_ISREG(status.st_mode) else None
 
     def taken(self, digest: Digest) -> bool:
-        """Whether anything at all lies under the name."""
+        """Return whether anything at all exists under the blob's name."""
         return os.path.lexists(self._name(digest))
 
     def ingest(self, key: str, entry: Entry, expected: Digest | None = None) -> Ingest:
-        """Begin or resume. `expected` is the digest of a damaged blob that this is to replace: what is left of that
-        is taken over, and nothing else will be published."""
+        """Begin or resume a download. `expected` is the digest of a damaged blob that it is to replace: the good pieces
+        of that blob are reused, and nothing else can be published."""
         part = self._part(key)
         if expected is not None:
             entry = replace(entry, digest=expected)
@@ -64,23 +65,23 @@ class Blobs:
         return SmallIngest(f"{self._ingests}/{key}.part", entry, data)
 
     def publish(self, key: str, verified: Verified) -> int:
-        """Give verified bytes their name; it is durable after `sync`. The file's st_mtime_ns.
+        """Rename verified bytes to their published name, which is durable after `sync`. Return the file's st_mtime_ns.
 
-        Nobody may have the ingest open: a file that is written to under its published name is an alarm. The caller
+        No process may have the ingest open: a write to a file under its published name raises an alarm. The caller
         excludes a concurrent removal of the same digest.
         """
         digest, name = verified.digest, self._name(verified.digest)
         with disk_errors(f"publishing {digest.hex[:12]}"):
             there = self.status(digest)
             if there is not None and there.st_size == verified.size:
-                self.discard_part(key)  # The same content came under another name; its links share the older inode.
+                self.discard_part(key)  # Published already, from another file; its links share the older inode.
                 return there.st_mtime_ns
             os.rename(f"{self._ingests}/{key}.part", name)
             mtime_ns = os.lstat(name).st_mtime_ns
             if verified.size > PIECE_BYTES:
-                with contextlib.suppress(OSError):  # Without it a lost index costs more, and nothing else.
+                with contextlib.suppress(OSError):  # Without it only a lost index costs more.
                     piece_sums.write(_beside(name), verified.size, mtime_ns, verified.pieces)
-                with contextlib.suppress(FileNotFoundError):  # The piece state has done its work.
+                with contextlib.suppress(FileNotFoundError):  # The piece state is not needed any more.
                     self._part(key).with_suffix(".pieces").unlink()
             return mtime_ns
 
@@ -90,14 +91,15 @@ class Blobs:
             fsync_directory(f"{self._root}/{prefix}")
 
     def _name(self, digest: Digest) -> str:
-        """As text: a model of thousands of files asks for thousands."""
+        """Return the path as a string: a model of thousands of files needs thousands."""
         return f"{self._root}/{digest.hex[:2]}/{digest.hex}"
 
     def _part(self, key: str) -> Path:
         return self._layout.ingest / f"{key}.part"
 
     def remove(self, digest: Digest) -> Path | None:
-        """Take the blob out of sight; returns what to unlink afterwards."""
+        """Move the blob into the trash, where it is no longer visible. Return the path to unlink afterwards; None if
+        there was no blob."""
         target = self._layout.trash / f"{digest.hex}.{secrets.token_hex(4)}"
         with disk_errors(f"removing {digest.hex[:12]}"):
             with contextlib.suppress(FileNotFoundError):
@@ -108,7 +110,8 @@ class Blobs:
         return None
 
     def quarantine(self, digest: Digest, size: int, pieces: bytes | None, bad: Iterable[int]) -> None:
-        """Put a damaged blob aside for the operator to look at, and so that its good pieces need not be fetched."""
+        """Quarantine a damaged blob, for the operator to inspect, and so that its good pieces need not be fetched
+        again."""
         name = self._name(digest)
         target = f"{self._layout.quarantine}/{digest.hex}.{secrets.token_hex(4)}"
         with disk_errors(f"putting {digest.hex[:12]} aside"):
@@ -119,14 +122,15 @@ class Blobs:
                 salvage.note(target, size, pieces, bad)
 
     def known_pieces(self, digest: Digest, size: int, mtime_ns: int) -> bytes | None:
-        """What the blob's sidecar says of a file of this size that was changed last at this time, if anything."""
+        """Return the piece checksums in the blob's sidecar; None unless it describes a file of this size (bytes) and
+        st_mtime_ns."""
         return piece_sums.read(_beside(self._name(digest)), size, mtime_ns)
 
     def parts(self) -> dict[str, int]:
-        """Unfinished ingests: bytes on disk by key."""
+        """Return the bytes on the disk of each unfinished ingest, by key."""
         found: dict[str, int] = {}
         for path in self._layout.ingest.glob("*.part"):
-            with contextlib.suppress(FileNotFoundError):  # Published or given up since it was listed.
+            with contextlib.suppress(FileNotFoundError):  # Published or discarded since it was listed.
                 found[path.stem] = path.stat().st_blocks * 512
         return found
 

@@ -1,4 +1,4 @@
-"""The checks that run over a file in order: sha256 always, and what else its source published."""
+"""Checks that run over a file in order: its sha256 always, and other checksums that its source published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Hash(Protocol):
 
 
 class _Crc32c:
-    """CRC-32C (RFC 3720) with hashlib's face."""
+    """Compute CRC-32C (RFC 3720) with the interface of hashlib."""
 
     def __init__(self) -> None:
         self._crc = 0
@@ -37,7 +37,7 @@ class _Crc32c:
 
 
 def _start(algorithm: str, size: int) -> _Hash:
-    if algorithm == "git-sha1":  # What git calls a blob: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+    if algorithm == "git-sha1":  # The id of a blob in git: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     if algorithm == "md5":
         return hashlib.md5(usedforsecurity=False)
@@ -47,7 +47,7 @@ def _start(algorithm: str, size: int) -> _Hash:
 
 
 class Checks:
-    """Fed a file's bytes in order; at the end says its Digest or that it is not what was promised."""
+    """Check a file's bytes in order; at the end return its Digest, or raise if it is not the promised one."""
 
     def __init__(self, size: int, digest: Digest | None, checksums: tuple[Checksum, ...]) -> None:
         self._digest = digest
@@ -61,14 +61,15 @@ class Checks:
             running.update(data)
 
     def copy(self) -> Checks:
-        """One that goes on from here by itself."""
+        """Return a copy that continues from here independently."""
         twin = Checks.__new__(Checks)
         twin._digest, twin._sha256 = self._digest, self._sha256.copy()
         twin._others = [(checksum, running.copy()) for checksum, running in self._others]
         return twin
 
     def finish(self, name: str) -> Digest:
-        """DigestMismatch when any promise is broken."""
+        """Return the sha256 of the bytes. Raise DigestMismatch when it, or another checksum, is not the promised
+        one."""
         found = Digest(self._sha256.hexdigest())
         if self._digest is not None and found != self._digest:
             raise DigestMismatch(
@@ -84,5 +85,5 @@ class Checks:
 
 
 def from_base64(algorithm: str, text: str) -> Checksum:
-    """A checksum as Google and Amazon write it: big-endian bytes in base64."""
+    """Return a checksum from the form that Google and Amazon use: big-endian bytes in base64."""
     return Checksum(algorithm, base64.b64decode(text).hex())

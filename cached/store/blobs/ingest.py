@@ -1,4 +1,4 @@
-"""A blob that is not finished: preallocated, filled piece by piece, resumable, invisible until published."""
+"""A blob that is not complete: preallocated, filled piece by piece, resumable, invisible until published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cached.store.blobs.piece_journal import Claim, PieceState, recorded
 from cached.store.blobs.piece_writer import Begun, Landing, make_durable, slices
 from cached.store.disk import disk_errors
 
-ALLOCATED = 16 * PIECE_BYTES  # Bytes that are set aside at a time.
+ALLOCATED = 16 * PIECE_BYTES  # Bytes that are allocated at a time.
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Verified(Plain):
-    """What an ingest proved about its bytes. `pieces` is the XXH3-128 of each piece, 16 bytes apiece."""
+    """Describe the bytes of an ingest, as proved: digest, size in bytes, and in `pieces` the XXH3-128 of each piece, 16
+    bytes apiece."""
 
     digest: Digest
     size: int
@@ -40,10 +41,11 @@ class Verified(Plain):
 
 
 class Ingest:
-    """One file on its way in. `land` may be called from several threads; everything else from one at a time."""
+    """Receive one file. `land` and `landing` may be used by several threads at once; everything else by one at a
+    time."""
 
     def __init__(self, part: Path, entry: Entry) -> None:
-        """Open or resume. Landed pieces are believed only when their bytes still have the recorded XXH3."""
+        """Open or resume. Landed pieces are trusted only if their bytes still have the recorded XXH3."""
         self.part = part
         self.entry = entry
         self.count = math.ceil(entry.size / PIECE_BYTES)
@@ -77,7 +79,7 @@ class Ingest:
             return whole + sum(begun.done for begun in self._begun.values())
 
     def begun(self, piece: Piece) -> int:
-        """How many bytes of the piece need not be fetched again."""
+        """Return how many bytes of the piece are written already and need not be fetched again."""
         with self._lock:
             return self._begun[piece.index].done if piece.index in self._begun else 0
 
@@ -86,19 +88,19 @@ class Ingest:
             return [self._piece(index) for index in range(self.count) if index not in self._landed]
 
     def land(self, piece: Piece, data: bytes) -> None:
-        """Write one whole piece and remember its XXH3. SizeMismatch unless `data` has exactly its length."""
+        """Write one complete piece and record its XXH3. Raise SizeMismatch unless `data` has exactly its length."""
         with self.landing(piece) as landing:
             landing.write(memoryview(data)[landing.done :])
 
     @contextlib.contextmanager
     def landing(self, piece: Piece, before: Callable[[], None] = lambda: None) -> Iterator[Landing]:
-        """Write one piece slice by slice; leaving the block lands it. SizeMismatch unless it is whole by then.
+        """Write one piece slice by slice; leaving the block lands it. Raise SizeMismatch unless it is complete by then.
 
-        `before` is called once there is a first slice, and before anything of it is written. It goes on after
-        `landing.done` bytes, which came with an earlier try.
+        `before` is called once there is a first slice, and before any of it is written. Writing continues after
+        `landing.done` bytes, which an earlier try has written.
 
-        From when the piece is the next in order it is checked slice by slice as well, while the bytes are in the
-        core's cache; else every file that comes in several pieces at once would be read back again.
+        As soon as the piece is the next in order, it is also checked slice by slice, while the bytes are in the core's
+        cache. Otherwise every file that is received in several pieces at once would have to be read back.
         """
         with self._lock:
             if self._closed:
@@ -117,7 +119,7 @@ class Ingest:
             finally:
                 if landing.checks is not None:
                     self._frontier.release()
-            if self._frontier.acquire(blocking=False):  # Whoever holds it takes what has landed along.
+            if self._frontier.acquire(blocking=False):  # Otherwise its holder advances over this piece.
                 try:
                     with disk_errors(f"reading {self.entry.path} back"):
                         self._advance()
@@ -128,13 +130,15 @@ class Ingest:
 
     def _make_room(self, piece: Piece, before: Callable[[], None]) -> None:
         before()
-        if self.count > 1:  # One write of one piece asks for its space by itself.
+        if self.count > 1:  # The one write of a single piece allocates its space itself.
             self.allocate(piece.offset + piece.length)
 
     def allocate(self, end: int) -> None:
-        """Have the disk set aside the file's first `end` bytes, and some more: NoSpace before they come, not after.
+        """Allocate the file's first `end` bytes on the disk, and some more. Raise NoSpace before the bytes are
+        received, not after.
 
-        Not all at once: where allocating is work (tmpfs), the first byte would wait for the last one's room.
+        The file is not allocated all at once: where allocation is work (tmpfs), the first byte would wait for all of
+        it.
         """
         with self._allocating, disk_errors(f"making room for {self.entry.path}"):
             while self._allocated < min(end, self.entry.size):
@@ -143,20 +147,21 @@ class Ingest:
                 self._allocated += length
 
     def _claim(self, piece: Piece) -> Checks | None:
-        """The checks up to this piece, and with them the frontier, if it is the next and nobody has that."""
+        """Acquire the frontier and return the checks up to this piece, if it is the next one and the frontier is free;
+        else return None."""
         if self._next != piece.index or not self._frontier.acquire(blocking=False):
             return None
         checks = None
         try:
             if self._next == piece.index:
-                checks = self._checks.copy()  # A piece that breaks off must leave no trace.
+                checks = self._checks.copy()  # An interrupted piece must leave no trace.
         finally:
             if checks is None:
                 self._frontier.release()
         return checks
 
     def _note(self, piece: Piece, begun: Begun) -> None:
-        """So much of the piece is written."""
+        """Record that the first bytes of the piece are written."""
         with self._lock:
             self._begun[piece.index] = begun
             if self._state is not None:
@@ -172,7 +177,8 @@ class Ingest:
                 self._state.add(Claim(piece.index, None, checksum))
 
     def adopt(self) -> None:
-        """Take every piece as it lies in the file, which somebody else has written. `verify` then judges it."""
+        """Accept every missing piece as it is in the file, which a reader's own engine has written. `verify` then
+        checks them."""
         for piece in self.missing():
             running = xxhash.xxh3_128()
             with disk_errors(f"reading {self.entry.path} back"):
@@ -181,10 +187,11 @@ class Ingest:
             self._landed_now(piece, running.digest(), None)
 
     def verify(self) -> Verified:
-        """Check size and every promised digest, and fsync. On DigestMismatch the bytes are gone.
+        """Check the size and every promised digest, and fsync. On DigestMismatch the bytes are deleted. Raise
+        SizeMismatch when a piece is missing.
 
-        A failed fsync is StoreDegraded and the bytes are gone too: the kernel may have dropped the dirty pages and
-        would report success the second time.
+        A failed fsync raises StoreDegraded, and the bytes are deleted too: the kernel may have dropped the dirty pages
+        and would report success the second time.
         """
         with self._frontier, disk_errors(f"reading {self.entry.path} back"):
             self._advance()
@@ -199,7 +206,8 @@ class Ingest:
         return Verified(digest, self.entry.size, b"".join(self._landed[index] for index in range(self.count)))
 
     def close(self) -> None:
-        """Park it: what has landed stays for a later resume. Safe while `land` runs; the last one shuts the file."""
+        """Park the ingest: landed pieces stay for a later resume. Safe while `land` runs; the last user closes the
+        file."""
         with self._lock:
             if self._closed:
                 return
@@ -208,7 +216,7 @@ class Ingest:
         self._leave()
 
     def discard(self) -> None:
-        """Remove everything that was written."""
+        """Close the ingest and delete everything that was written."""
         self.close()
         for path in (self.part, self._state_path):
             with contextlib.suppress(FileNotFoundError):
@@ -236,13 +244,13 @@ class Ingest:
                 os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self.entry.size)
         if self.count < 2:
-            return  # Published or fetched again: there is nothing to resume.
+            return  # A single piece is published or fetched again, never resumed.
         claims = [Claim(index, None, checksum) for index, checksum in sorted(self._landed.items())]
         claims += [Claim(index, begun.done, begun.running.digest()) for index, begun in sorted(self._begun.items())]
         self._state = PieceState(self._state_path, claims)
 
     def _resume(self) -> None:
-        """Take over what has the checksum that was claimed for it."""
+        """Restore the recorded pieces whose bytes have the recorded checksum."""
         for claim in recorded(self._state_path):
             if not 0 <= claim.index < self.count:
                 continue
@@ -262,7 +270,7 @@ class Ingest:
         self._advance()
 
     def _advance(self) -> None:
-        """Run the checks over the contiguous prefix of what has landed, from the page cache."""
+        """Run the checks over the contiguous prefix of landed pieces, from the page cache."""
         while True:
             with self._lock:
                 if self._next not in self._landed:
@@ -275,7 +283,8 @@ class Ingest:
 
 
 def open_part(path: Path | str, flags: int) -> int:
-    """Open an ingest's file, or make it. One that was ready to be published, and never was, is read-only already."""
+    """Open an ingest's file, or create it, and return its descriptor. A file that was ready to be published, but never
+    was, is read-only; it is made writable first."""
     try:
         return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError:

@@ -1,6 +1,7 @@
-"""How far an ingest is, as lines beside it: `INDEX XXH3` of a piece that landed, `INDEX:BYTES XXH3` of one that began.
+"""The progress of an ingest, as lines beside it: `INDEX XXH3` for a piece that landed, `INDEX:BYTES XXH3` for one that
+began.
 
-The lines are claims. Whoever resumes believes those whose bytes still have the checksum.
+The lines are claims. A resume trusts those whose bytes still have the checksum.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cached.store.blobs.piece_writer import write_all
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The first `count` bytes of a piece (None: all of them) have this XXH3-128."""
+    """Claim that the first `count` bytes of a piece (None: all of them) have this XXH3-128."""
 
     index: int
     count: int | None
@@ -29,11 +30,11 @@ class Claim:
 
 
 class PieceState:
-    """The file, begun anew with these claims. One caller at a time."""
+    """A journal file that starts with the given claims and is appended to, by one caller at a time."""
 
     def __init__(self, path: Path, claims: Iterable[Claim]) -> None:
         text = "".join(claim.line for claim in claims).encode()
-        # Beside it first: should there be no room, or should we die here, the earlier claims still stand.
+        # Write another file first: if there is no space, or the process dies here, the earlier claims remain.
         fresh = path.with_suffix(".fresh")
         self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -53,7 +54,7 @@ class PieceState:
 
 
 def recorded(path: Path) -> list[Claim]:
-    """The last claim of each piece, whole pieces first. What is torn or no claim is left out."""
+    """Return the last claim of each piece, complete pieces first. Torn and invalid lines are left out."""
     found: dict[int, Claim] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_text(errors="replace").splitlines():

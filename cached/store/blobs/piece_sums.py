@@ -1,6 +1,7 @@
-"""What lies beside a large blob: the XXH3-128 of its pieces, so that a lost index need not read it again.
+"""The sidecar of a large blob: the XXH3-128 of its pieces, so that after the loss of the index it need not be read
+again.
 
-A claim, and no more: whoever reads it believes it only if it is whole and the blob has not been written to since.
+It is only a claim: it is trusted only if it is complete and the blob has not been written to since.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SUM = 16
 
 
 def write(path: str, size: int, mtime_ns: int, pieces: bytes) -> None:
-    """Not made durable: one that is torn is no claim, and costs a reading of the blob, nothing else."""
+    """Write the sidecar, not durably: a torn one is ignored, which costs one reading of the blob and nothing else."""
     body = _HEAD.pack(_MAGIC, size, mtime_ns) + pieces
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -26,7 +27,8 @@ def write(path: str, size: int, mtime_ns: int, pieces: bytes) -> None:
 
 
 def read(path: str, size: int, mtime_ns: int) -> bytes | None:
-    """The pieces' checksums, 16 bytes apiece; None unless they were written for these bytes."""
+    """Return the checksums of the pieces, 16 bytes apiece; None unless they were written for this size (bytes) and
+    st_mtime_ns."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

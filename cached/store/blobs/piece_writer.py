@@ -1,4 +1,4 @@
-"""Bytes on their way into a file and back out of it, slice by slice, in buffers that are used again."""
+"""Write bytes to a file, and read them back, slice by slice, in buffers that are reused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cached.store.disk import disk_errors
 
 SLICE = 512 * 1024  # Small enough to be hashed while it is still in the core's cache.
 
-NOTED = 4 << 20  # Bytes after which a piece that breaks off loses nothing of what came before.
+NOTED = 4 << 20  # Bytes after which progress is recorded: an interrupted piece keeps everything before.
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
@@ -26,14 +26,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The first `done` bytes of a piece are written; `running` is their XXH3-128, to be copied before it goes on."""
+    """The progress of a piece: `done` bytes are written; `running` is their XXH3-128, to be copied before it is
+    updated."""
 
     done: int
     running: xxhash.xxh3_128
 
 
 class Landing:
-    """The bytes of one piece, in order, from `done` on."""
+    """Write the bytes of one piece, in order, from `done` on."""
 
     def __init__(
         self,
@@ -46,8 +47,8 @@ class Landing:
         claim: Callable[[], Checks | None],
         note: Callable[[Begun], None],
     ) -> None:
-        """`prepare` is called before anything is written. `claim` gives the checks of the file from when it is this
-        piece's turn; `note` is told each NOTED bytes."""
+        """Prepare to write. `prepare` is called before anything is written. `claim` returns the checks of the file once
+        it is this piece's turn, else None. `note` is called after each NOTED bytes."""
         self._fd, self._offset, self._length, self._name = fd, offset, length, name
         self._claim, self._note = claim, note
         self._prepare: Callable[[], None] | None = prepare
@@ -57,7 +58,7 @@ class Landing:
         self._xxh3 = begun.running.copy()
 
     def write(self, data: memoryview) -> None:
-        """The next bytes of the piece. SizeMismatch when they would be too many."""
+        """Write the next bytes of the piece. Raise SizeMismatch when there would be too many."""
         if self.done + len(data) > self._length:
             raise SizeMismatch(f"{self._name} sent more than the {self._length} bytes that were asked for.")
         if self._prepare is not None:
@@ -76,7 +77,7 @@ class Landing:
                 self._next_note = self.done + NOTED
 
     def _take_over(self) -> None:
-        """If it is this piece's turn now, catch up with what was written before it was."""
+        """Claim the file's checks if it is this piece's turn now, and run them over the bytes written before."""
         self.checks = self._claim()
         if self.checks is not None and self.done:
             with disk_errors(f"reading {self._name} back"):
@@ -84,16 +85,16 @@ class Landing:
                     self.checks.update(data)
 
     def finish(self) -> bytes:
-        """The XXH3-128 of the piece, whose bytes are on their way to the disk. SizeMismatch when it is not whole."""
+        """Start the writeback of the piece and return its XXH3-128. Raise SizeMismatch when it is not complete."""
         if self.done != self._length:
             raise SizeMismatch(f"{self._name} sent {self.done} bytes where {self._length} were asked for.")
-        if self._length > SLICE:  # What is smaller is synced before it could pile up.
+        if self._length > SLICE:  # Smaller pieces are synced before they can pile up.
             start_writeback(self._fd, self._offset, self._length)
         return self._xxh3.digest()
 
 
 def slices(fd: int, offset: int, length: int) -> Iterator[memoryview]:
-    """That part of the file; each slice is valid until the next. Ends early where the file does."""
+    """Yield this part of the file in slices, each valid until the next. End early at the end of the file."""
     view: memoryview | None = getattr(_buffers, "view", None)
     if view is None:
         view = _buffers.view = memoryview(bytearray(SLICE))
@@ -107,15 +108,16 @@ def slices(fd: int, offset: int, length: int) -> Iterator[memoryview]:
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Tell the kernel to begin writing now, without waiting: a hundred gigabytes of dirty pages would stall the node.
+    """Start writing to the disk now, without waiting: a hundred gigabytes of dirty pages would stall the node.
 
-    Only a hint, so its failure is not one: errors of the disk come back from fsync.
+    This is only a hint, so its failure is ignored: fsync reports errors of the disk.
     """
     _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
 def make_durable(fd: int, name: str) -> None:
-    """Nobody writes to it any more, and it is on the disk. After a failure nothing is known about its bytes."""
+    """Make the file read-only, so that nothing writes to it any more, and fsync it. After a failure nothing is known
+    about its bytes."""
     with disk_errors(f"making {name} durable"):
         os.fchmod(fd, 0o444)
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Damaged blobs that are kept: for the operator to look at, and because their good pieces need not be fetched again."""
+"""Damaged blobs that are kept for the operator to inspect, and because their good pieces need not be fetched again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ log = logging.getLogger("cached.store")
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """One of them. Unless it is `alone`, a snapshot still has it, and dropping it would free nothing."""
+    """An entry of the quarantine. Unless it is `alone`, a snapshot still links it, and dropping it would free no
+    space."""
 
     name: str
     bytes: int  # On the disk.
@@ -25,7 +26,7 @@ class Aside:
 
     @property
     def blob(self) -> str:
-        """The hex of what it should have been; of the index, or whatever else lies there, no such thing."""
+        """The hex digest that the blob should have; meaningless for the index and for anything else in quarantine."""
         return self.name[:64]
 
 
@@ -34,7 +35,7 @@ class Quarantine:
         self._folder = layout.quarantine
 
     def list(self) -> list[Aside]:
-        """Oldest first."""
+        """Return the entries, oldest first."""
         found: list[Aside] = []
         with disk_errors("looking into the quarantine"), os.scandir(self._folder) as entries:
             for entry in entries:
@@ -46,7 +47,7 @@ class Quarantine:
         return sorted(found, key=lambda aside: aside.since)
 
     def drop(self, aside: Aside) -> None:
-        """What is known of its pieces goes with it."""
+        """Delete the entry, and the record of its pieces."""
         path = self._folder / aside.name
         with disk_errors("emptying the quarantine"), contextlib.suppress(FileNotFoundError):
             delete_tree(path)

@@ -1,7 +1,8 @@
-"""Reading a published file to check it, without pushing anything out of the page cache or bringing anything into it.
+"""Read a published file in order to check it, without evicting anything from the page cache or bringing anything into
+it.
 
-What is resident is read from the page cache, since that is what loaders are given; the rest comes from the disk past
-the cache (O_DIRECT). Where a file system cannot do that, pages that the reading brought in are dropped again.
+Resident pages are read from the page cache, since loaders get those; the rest is read from the disk past the cache
+(O_DIRECT). Where a file system cannot do that, pages that the reading brought in are dropped again.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 
 class QuietReader:
-    """One file, read from front to back. `direct`: all of it from the disk, whatever the page cache has."""
+    """Read one file from front to back. With `direct`, read all of it from the disk, whatever the page cache has."""
 
     def __init__(self, path: str, direct: bool = False) -> None:
-        """OSError when it cannot be opened; a symbolic link is not followed."""
+        """Open the file. Raise OSError when it cannot be opened; a symbolic link is not followed."""
         self._all_direct = direct
         self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._direct_fd: int | None = None
-        with contextlib.suppress(OSError):  # Not every file system can.
+        with contextlib.suppress(OSError):  # Not every file system supports it.
             self._direct_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # No reading ahead of what is resident.
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # No read-ahead beyond resident pages.
 
     def close(self) -> None:
         os.close(self._fd)
@@ -46,16 +47,17 @@ class QuietReader:
         return os.fstat(self._fd)
 
     def blocks(self, size: int) -> Iterator[memoryview]:
-        """The first `size` bytes, a block at a time; each is valid until the next. Ends early where the file does."""
+        """Yield the first `size` bytes, a block at a time, each valid until the next. End early at the end of the
+        file."""
         if size <= BLOCK:
-            buffer = mmap.mmap(-1, (size // _PAGE + 1) * _PAGE)  # Whole pages, as O_DIRECT wants them.
+            buffer = mmap.mmap(-1, (size // _PAGE + 1) * _PAGE)  # Whole pages, as O_DIRECT requires.
             yield memoryview(buffer)[: min(size, self._read(buffer, 0))]
             return
         with ThreadPoolExecutor(1, "read-ahead") as ahead:
             yield from self._ahead(ahead, size)
 
     def _ahead(self, pool: ThreadPoolExecutor, size: int) -> Iterator[memoryview]:
-        """Each block is read from the disk while the one before it is being hashed."""
+        """Yield the blocks; read each from the disk while the previous one is being hashed."""
         buffers = [mmap.mmap(-1, BLOCK) for _ in range(2)]
         starts = iter(range(0, size, BLOCK))
 
@@ -83,7 +85,8 @@ class QuietReader:
         return count
 
     def _resident(self, start: int) -> list[bool]:
-        """Which pages of a block the page cache has. Those past the end of the file are left out."""
+        """Return for each page of a block whether the page cache has it. Pages past the end of the file are left
+        out."""
         length = min(BLOCK, self.status.st_size - start)
         if length <= 0:
             return []
@@ -98,18 +101,18 @@ class QuietReader:
         return [False] if failed else [bool(page & 1) for page in pages.raw]
 
     def _drop(self, start: int, resident: list[bool]) -> None:
-        """Let go of the pages that were not there before."""
+        """Drop the pages that were not resident before."""
         for number, was_there in enumerate(resident):
             if not was_there:
                 os.posix_fadvise(self._fd, start + number * _PAGE, _PAGE, os.POSIX_FADV_DONTNEED)
 
 
 def _fill(fd: int, buffer: mmap.mmap, start: int) -> int:
-    """As many bytes as fit and are there."""
+    """Read as many bytes as fit into the buffer and exist from `start` on; return their number."""
     view, count = memoryview(buffer), 0
     while count < len(view):
         got = os.preadv(fd, [view[count:]], start + count)
         count += got
-        if not got or count % _PAGE:  # The end of the file: what follows would not be aligned.
+        if not got or count % _PAGE:  # The end of the file: a further read would not be aligned.
             break
     return count

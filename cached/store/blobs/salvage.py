@@ -1,4 +1,4 @@
-"""What is left of a damaged blob: its good pieces become the beginning of the ingest that replaces it."""
+"""Reuse a damaged blob: its good pieces become the beginning of the ingest that replaces it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 64 << 20
 
 
 def note(target: str, size: int, pieces: bytes | None, bad: Iterable[int]) -> None:
-    """Say beside a blob in quarantine which of its pieces are good, where that is known."""
+    """Record beside a quarantined blob which of its pieces are good, where that is known."""
     damaged = set(bad)
     if not pieces or not damaged or size <= PIECE_BYTES:
         return
@@ -26,21 +26,22 @@ def note(target: str, size: int, pieces: bytes | None, bad: Iterable[int]) -> No
 
 
 def take_over(quarantine: Path, digest: Digest, part: Path, size: int) -> None:
-    """Copy the good pieces of the latest damaged copy into `part`, with its piece state beside it.
+    """Copy the good pieces of the latest damaged copy into `part`, with its piece state beside it. Do nothing where
+    there is no such copy.
 
-    Whoever opens that ingest checks each of them. Nothing happens where there is no such copy.
+    The ingest that opens `part` checks each of them.
     """
     for notes in sorted(quarantine.glob(f"{digest.hex}.*.pieces"), key=_age):
         source = notes.with_suffix("")
         claims = [claim for claim in recorded(notes) if claim.count is None]
-        with contextlib.suppress(FileNotFoundError):  # Its room was needed just now.
+        with contextlib.suppress(FileNotFoundError):  # Deleted just now, to free its space.
             if claims and stat.S_ISREG(source.lstat().st_mode) and source.lstat().st_size == size:
                 _copy(source, part, size, claims)
                 return
 
 
 def _age(path: Path) -> float:
-    """For sorting, the latest first."""
+    """Return a sort key that puts the latest file first."""
     try:
         return -path.stat().st_mtime
     except FileNotFoundError:
@@ -48,7 +49,7 @@ def _age(path: Path) -> float:
 
 
 def _copy(source: Path, part: Path, size: int, claims: list[Claim]) -> None:
-    """The state comes last: without it the part is no more than room that was set aside."""
+    """Copy the claimed pieces, then write the state: without it the part is only allocated space."""
     with contextlib.ExitStack() as stack:
         taken = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, taken)
@@ -65,7 +66,7 @@ def _copy_range(taken: int, given: int, start: int, end: int) -> None:
     while start < end:
         try:
             count = os.copy_file_range(taken, given, min(_CHUNK, end - start), start, start)
-        except OSError:  # A piece that cannot be read is not good; its checksum will say so.
+        except OSError:  # An unreadable piece is damaged; its checksum will show it.
             return
         if not count:
             return

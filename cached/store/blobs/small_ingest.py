@@ -1,4 +1,4 @@
-"""A file of one piece on its way in: whole and checked in memory before the first byte is written."""
+"""A file of one piece: complete and checked in memory before the first byte is written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from cached.store.disk import disk_errors
 
 
 class SmallIngest:
-    """Written, and not yet durable. There is nothing to resume."""
+    """A file that is written, and not durable until `sync`. It cannot be resumed."""
 
     def __init__(self, part: str, entry: Entry, data: memoryview) -> None:
-        """DigestMismatch when `data` is not what the source promised; nothing was written then."""
+        """Check `data` and write it. Raise DigestMismatch, with nothing written, when it is not what the source
+        promised."""
         checks = Checks(entry.size, entry.digest, entry.checksums)
         checks.update(data)
         pieces = xxhash.xxh3_128_digest(data) if entry.size else b""
@@ -33,7 +34,8 @@ class SmallIngest:
                 raise
 
     def sync(self) -> Verified:
-        """Make it durable, and close it. A failed fsync is StoreDegraded, and the file is gone."""
+        """Make the file durable, close it, and return what was verified. If the fsync fails, raise StoreDegraded and
+        delete the file."""
         try:
             make_durable(self._fd, self._name)
         except BaseException:
@@ -43,7 +45,7 @@ class SmallIngest:
         return self._verified
 
     def close(self) -> None:
-        """Nothing more is done with it. Once `sync` has returned this changes nothing."""
+        """Close the file. After `sync` has returned this changes nothing."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with disk_errors(f"closing {self._name}"):

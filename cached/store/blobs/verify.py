@@ -1,4 +1,4 @@
-"""Whether a published blob still is what it was: its pieces at memory speed, its sha256 where that is in doubt."""
+"""Check that a published blob is unchanged: its pieces at memory speed, its sha256 where they leave a doubt."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cached.model import PIECE_BYTES, Digest
 from cached.store.blobs.quiet_reader import QuietReader
 from cached.store.disk import disk_errors
 
-# What the disk says of a file that it cannot give back; ELOOP is a symbolic link where the file was.
+# Errors for a file that the disk cannot return; ELOOP is a symbolic link in the file's place.
 _UNREADABLE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What a check found. `problem` is None when all is right; then `pieces` and `mtime_ns` are the blob's own.
+    """The result of a check. `problem` is None when the blob is right; then `pieces` and `mtime_ns` are the blob's own.
 
-    `bad` are the pieces known to be damaged: when there is a problem and none is named, any may be. `seen` is the file
-    that was looked at, see `identity`: another may lie there by now.
+    `bad` lists the pieces known to be damaged: when there is a problem and `bad` is empty, any may be. `seen`
+    identifies the file that was checked, see `identity`: another may have its name by now.
     """
 
     problem: str | None
@@ -36,7 +36,7 @@ class Checkup:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Inode and st_mtime_ns of what lies there; None when nothing does."""
+    """Return inode and st_mtime_ns of the file at `path`; None when there is none."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -47,10 +47,11 @@ def identity(path: str) -> tuple[int, int] | None:
 def check(
     path: str, digest: Digest, size: int, pieces: bytes | None, deep: bool, pace: Callable[[int], None] | None = None
 ) -> Checkup:
-    """Read the blob; `deep`: its sha256, all from the disk. `pace` hears of bytes as they are read, and may wait.
+    """Read the blob and check it; with `deep`, check its sha256 and read all of it from the disk. `pace` is called with
+    the number of bytes as they are read, and may wait.
 
-    A blob is never called damaged while its sha256 is right: then it was the stored checksums that were wrong. Nor when
-    it was the process that ran out of something: StoreDegraded.
+    A blob is never reported as damaged while its sha256 is right: then the stored checksums were wrong. Nor is it when
+    the process ran out of a resource: that raises StoreDegraded.
     """
     with disk_errors(f"checking {digest.hex[:12]}"):
         seen = identity(path)
@@ -60,7 +61,7 @@ def check(
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
-                found = _check(path, digest, size, pieces, deep, pace)  # Once more: cables fail too, and come back.
+                found = _check(path, digest, size, pieces, deep, pace)  # Try again: cables fail too, and recover.
             return replace(found, seen=seen)
         except FileNotFoundError:
             return Checkup("missing", seen=seen)
@@ -79,7 +80,7 @@ def _check(
     if status.st_size != size:
         return Checkup(f"{status.st_size} bytes instead of {size}")
     if not status.st_mode & stat.S_IRUSR:
-        os.chmod(path, 0o444)  # Somebody took the right to read it away; its bytes may be as they were.
+        os.chmod(path, 0o444)  # Somebody removed the permission to read it; its bytes may be unchanged.
     known = pieces if pieces and len(pieces) == 16 * -(-size // PIECE_BYTES) else None
     found = _read(path, size, deep or known is None, deep, pace)
     if found.sha256 is None and found.pieces != known:

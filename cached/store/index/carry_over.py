@@ -1,4 +1,4 @@
-"""What can still be believed of a damaged index: rows whose seal is right, and pins of what is on the disk."""
+"""Recover what can be trusted of a damaged index: rows whose seal is right, and pins of snapshots that exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cached.store.index.row_seals import seal
 from cached.uris import display_name
 
 _IDENTITY = "INSERT OR IGNORE INTO identity SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?)"
-# Known, but when it was asked last is not sealed: it is asked again before it is believed.
+# checked_at = 0, because it is not sealed: the source is queried again before the row is trusted.
 _RESOLUTION = (
     "INSERT OR REPLACE INTO resolution (ref, who, source, revision, snapshot, access, checked_at, seal) "
     "SELECT ?, ?, ?, ?, ?, ?, 0, ? WHERE EXISTS (SELECT 1 FROM snapshot WHERE digest = ?)"
@@ -26,7 +26,8 @@ _PIN = "INSERT OR IGNORE INTO pin SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM 
 
 
 def inherit(index: Index, damaged: Path) -> int:
-    """Take over what the index that was put aside says truly of what is here; how many pins. It is only read."""
+    """Copy the trusted rows of the quarantined index, as far as their blobs and snapshots exist. Return the number of
+    pins copied. The damaged file is only read."""
     try:
         old = sqlite3.connect(f"file:{quote(str(damaged))}?mode=ro", uri=True, isolation_level=None)
     except sqlite3.DatabaseError:
@@ -35,12 +36,12 @@ def inherit(index: Index, damaged: Path) -> int:
         return _inherit(index, old)
     finally:
         old.close()
-        damaged.with_name(f"{damaged.name}-shm").unlink(missing_ok=True)  # What reading its log has left.
+        damaged.with_name(f"{damaged.name}-shm").unlink(missing_ok=True)  # Left by reading its log.
 
 
 def _inherit(index: Index, old: sqlite3.Connection) -> int:
     with index.transaction() as db:
-        old.text_factory = lambda text: text.decode(errors="replace")  # Such a row is not what its seal says.
+        old.text_factory = lambda text: text.decode(errors="replace")  # Such a row does not match its seal.
         for identity, blob, sealed in _rows(old, "SELECT identity, blob, seal FROM identity"):
             if _true(sealed, identity, blob):
                 hidden = hide_in_key(identity)
@@ -55,8 +56,9 @@ def _inherit(index: Index, old: sqlite3.Connection) -> int:
 
 
 def _resolutions(old: sqlite3.Connection) -> Iterator[tuple[str, ...]]:
-    """What its rows say truly (ref, who, source, revision, snapshot, access). The key of the hashes that stand for
-    credentials is lost with it, and rows of a former release do not say whose they are."""
+    """Yield the rows whose seal is right (ref, who, source, revision, snapshot, access). The key of the hashes that
+    stand for credentials is lost with the index, so their rows become LEGACY; rows of a former release do not record a
+    caller."""
     for *named, sealed in _rows(old, "SELECT ref, who, source, revision, snapshot, access, seal FROM resolution"):
         if _true(sealed, *named):
             ref, who, *rest = named
@@ -80,7 +82,7 @@ def _pin(db: sqlite3.Connection, snapshot: object, until: object, uid: object) -
 
 
 def _rows(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    """Up to where it cannot be read any more."""
+    """Yield rows up to the first that cannot be read."""
     try:
         yield from old.execute(query)
     except (sqlite3.DatabaseError, OverflowError):

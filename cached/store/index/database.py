@@ -1,4 +1,4 @@
-"""The file index.db: its connections, its transactions, and what its errors mean.
+"""The file index.db: its connections, its transactions, and the translation of its errors.
 
 One connection writes (from one thread at a time, behind a lock) and two only read. SQLite before 3.51.3 can lose a WAL
 reset when two connections write or checkpoint at once; ours never do.
@@ -19,18 +19,18 @@ from cached.store.index import integrity
 from cached.store.index.row_seals import teach
 from cached.store.index.schema import Database, migrate
 
-REMEMBERED, MOST_ROWS, MOST_LETTERS = 1024, 8, 1024  # Answers; the rows of each, and the letters of its question.
-LOG_BYTES = 4 << 20  # To which the log is cut when it has been written back; else it stays as long as it ever was.
+REMEMBERED, MOST_ROWS, MOST_LETTERS = 1024, 8, 1024  # Cached results; the rows of each, and the letters of its query.
+LOG_BYTES = 4 << 20  # The log is cut to this after a checkpoint; else it keeps its largest size.
 
 
 Question = tuple[str, tuple[object, ...]]
 
 
 class Reader:
-    """A connection that only reads, by one thread at a time.
+    """A connection that only reads, used by one thread at a time.
 
-    Given how many `Commits` there have been, it remembers what it read until the next: each question to SQLite lets
-    other threads have the interpreter, and where they are busy a hit would wait for them again and again.
+    With `commits` it caches results until the next commit: each query lets other threads have the interpreter, and
+    where they are busy a hit would wait for them again and again.
     """
 
     def __init__(self, path: Path, commits: Commits | None = None) -> None:
@@ -43,7 +43,7 @@ class Reader:
         self._lock = threading.Lock()
 
     def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
-        """Give what has been committed."""
+        """Return the committed rows that match. Raise NoSpace or StoreDegraded on an error of SQLite."""
         question = sql, tuple(parameters)
         try:
             with self._lock:
@@ -59,14 +59,15 @@ class Reader:
             raise _translated(error) from error
 
     def _forget(self, count: int) -> None:
-        """Forget what was read before there were so many commits. The count was taken before the next read, so that
-        what is read while one is under way is forgotten with its end."""
+        """Drop the results cached before the commit count was `count`. It was taken before the next read, so that
+        results read during a commit are dropped when that ends."""
         if self._as_of != count:
             self._remembered.clear()
             self._as_of = count
 
     def _remember(self, question: Question, found: list[sqlite3.Row]) -> None:
-        """Keep it, unless it is large: who asks chooses how long its names are, and how many there are of a model."""
+        """Cache the result, unless it is large: callers choose how long their names are, and how many names a model
+        has."""
         if len(self._remembered) >= REMEMBERED:
             self._remembered.clear()
         if len(found) <= MOST_ROWS and sum(len(each) for each in question[1] if isinstance(each, str)) <= MOST_LETTERS:
@@ -78,14 +79,14 @@ class Reader:
 
 @dataclass(slots=True)
 class Commits:
-    """How many have changed something, those that failed included: nobody knows what they have left."""
+    """Count the transactions that changed something, and those that failed, because their effect is not known."""
 
     count: int = 0
 
 
 class IndexFile:
     def __init__(self, path: Path) -> None:
-        """Open, or create; sqlite3.DatabaseError when the file is damaged, StoreDegraded when it is too new."""
+        """Open or create the file. Raise sqlite3.DatabaseError when it is damaged, StoreDegraded when it is too new."""
         self._lock, self._commits = threading.RLock(), Commits()
         self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         self._writer.row_factory = sqlite3.Row
@@ -100,7 +101,7 @@ class IndexFile:
             if damage is not None:
                 raise sqlite3.DatabaseError(damage)
             self._reader = Reader(path)
-            self.hits = Reader(path, self._commits)  # Of its own: no hit waits for a listing.
+            self.hits = Reader(path, self._commits)  # A separate one: no hit waits for a listing.
         except BaseException:
             self._writer.close()
             raise
@@ -112,7 +113,8 @@ class IndexFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing, durable on leaving. Nested use joins the outer transaction."""
+        """Run the block as one transaction: all of it or nothing, durable on leaving. Nested use joins the outer
+        transaction."""
         with self._lock:
             if self._writer.in_transaction:
                 yield self._writer
@@ -142,13 +144,13 @@ class IndexFile:
                 self._writer.execute("ROLLBACK")
 
     def query(self, sql: str, parameters: Iterable[object] = ()) -> list[sqlite3.Row]:
-        """Read what has been committed."""
+        """Return the committed rows that match."""
         return self._reader.query(sql, parameters)
 
 
-# What does not pass by itself. https://www.sqlite.org/rescode.html
+# Errors that do not go away by themselves. https://www.sqlite.org/rescode.html
 _LASTING = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_IOERR_SHMSIZE = sqlite3.SQLITE_IOERR | 19 << 8  # What a full disk becomes when the WAL's index has to grow.
+_IOERR_SHMSIZE = sqlite3.SQLITE_IOERR | 19 << 8  # A full disk, when the WAL's index has to grow.
 
 
 def _translated(error: sqlite3.DatabaseError) -> CachedError:

@@ -1,9 +1,9 @@
-"""What fills wait for, and what room they take: rows of the index's tables `fill`, `want`, `hold`, `reservation` and
-`promise`.
+"""The files that fills wait for, and the space they take: rows of the index's tables `fill`, `want`, `hold`,
+`reservation` and `promise`.
 
-A reservation's `bytes` are room that is set aside: what is used plus these is within the limit at every moment, and
-nothing is written beyond them. What they lack to its `size` has yet to be found; snapshots are promised for that, and
-go when it is needed, see `Promises`.
+A reservation's `bytes` are space that is set aside: used space plus these is within the limit at every moment, and
+nothing is written beyond them. The rest of its `size` has yet to be found; snapshots are promised for it, and are
+evicted when it is needed, see `Promises`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from cached.model import Digest
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """What a fill begins with. `uid`: on whose account it is; `room`: bytes that are free for it already; `overhead`:
-    those that are set aside for what its snapshot will take beside its blobs."""
+    """The terms on which a fill begins: the `snapshots` promised to it, the `room` in bytes that is free for it
+    already, the user (`uid`) on whose account it is, and the `overhead` in bytes set aside for what its snapshot takes
+    beside its blobs."""
 
     snapshots: tuple[Digest, ...] = ()
     room: int = 0
@@ -38,14 +39,15 @@ def begin(
     capacity: int,
     promised: Promised | None = None,
 ) -> int | None:
-    """A new fill's id; None when short of space, and nothing is promised. See `Index.begin`."""
+    """Insert a new fill and return its id; None when space is short and nothing is promised. Raise LookupError when a
+    held blob, or a promised snapshot, is gone. See `Index.begin`."""
     room = capacity - committed(db)
     if promised is None:
         if (needed := _uncovered(db, needs)) > max(room, 0):
             return None
         promised = Promised(room=needed)
     now = time.time()
-    # By the clock, so that no number comes again: who ends a fill must not end the next one.
+    # By the clock, so that no id is used twice: ending a fill must not end the next one.
     cursor = db.execute(
         "INSERT INTO fill (id, source, started_at, uid, overhead) "
         "VALUES (max(?, 1 + (SELECT coalesce(max(id), 0) FROM fill)), ?, ?, ?, ?)",
@@ -63,14 +65,15 @@ def begin(
         "INSERT OR IGNORE INTO reservation (key, bytes, size, created_at) VALUES (?, ?, ?, ?)",
         [(key, fresh.get(key, 0), size, now) for key, size in needs.items()],
     )
-    # Of what a fill that is leaving has given up: see `give_up`.
+    # A fill that is ending may have reduced them: see `give_up`.
     db.executemany("UPDATE reservation SET size = ?1 WHERE key = ?2 AND size < ?1", [(s, k) for k, s in needs.items()])
     db.executemany("INSERT INTO want VALUES (?, ?)", [(fill, key) for key in needs])
     return fill
 
 
 def give_up(db: sqlite3.Connection, fill: int) -> None:
-    """It is about to end: it needs no more than is set aside for it, of what no other fill wants, and no promises."""
+    """Release the claims of a fill that is about to end: its promises, and reserved `size` beyond the bytes set aside,
+    unless another fill wants the file."""
     db.execute("DELETE FROM promise WHERE fill = ?", (fill,))
     db.execute(
         "UPDATE reservation SET size = bytes WHERE key IN (SELECT key FROM want WHERE fill = ?1) "
@@ -80,14 +83,15 @@ def give_up(db: sqlite3.Connection, fill: int) -> None:
 
 
 def _uncovered(db: sqlite3.Connection, needs: Mapping[str, int]) -> int:
-    """Bytes for which nobody has found room, nor is about to."""
+    """Return the bytes of `needs` for which space is neither found nor being found for another fill."""
     covered = {row["key"]: row["bytes"] for row in db.execute("SELECT key, bytes FROM reservation")}
     covered |= {row["key"]: needs.get(row["key"], 0) for row in db.execute("SELECT DISTINCT key FROM want")}
     return sum(size - min(size, covered.get(key, 0)) for key, size in needs.items())
 
 
 def grant_new(db: sqlite3.Connection, needs: Mapping[str, int], room: int) -> dict[str, int]:
-    """Set room aside for a fill that begins: what is parked is made whole first. What new reservations have, by key."""
+    """Set up to `room` bytes aside for a fill that begins, in the order of `needs`: complete the parked reservations,
+    and return the bytes of the new ones, by key. Files that another fill waits for are left out."""
     wanted = {row["key"] for row in db.execute("SELECT DISTINCT key FROM want")}
     rows = db.execute("SELECT key, bytes, size FROM reservation").fetchall()
     known = {row["key"]: row["bytes"] for row in rows}
@@ -105,8 +109,8 @@ def grant_new(db: sqlite3.Connection, needs: Mapping[str, int], room: int) -> di
 
 
 def grant(db: sqlite3.Connection, fill: int, steps: Mapping[str, int], room: int, rest: bool) -> None:
-    """Set room aside for what a fill waits for: up to these `steps` (bytes by key), then, with the `rest`, for all that
-    it lacks."""
+    """Set up to `room` bytes aside for files that a fill waits for: first up to these `steps` (bytes by key), then,
+    with `rest`, for all that it lacks."""
     rows = db.execute(
         "SELECT r.key, r.bytes, r.size FROM want w JOIN reservation r ON r.key = w.key "
         "WHERE w.fill = ? AND r.bytes < r.size",
@@ -126,13 +130,13 @@ def grant(db: sqlite3.Connection, fill: int, steps: Mapping[str, int], room: int
 
 
 def promise(db: sqlite3.Connection, fill: int, snapshots: Iterable[Digest]) -> None:
-    """These, and no others, go for the fill; they are promised to no other any more."""
+    """Promise exactly these snapshots to the fill. They are no longer promised to any other fill."""
     db.execute("DELETE FROM promise WHERE fill = ?", (fill,))
     db.executemany("INSERT OR REPLACE INTO promise (snapshot, fill) VALUES (?, ?)", [(d.hex, fill) for d in snapshots])
 
 
 def committed(db: sqlite3.Connection) -> int:
-    """Bytes used, plus those that are set aside."""
+    """Return the bytes used plus the bytes set aside."""
     row = db.execute(
         "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) "
         "+ (SELECT coalesce(sum(bytes), 0) FROM reservation)"
@@ -141,7 +145,8 @@ def committed(db: sqlite3.Connection) -> int:
 
 
 def fulfil(db: sqlite3.Connection, came: Collection[tuple[str, Digest]]) -> None:
-    """Blobs have come by these keys: every fill that wanted one now holds it; what was reserved for it is in use."""
+    """Record the blobs published under these keys: every fill that wanted one now holds it, and the bytes reserved for
+    it are in use."""
     db.executemany(
         "INSERT OR IGNORE INTO hold SELECT fill, ? FROM want WHERE key = ?", [(blob.hex, key) for key, blob in came]
     )
@@ -149,7 +154,7 @@ def fulfil(db: sqlite3.Connection, came: Collection[tuple[str, Digest]]) -> None
 
 
 def free(db: sqlite3.Connection, parked: Mapping[str, int]) -> None:
-    """Drop the reservations that no fill wants any more; of `parked` ones so many bytes stay."""
+    """Drop the reservations that no fill wants any more; `parked` ones are set to the bytes given by key."""
     rows = db.execute("SELECT key, bytes FROM reservation WHERE key NOT IN (SELECT key FROM want)").fetchall()
     for row in rows:
         if row["key"] not in parked:
@@ -159,7 +164,7 @@ def free(db: sqlite3.Connection, parked: Mapping[str, int]) -> None:
 
 
 def forget_parked(db: sqlite3.Connection, key: str) -> bool:
-    """False when a fill has taken it up."""
+    """Drop a parked reservation. Return False when there is none, or a fill wants it again."""
     rows = db.execute(
         "DELETE FROM reservation WHERE key = ? AND key NOT IN (SELECT key FROM want) RETURNING key", (key,)
     ).fetchall()

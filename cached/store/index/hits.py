@@ -1,4 +1,5 @@
-"""What the index answers: what a ref means, which blobs are here, what is reserved. Nothing here writes."""
+"""The queries of the index: the meaning of a ref, the blobs that exist, the space that is reserved. Nothing here
+writes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from cached.store.index.database import IndexFile
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A ref that the node can answer: the snapshot it last meant, and when that was last asked."""
+    """A ref that the node can resolve itself: the snapshot it last meant, and when the source was last queried
+    (`checked_at`, in seconds since the epoch)."""
 
     snapshot: Digest
     source: str
@@ -26,11 +28,12 @@ class Known:
 
 class Hits(IndexFile):
     def find(self, ref: str, whos: Sequence[str] | None = None) -> Known | None:
-        """The READY snapshot that `ref` (ModelRef.key) last meant to one of `whos`; None is anybody."""
+        """Return the READY snapshot that `ref` (ModelRef.key) last meant to one of `whos` (None: to anybody); None if
+        there is none."""
         return next(iter(self.meanings(ref, whos)), None)
 
     def meanings(self, ref: str, whos: Sequence[str] | None = None) -> list[Known]:
-        """All of them, the latest answer first."""
+        """Return all READY snapshots that `ref` meant to one of `whos` (None: to anybody), the latest answer first."""
         only = "" if whos is None else f"AND r.who IN ({', '.join('?' * len(whos))}) "
         rows = self.hits.query(
             "SELECT r.snapshot, r.source, r.revision, s.size, s.files, r.checked_at, r.access FROM resolution r "
@@ -52,17 +55,17 @@ class Hits(IndexFile):
         ]
 
     def ready(self, snapshot: Digest) -> bool:
-        """Whether it may be handed out, to whom it may concern."""
+        """Return whether the snapshot may be served to callers that have access to it."""
         return bool(self.hits.query("SELECT 1 FROM snapshot WHERE digest = ? AND state = 'ready'", (snapshot.hex,)))
 
     def access(self, snapshot: Digest) -> Access:
-        """Who may read it; nobody knows when it is not here."""
+        """Return the access to the snapshot; an unknown one when the snapshot is not cached."""
         rows = self.hits.query("SELECT access FROM snapshot WHERE digest = ?", (snapshot.hex,))
         return Access.parse(rows[0]["access"]) if rows else Access()
 
     def expected(self, files: Iterable[tuple[Entry, str]]) -> list[Digest | None]:
-        """The digest of each remote file (an entry and its identity), by its source's word or because the node has held
-        it; None where nobody knows."""
+        """Return the digest of each remote file (an entry and its identity), from its source or as the node remembers
+        it; None where it is not known."""
         asked = list(files)
         remembered = self._remembered([identity for entry, identity in asked if entry.digest is None])
         return [entry.digest or remembered.get(identity) for entry, identity in asked]
@@ -77,7 +80,7 @@ class Hits(IndexFile):
         return {row["identity"]: Digest(row["blob"]) for row in rows}
 
     def seen_at(self, place: str, blobs: Iterable[Digest]) -> set[Digest]:
-        """Those of the blobs that were read from there, under whatever path and version."""
+        """Return those of the blobs that were read from `place`, under any path and version."""
         start = json.dumps([place], separators=(",", ":"))[:-1] + ","
         rows = self.query(
             "SELECT DISTINCT blob FROM identity WHERE blob IN (SELECT value FROM json_each(?)) "
@@ -87,7 +90,7 @@ class Hits(IndexFile):
         return {Digest(row["blob"]) for row in rows}
 
     def blobs(self, digests: Iterable[str]) -> dict[str, bool]:
-        """Those of them that have a row, by hex: whether each is damaged."""
+        """Map the hex of each of the blobs that has a row to whether it is damaged."""
         rows = self.query(
             "SELECT digest, damaged FROM blob WHERE digest IN (SELECT value FROM json_each(?))",
             (json.dumps(list(digests)),),
@@ -95,8 +98,8 @@ class Hits(IndexFile):
         return {row["digest"]: bool(row["damaged"]) for row in rows}
 
     def reserved(self, keys: Iterable[str]) -> dict[str, int]:
-        """Those of them that have been reserved, with the bytes that a further fill need not find room for: all of them
-        where a fill waits for them, what has landed of a parked one."""
+        """Return those of the keys that are reserved, with the bytes for which a further fill need not find space: all
+        of them where a fill waits for the file, those that have landed where it is parked."""
         rows = self.query(
             "SELECT key, CASE WHEN key IN (SELECT key FROM want) THEN size ELSE bytes END AS covered FROM reservation "
             "WHERE key IN (SELECT value FROM json_each(?))",

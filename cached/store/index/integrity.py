@@ -1,7 +1,7 @@
-"""Whether an index can be believed: every way in which damaged bytes show themselves, short of comparing with the disk.
+"""Check whether an index can be trusted, for every kind of damage that shows without a comparison with the disk.
 
-SQLite has no checksums. What is left after this is a cell that reads well and says something else than was written;
-what the disk can say of it is corrected from there.
+SQLite has no checksums. These checks cannot find a cell that reads well and differs from what was written; as far as
+the disk can tell, it is corrected from there.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import sqlite3
 
 from cached.store.index.schema import Database, migrate
 
-# Where a digest stands that is not looked up in another table, which would have shown it to be damaged.
+# The digests that are no foreign keys; the check of foreign keys shows damage to the others.
 _DIGESTS = (("blob", "digest"), ("snapshot", "digest"))
 
 
 def problem(db: sqlite3.Connection) -> str | None:
-    """What is wrong with the database, in words; None when nothing is to be seen. Also DatabaseError for the same."""
-    # Damage in the header can make it read-only, which only a write brings out.
+    """Return a description of the damage to the database; None when none is visible. Some damage raises
+    sqlite3.DatabaseError instead."""
+    # Damage in the header can make it read-only, which only a write reveals.
     db.execute("DELETE FROM fill WHERE false")
     found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
@@ -35,7 +36,7 @@ def problem(db: sqlite3.Connection) -> str | None:
 
 
 def _undecodable(db: sqlite3.Connection) -> str | None:
-    """Text that is not UTF-8: the first query that met it would fail."""
+    """Return a description of text that is not UTF-8, if there is any: the first query to read it would fail."""
     cursor = db.cursor()
     cursor.row_factory = None
     tables = cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -52,7 +53,7 @@ def _undecodable(db: sqlite3.Connection) -> str | None:
 def _schema(db: sqlite3.Connection) -> list[tuple[str, ...]]:
     cursor = db.cursor()
     cursor.row_factory = None
-    # The table of migrations is sqlite-utils' own, and may look different in another version of that.
+    # The table of migrations belongs to sqlite-utils, and may differ in another version of it.
     rows = cursor.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE '%sqlite%'")
     return sorted((kind, name, table, " ".join((sql or "").split())) for kind, name, table, sql in rows)
 

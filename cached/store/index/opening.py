@@ -1,4 +1,4 @@
-"""The index at a start: opened as it is, or put aside and begun anew, to be filled from the disk."""
+"""Open the index at a start, or quarantine it and begin a new one, to be filled from the disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cached.store.layout import Layout
 
 log = logging.getLogger("cached.store")
 
-# What is no fault of the file: it would happen to a new one too. https://www.sqlite.org/rescode.html
+# Errors that are not the file's fault: a new one would have them too. https://www.sqlite.org/rescode.html
 _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -35,8 +35,8 @@ _NOT_DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """`state` is what became of the index: "new", "kept", "rebuilt: lost" or "rebuilt: damaged (why)"; then
-    `damaged` is where the old one lies now."""
+    """An index and the `state` in which it was found: "new", "kept", "rebuilt: lost" or "rebuilt: damaged (why)"; after
+    damage, `damaged` is the path of the old one."""
 
     index: Index
     state: str
@@ -44,15 +44,15 @@ class Opened:
 
 
 def open_index(layout: Layout) -> Opened:
-    """The index, or a new one where it is lost or damaged; a damaged one is kept in quarantine.
+    """Open the index, or a new one where it is lost or damaged; a damaged one is kept in quarantine.
 
-    StoreDegraded when a newer cached wrote it, or the disk fails.
+    Raise StoreDegraded when a newer cached wrote it, or the disk fails.
     """
     with disk_errors("closing the index to others"):
         private.close_index(layout)
     state = _state(layout)
     if state in ("new", "rebuilt: lost"):
-        _put_aside(layout)  # A write-ahead log, for want of the file that it belongs to.
+        _put_aside(layout)  # A write-ahead log may remain without its file.
         if state != "new":
             log.warning("index.lost", extra={"path": str(layout.index)})
         return Opened(_open(layout), state)
@@ -65,9 +65,9 @@ def open_index(layout: Layout) -> Opened:
             if _code(error) in _NOT_DAMAGE:
                 raise _failed(layout, error) from error
             state = f"rebuilt: damaged ({error})"
-        except (ValueError, LookupError, TypeError, AssertionError) as error:  # What damaged tables do to sqlite-utils.
+        except (ValueError, LookupError, TypeError, AssertionError) as error:  # sqlite-utils, with damaged tables.
             state = f"rebuilt: damaged ({error or type(error).__name__})"
-        if tries_left:  # SQLite tells a disk that fails as damage, in some places.
+        if tries_left:  # SQLite reports some failures of the disk as damage.
             _read_through(layout)
     log.error("index.damaged", extra={"reason": state})
     aside = _put_aside(layout)
@@ -75,7 +75,7 @@ def open_index(layout: Layout) -> Opened:
 
 
 def _read_through(layout: Layout) -> None:
-    """StoreDegraded when the disk cannot give the index back: what is on it may be as good as ever."""
+    """Raise StoreDegraded when the disk cannot return the index: its data may be undamaged."""
     with disk_errors("reading the index"):
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError), open(f"{layout.index}{suffix}", "rb", buffering=0) as file:
@@ -84,7 +84,7 @@ def _read_through(layout: Layout) -> None:
 
 
 def _state(layout: Layout) -> str:
-    """What the names under the root say."""
+    """Return the state of the index, as far as names, types and sizes under the root show it."""
     with disk_errors("looking for the index"):
         lost = "rebuilt: lost" if any(layout.snapshots.iterdir()) else "new"
         try:
@@ -112,7 +112,7 @@ def _put_aside(layout: Layout) -> Path:
 
 
 def _open(layout: Layout) -> Index:
-    """A new one, that is."""
+    """Create a new index and open it. Raise StoreDegraded when that fails."""
     with disk_errors("making the index"):
         os.close(private.create(layout.index))
     try:

@@ -1,6 +1,6 @@
-"""Query strings that earlier versions wrote down: they are often signatures, so what stays of each is its hash.
+"""Remove the query strings that earlier versions recorded: they are often signatures, so only a hash of each is kept.
 
-The names are those by which ModelRef finds the model now, so what was fetched stays.
+The new names are those under which ModelRef now finds the model, so cached models stay cached.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def hide_in_index(db: sqlite3.Connection) -> None:
-    """In every row."""
+    """Hide the query strings in every row of the index."""
     teach(db)
-    drop_broken(db)  # None of them is to be sealed anew.
-    db.execute("PRAGMA secure_delete = ON")  # Else the old text stays in the file until something else needs the room.
+    drop_broken(db)  # A broken row must not be sealed again.
+    db.execute("PRAGMA secure_delete = ON")  # Else the old text stays in the file until its space is reused.
     for table, column, hidden in (
         ("resolution", "ref", hide_in_key),
         ("snapshot", "ref", hide_in_key),
@@ -40,12 +40,13 @@ def hide_in_index(db: sqlite3.Connection) -> None:
 
 
 def hide_in_origin(origin: Origin) -> Origin:
-    """The same where there is nothing to hide."""
+    """Return the origin without query strings; an equal one where there is nothing to hide."""
     return replace(origin, ref=hide_in_key(origin.ref), source=display_name(origin.source))
 
 
 def hide_in_key(key: str) -> str:
-    """Of a ModelRef.key or a Listing.identity: JSON lists that begin with the URI."""
+    """Return a ModelRef.key or a Listing.identity (JSON lists that begin with the URI) with its query string hidden;
+    the same text where there is none."""
     if not key.startswith('["http') or "?" not in key:
         return key
     try:

@@ -1,4 +1,5 @@
-"""What refs mean to whom, and who may read that: rows of the index's table `resolution`, each under its seal."""
+"""The meaning of each ref to each caller, and the access to it: rows of the index's table `resolution`, each under its
+seal."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from cached.model import Digest
 from cached.store.index import trim
 from cached.store.index.row_seals import seal
 
-ALL = ""  # Whom the meaning of an open place is for.
-OWN = "own"  # Whom the daemon's own credentials are.
-LEGACY = "?"  # Of a name of which it is not known whose it is.
-MOST = 32  # Rows of one ref; session keys are others at every start, and would leave one each.
+ALL = ""  # The `who` of an open place, which means the same to every caller.
+OWN = "own"  # The `who` of the daemon's own credentials.
+LEGACY = "?"  # The `who` of a name whose caller is not known.
+MOST = 32  # Rows of one ref: session keys change at every start, and each would leave one.
 
 _OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
 
@@ -22,7 +23,7 @@ _OPENNESS = {"": 0, "caller": 1, "own": 2, "open": 3}
 def resolve(
     db: sqlite3.Connection, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str
 ) -> None:
-    """These refs (key → source, revision) were asked just now, and mean the snapshot to `who`."""
+    """Record that these refs (key → source, revision) were resolved just now, and mean the snapshot to `who`."""
     now = time.time()
     for ref, (source, revision) in refs.items():
         named = ref, who, source, revision, snapshot.hex, str(access)
@@ -44,14 +45,14 @@ def resolve(
 
 
 def _forget_open(db: sqlite3.Connection, ref: str) -> None:
-    """What was open to all has closed, whoever noticed."""
+    """Delete the open meaning of a ref that is no longer open, whichever caller noticed it."""
     gone = db.execute("DELETE FROM resolution WHERE ref = ? AND who = ? RETURNING snapshot", (ref, ALL)).fetchall()
     for row in gone:
         _settle(db, Digest(row["snapshot"]))
 
 
 def refuse(db: sqlite3.Connection, snapshot: Digest, access: Access) -> None:
-    """The daemon's own credentials do not open any more what names of this access mean."""
+    """Record that the daemon's own credentials no longer open the snapshot under names with this access."""
     closed = str(Access("caller", access.probe))
     db.execute(
         "UPDATE resolution SET access = ?, seal = seal(ref, who, source, revision, snapshot, ?) "
@@ -62,18 +63,18 @@ def refuse(db: sqlite3.Connection, snapshot: Digest, access: Access) -> None:
 
 
 def close(db: sqlite3.Connection, ref: str, who: str, snapshot: Digest) -> None:
-    """Forget what the ref meant to `who`."""
+    """Delete the meaning of the ref to `who`."""
     db.execute("DELETE FROM resolution WHERE ref = ? AND who = ? AND snapshot = ?", (ref, who, snapshot.hex))
     _settle(db, snapshot)
 
 
 def _settle(db: sqlite3.Connection, snapshot: Digest) -> None:
-    """Who may read the snapshot follows from all the names that mean it: it is as open as the most open of them."""
+    """Make the snapshot as open as the most open of all the names that mean it."""
     rows = db.execute("SELECT access FROM resolution WHERE snapshot = ?", (snapshot.hex,)).fetchall()
     most = max((Access.parse(row["access"]) for row in rows), key=lambda each: _OPENNESS[each.kind], default=UNKNOWN)
     db.execute("UPDATE snapshot SET access = ? WHERE digest = ?", (str(most), snapshot.hex))
 
 
 def whose(access: Access) -> str:
-    """Of a name that is read from a manifest."""
+    """Return the `who` of a name that is read from a manifest."""
     return ALL if access.open else LEGACY

@@ -1,4 +1,4 @@
-"""The time of uses: what nobody sets while this process runs, so that their order is the order in which they were."""
+"""A wall clock that cannot jump while this process runs, so that LRU order is the order of use."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _BOOTED = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def steady_time() -> float:
-    """Seconds since the epoch, by what the clock said when this process began."""
+    """Return seconds since the epoch, according to the setting of the clock when this process began."""
     return _BOOTED + time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,4 +1,4 @@
-"""POSIX ACLs of files and directories, as bytes of an extended attribute: no library is needed for so few."""
+"""POSIX ACLs of files and directories, as bytes of an extended attribute: so few need no library."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _NOBODY_IN_PARTICULAR = 0xFFFFFFFF
 
 
 def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
-    """Give `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody with None.
+    """Grant `right` (4 to read, 5 to read and enter) to the owner and these users alone; to everybody when `uids` is
+    None.
 
-    On an error nothing has changed, but that it is the owner's alone where there are no ACLs: StoreDegraded.
-    TooManyUsers when the file system takes no ACL of that length, though it has room.
+    On an error nothing has changed, except that where there are no ACLs the path is closed to all but its owner and
+    StoreDegraded is raised. Raise TooManyUsers when the file system takes no ACL of that length, though it has space.
     """
     if uids is None:
         try:
@@ -34,7 +35,7 @@ def allow(path: Path, right: int, uids: Iterable[int] | None) -> None:
         return
     users = [_ENTRY.pack(_USER, right, uid) for uid in uids]
     if not users:
-        # Nobody but the owner. An ACL is replaced by one that says so, before the mode could mean its old mask.
+        # Only the owner. An ACL is replaced, not removed: its old mask would become the group's right.
         users = [_ENTRY.pack(_USER, 0, 0)]
     entries = [
         _ENTRY.pack(_OWNER, right, _NOBODY_IN_PARTICULAR),
@@ -64,7 +65,8 @@ _NEVER_TOO_MANY = 16
 
 
 def _is_too_long(path: Path, error: OSError, users: int) -> bool:
-    """ext4 keeps an ACL in one block, and says of one that is longer (503 users) what it says of a full disk."""
+    """Return whether the ACL is too long. ext4 keeps an ACL in one block, and reports a longer one (503 users) as a
+    full disk."""
     if error.errno == errno.ENOSPC and users > _NEVER_TOO_MANY:
         system = os.statvfs(path)
         return system.f_bavail > 0 and (system.f_favail > 0 or not system.f_files)
@@ -72,20 +74,21 @@ def _is_too_long(path: Path, error: OSError, users: int) -> bool:
 
 
 def allowed(path: Path) -> set[int]:
-    """The users that its ACL names with a right."""
+    """Return the users to which the path's ACL grants a right."""
     entries = _ENTRY.iter_unpack((_raw(path) or b"")[_HEADER.size :])
     return {who for tag, right, who in entries if tag == _USER and right}
 
 
 def shut(path: Path) -> None:
-    """For all but the owner and those whom an ACL names."""
+    """Close the path to all but the owner and the users that an ACL names."""
     path.chmod(mode(path) & (0o500 if _raw(path) is None else 0o550))  # The group's bits are an ACL's mask.
 
 
 def close(path: Path, right: int) -> None:
-    """Leave the file to its owner, with this mode; whom an ACL names is shut out at no time later than the others."""
+    """Leave the file to its owner alone, with this mode. Users that an ACL names lose access no later than the
+    others."""
     try:
-        os.removexattr(path, ACL)  # What it gave stays, as the group's right.
+        os.removexattr(path, ACL)  # Its mask stays, as the group's right.
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
@@ -93,7 +96,7 @@ def close(path: Path, right: int) -> None:
 
 
 def mode(path: Path) -> int:
-    """Its permissions; -1 when it is not there."""
+    """Return the path's permission bits; -1 when it does not exist."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:

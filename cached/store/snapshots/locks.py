@@ -1,4 +1,4 @@
-"""Who holds a lock, and who may: what the kernel says of the lock files of a snapshot."""
+"""The holders of the lock files of a snapshot, and the users that may hold one, as the kernel reports them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from cached.store.private import open_safely
 
 log = logging.getLogger("cached.store")
 
-# One at a time in this process: a look whether a snapshot is leased must not look like a lease to another.
+# One at a time in this process: a check for leases must not look like a lease to another check.
 trying = threading.RLock()
 
 
 class Held(NamedTuple):
-    """A lock file that somebody holds. `uid` is whose it is; None when its name does not say. `file` is its device and
-    inode, zeros when it could not be looked at, and `at` when it was last handed out."""
+    """A lock file that is locked. `uid` is its user; None when its name does not say. `file` is its device and inode,
+    zeros when they could not be read, and `at` is when it was last handed out (seconds since the epoch)."""
 
     uid: int | None
     file: tuple[int, int]
     at: float = 0.0
 
 
-UNTOLD = Held(None, (0, 0))  # Somebody may.
+UNTOLD = Held(None, (0, 0))  # It may be locked; this cannot be determined.
 
 
 def held_files(folder: str) -> list[Held]:
-    """Those in a folder of lock files. Plain calls, because a listing asks of thousands."""
+    """Return the locked files in a folder of lock files. This uses plain calls, because a listing needs thousands."""
     names, found = names_in(folder), []
     if names is None:
         return [UNTOLD]
@@ -46,7 +46,8 @@ def held_files(folder: str) -> list[Held]:
 
 
 def look(file: str, uid: int | None, is_kind: Callable[[int], bool] = stat.S_ISREG) -> Held | None:
-    """None when nobody holds it, or it is not of the kind (of a mode)."""
+    """Return the lock on the file; None when nobody holds one, or the file's mode is not of the right kind. Return
+    UNTOLD when that cannot be determined."""
     fd, status = -1, None
     try:
         with trying:
@@ -69,7 +70,7 @@ def look(file: str, uid: int | None, is_kind: Callable[[int], bool] = stat.S_ISR
 
 
 def names_in(folder: str) -> list[str] | None:
-    """Of what lies in the folder; None where it cannot be read."""
+    """Return the names in the folder, none if it does not exist; None where it cannot be read."""
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -85,7 +86,8 @@ def uid_of(file: str) -> int | None:
 
 
 def user_of(pid: int) -> int | None:
-    """None for a process that cannot be seen; of one that has ended, a fork may go on holding the lock."""
+    """Return the user of the process; None when it is not visible. After it has ended, a fork may still hold the
+    lock."""
     try:
         return os.stat(f"/proc/{pid}").st_uid if pid > 0 else None
     except (FileNotFoundError, ProcessLookupError):
@@ -93,16 +95,18 @@ def user_of(pid: int) -> int | None:
 
 
 def booted() -> float:
-    """When this node was started, in seconds since the epoch; the clock may have been set by a little since."""
+    """Return when this node booted, in seconds since the epoch, a second early: the clock may have been adjusted
+    since."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 1.0
 
 
 def holders() -> dict[tuple[int, int], set[int]]:
-    """Pids that hold an flock, by (device, inode). From /proc/locks; empty where it cannot be read.
+    """Return the pids that hold an flock, by (device, inode). They are read from /proc/locks; none where it cannot be
+    read.
 
     /proc/locks names the device of the superblock, which on btrfs and overlays differs from st_dev: so each inode is
-    there under device 0 as well. A pid is the one that took the lock, as seen from this pid namespace; 0 or -1 stands
-    for one outside it.
+    there under device 0 as well. A pid is that of the process that acquired the lock, as seen from this pid namespace;
+    0 or -1 stands for one outside it.
     """
     found: dict[tuple[int, int], set[int]] = {}
     with contextlib.suppress(OSError):
@@ -117,5 +121,5 @@ def holders() -> dict[tuple[int, int], set[int]]:
 
 
 def pids(held: Held, locks: dict[tuple[int, int], set[int]]) -> set[int]:
-    """Who holds it, of `holders`; {0} when that does not say."""
+    """Return the pids that hold the lock, of `locks` (from `holders`); {0} when it is not among these."""
     return locks.get(held.file) or locks.get((0, held.file[1])) or {0}

@@ -1,4 +1,4 @@
-"""Directories of hard links to blobs: what callers are given. Nothing is under a snapshot's name until it is whole."""
+"""Directories of hard links to blobs, which callers are given. Nothing has a snapshot's name until it is complete."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HEAD_END, _END = ', "files": [', "]}"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a snapshot came from: enough to fetch it again, and to know who may read it. `ref` is ModelRef.key.
+    """The origin of a snapshot: enough to fetch it again, and to decide on access to it. `ref` is ModelRef.key.
 
-    `brought_by`: the user on whose account it was fetched; None: on nobody's.
+    `brought_by` is the user on whose account it was fetched; None if on nobody's.
     """
 
     ref: str
@@ -35,12 +35,12 @@ class Origin:
 
     @property
     def named(self) -> tuple[str, str, str, int | None]:
-        """All but the access, which the source may change."""
+        """All fields but the access, which the source may change."""
         return self.ref, self.source, self.revision, self.brought_by
 
 
 def bringer(raw: object) -> int | None:
-    """What a manifest says of who brought it, if that can be."""
+    """Return the user that a manifest says brought it; None if that is no valid uid."""
     return raw if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < 1 << 32 else None
 
 
@@ -55,10 +55,11 @@ class Snapshots:
         return self._layout.manifest(digest)
 
     def build(self, manifest: Manifest, origin: Origin) -> Origin:
-        """Make the snapshot's directory, durably; every blob must be published. A new one is the daemon's alone.
+        """Create the snapshot's directory, durably; every blob must be published. A new one is open to the daemon
+        alone.
 
-        One that is already there is kept, with its origin, and names that no longer link to their blob are linked
-        again. What the manifest on the disk now says of the origin.
+        One that exists already is kept, with its origin, and names that no longer link to their blob are linked again.
+        Return the origin in the manifest that is now on the disk.
         """
         with disk_errors(f"building the snapshot {manifest.digest.hex[:12]}"):
             self.mend(manifest)
@@ -69,7 +70,8 @@ class Snapshots:
         return origin if there is None else there[1]
 
     def read(self, digest: Digest) -> tuple[Manifest, Origin] | None:
-        """The manifest on disk; None when it is absent, unreadable, or does not have the digest it is named by."""
+        """Return the manifest on the disk and its origin; None when it is absent, unreadable, or does not have the
+        digest it is named by."""
         try:
             raw = _parsed(self.manifest(digest).read_text())
             files = tuple(ManifestFile(f["path"], int(f["size"]), Digest.parse(f["digest"])) for f in raw["files"])
@@ -82,7 +84,7 @@ class Snapshots:
         return (manifest, origin) if manifest.digest == digest else None
 
     def intact(self, manifest: Manifest) -> bool:
-        """Whether every name is a regular file of the right size that shares its blob's inode."""
+        """Return whether every name is a regular file of the right size that shares its blob's inode."""
         path = self.path(manifest.digest)
         try:
             return all(
@@ -92,7 +94,7 @@ class Snapshots:
             return False
 
     def rewrite(self, manifest: Manifest, origin: Origin) -> None:
-        """Write the manifest, which is the daemon's alone."""
+        """Write the manifest, which only the daemon may read."""
         path = self.manifest(manifest.digest)
         if path.is_dir() and not path.is_symlink():
             self._discard(path)
@@ -100,7 +102,8 @@ class Snapshots:
         fsync_directory(self._layout.snapshots)
 
     def remove(self, digest: Digest) -> Path | None:
-        """Take the snapshot out of sight; returns what to delete afterwards. The caller excludes leases."""
+        """Move the snapshot into the trash, where it is no longer visible. Return the path to delete afterwards; None
+        if there was no directory. The caller excludes leases."""
         path, target = self.path(digest), self._layout.trash / f"{digest.hex}.{secrets.token_hex(4)}"
         with disk_errors(f"removing the snapshot {digest.hex[:12]}"):
             moved = self._into_trash(path, target)
@@ -111,7 +114,8 @@ class Snapshots:
         return target if moved else None
 
     def remove_locks(self, digest: Digest) -> None:
-        """Clients that have opened one, and lock it when the exclusion is over, see st_nlink == 0 and ask again."""
+        """Delete the snapshot's lock files. A client that has one open, and locks it after the exclusion, sees st_nlink
+        == 0 and repeats its request."""
         self._discard(self._layout.locks(digest))
 
     def _into_trash(self, path: Path, target: Path) -> bool:
@@ -129,7 +133,7 @@ class Snapshots:
         folders = manifest.folders
         for folder in folders:  # Outer ones first.
             (tree / folder).mkdir(mode=0o755)
-        # Text, not paths: a model of thousands of files waits for these lines.
+        # Strings, not Path objects: a model of thousands of files waits for these lines.
         root, blobs = f"{tree}/", str(self._layout.blobs)
         for file in manifest.files:
             digest = file.digest.hex
@@ -142,10 +146,10 @@ class Snapshots:
         path.chmod(0o500)
 
     def mend(self, manifest: Manifest) -> None:
-        """Make the directory what the manifest says, durably; every blob must be there.
+        """Make the directory agree with the manifest, durably; every blob must exist.
 
-        Names that are right stay as they are, others get their blob by a rename: whoever reads there never misses a
-        file. What else lies there goes.
+        Names that are right stay as they are, others get their blob by a rename, so that a reader never misses a file.
+        Anything else in the directory is deleted.
         """
         path = self.path(manifest.digest)
         if path.is_symlink() or not path.is_dir():
@@ -163,7 +167,7 @@ class Snapshots:
             name, blob = path / file.path, self._layout.blob(file.digest)
             if not _same_file(name, blob, file.size):
                 _open_up(name.parent, touched)
-                if name.is_dir() and not name.is_symlink():  # No rename puts a file in its place.
+                if name.is_dir() and not name.is_symlink():  # A rename cannot replace a directory by a file.
                     self._discard(name)
                 temporary = name.with_name(f".{secrets.token_hex(8)}")
                 os.link(blob, temporary)
@@ -176,7 +180,7 @@ class Snapshots:
             fsync_directory(folder)
 
     def _discard_foreign(self, path: Path, manifest: Manifest, touched: set[Path]) -> None:
-        """What a crash left of an earlier mending, and what somebody put there for loaders to find."""
+        """Delete the leftovers of an interrupted repair, and files that somebody put there for loaders to find."""
         ours = {path / file.path for file in manifest.files} | {path / folder for folder in manifest.folders}
         for folder in [path, *(path / folder for folder in manifest.folders)]:
             for name in os.listdir(folder):
@@ -197,8 +201,8 @@ class Snapshots:
 
 
 def _parsed(text: str) -> Any:
-    """What `_dump` wrote, line by line: decoded in one go, a model of many files would keep every hit waiting. Whatever
-    else it is, all at once."""
+    """Decode a manifest. One that `_dump` wrote is decoded line by line: in one go, a model of many files would delay
+    every hit. Any other is decoded at once."""
     head, *lines = text.split("\n")
     if head.endswith(_HEAD_END) and lines[-2:] == [_END, ""]:
         return {
@@ -209,7 +213,7 @@ def _parsed(text: str) -> Any:
 
 
 def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
-    """Read-only, and durable when this returns."""
+    """Write the manifest, which is read-only and durable when this returns."""
     named = {
         "ref": origin.ref,
         "source": origin.source,
@@ -218,7 +222,7 @@ def _dump(manifest: Manifest, origin: Origin, file: TextIO) -> None:
         **({} if origin.brought_by is None else {"brought_by": origin.brought_by}),
     }
     lines = [json.dumps({"path": f.path, "size": f.size, "digest": str(f.digest)}) for f in manifest.files]
-    # One line for each file: json.dump's own layout is written by Python, letter by letter.
+    # One line for each file: json.dump would write its own layout in Python, letter by letter.
     file.write(f"{json.dumps(named)[:-1]}{_HEAD_END}\n" + ",\n".join(lines) + f"\n{_END}\n")
     file.flush()
     os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~0o222)
@@ -232,12 +236,13 @@ def _open_up(folder: Path, touched: set[Path]) -> None:
 
 
 def _writable(path: Path) -> None:
-    """By its owner; for others it stays what it is, an ACL included."""
+    """Make the path writable by its owner; for others nothing changes, an ACL included."""
     path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o200)
 
 
 def _same_file(name: Path, blob: Path, size: int) -> bool:
-    """FileNotFoundError when the blob is gone; a missing name is just not the same."""
+    """Return whether `name` is the file `blob`; a missing name is not. Raise FileNotFoundError when the blob is
+    missing, and CorruptBlob when it has not `size` bytes."""
     target = os.lstat(blob)
     if target.st_size != size:
         raise CorruptBlob(f"The blob {blob.name[:12]} has {target.st_size} bytes instead of {size}.")

@@ -1,4 +1,4 @@
-"""What lies under blobs/, looked at once: a start asks about every blob, often more than once."""
+"""The files under `blobs/`, scanned once: a start needs the status of every blob, often more than once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BESIDE = ".pieces"
 
 
 class Lying(NamedTuple):
-    """A regular file under a blob's name."""
+    """A regular file that has a blob's name: its size in bytes, `st_mtime_ns` and inode."""
 
     size: int
     mtime_ns: int
@@ -25,10 +25,10 @@ class Lying(NamedTuple):
 
 
 class Census:
-    """Blobs by the hex of their digest. Whoever moves one says so here."""
+    """Map the hex of each blob's digest to its file. Code that moves a blob reports it with `gone` or `came`."""
 
     def __init__(self, layout: Layout, strays: Strays) -> None:
-        """Whatever else lies there is put away; a blob's name that is no regular file goes to quarantine."""
+        """Scan `blobs/`. Delete foreign names; quarantine anything under a blob's name that is not a regular file."""
         self._root = str(layout.blobs)
         self._strays = strays
         self._found: dict[str, Lying] = {}
@@ -60,14 +60,14 @@ class Census:
             self._strays.put_aside(entry.path, "no regular file")
             return
         if stat.S_IMODE(status.st_mode) != 0o444:
-            os.chmod(entry.path, 0o444)  # Nobody may write to it, and whoever may enter its snapshot may read it.
+            os.chmod(entry.path, 0o444)  # No user may write to it; those who may enter its snapshot may read it.
         self._found[entry.name] = Lying(status.st_size, status.st_mtime_ns, status.st_ino)
 
     def get(self, blob: str) -> Lying | None:
         return self._found.get(blob)
 
     def holds(self, blob: Digest, size: int) -> bool:
-        """Whether a file of this size lies under the blob's name."""
+        """Return whether a file of `size` bytes exists under the blob's name."""
         lying = self._found.get(blob.hex)
         return lying is not None and lying.size == size
 

@@ -1,4 +1,4 @@
-"""Blobs that were written to while nobody watched: read again before anybody is given them."""
+"""Check the blobs that were written to while no daemon watched, before any caller gets them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Recheck:
         self._index, self._blobs, self._census, self._done = index, blobs, census, done
 
     def run(self) -> None:
-        """Afterwards every row that has a file says when that was last changed, and no file is known to be damaged."""
+        """Check the blobs that were written to or are marked damaged, and quarantine the damaged ones. Afterwards every
+        row with a file has that file's `st_mtime_ns`, and no file is known to be damaged."""
         with self._index.transaction() as db:
             cursor = db.cursor()
             cursor.row_factory = None
@@ -36,7 +37,8 @@ class Recheck:
         self._adopt(fresh)
 
     def _adopt(self, fresh: list[tuple[str, Lying]]) -> None:
-        """Rows of a cached that did not look at times: these are their files' own from now on."""
+        """Complete rows from a version of cached that did not record modification times: trust their files as they are
+        now."""
         with self._index.transaction() as db:
             for blob, lying in fresh:
                 pieces = self._pieces(Digest(blob), lying)
@@ -46,12 +48,12 @@ class Recheck:
                 )
 
     def _pieces(self, blob: Digest, lying: Lying) -> bytes | None:
-        """Smaller ones have no sidecar."""
+        """Return the piece checksums in the blob's sidecar, or None. Blobs of up to PIECE_BYTES have no sidecar."""
         return self._blobs.known_pieces(blob, lying.size, lying.mtime_ns) if lying.size > PIECE_BYTES else None
 
     def _check(self, blob: Digest, size: int, lying: Lying, condemned: bool) -> None:
-        """One that was condemned is believed only by its whole sha256: a crash may have come before it was put aside,
-        or after it was published again."""
+        """Check one blob, and quarantine it if it is damaged. A blob that was marked damaged has to pass a check of its
+        full sha256: a crash may have happened before it was quarantined, or after it was published again."""
         pieces = self._index.query("SELECT pieces FROM blob WHERE digest = ?", (blob.hex,))[0]["pieces"]
         found = check(str(self._blobs.path(blob)), blob, size, pieces, deep=condemned)
         self._done.blobs_checked += 1

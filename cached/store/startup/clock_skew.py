@@ -1,4 +1,5 @@
-"""Times in the index that cannot be: after a clock that was ahead is set back, rows must not count as new for ever."""
+"""Clamp timestamps that lie in the future. After a fast clock is corrected, rows written under it would otherwise look
+new for ever."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ _PAST = (
     ("lease", "since"),
     ("event", "at"),
 )
-_YEAR_9999 = 253402300799.0  # Beyond it no calendar can show a time; a pin that ends then ends never.
+_YEAR_9999 = 253402300799.0  # No calendar can show a later time; a pin that would end later never ends.
 
 
 def set_back(index: Index, now: float) -> int:
-    """How many rows were dated after now, or before there were clocks. A ref is asked again rather than believed."""
+    """Clamp times after `now` (seconds since the epoch), and times before the epoch. Return the number of rows
+    corrected. A ref with such a time is resolved again at its source before it is trusted."""
     count = 0
     with index.transaction() as db:
         count += _set_back_together(db, now)
@@ -38,7 +40,8 @@ def set_back(index: Index, now: float) -> int:
 
 
 def _set_back_together(db: sqlite3.Connection, now: float) -> int:
-    """What only means something beside another time: the order of uses stays, and a pin lasts as long as was asked."""
+    """Shift times that only have a meaning relative to another time: the order of uses is kept, and a pin lasts as long
+    as was requested. Return the number of rows changed."""
     (latest,) = db.execute("SELECT max(used_at) FROM snapshot").fetchone()
     ahead = max(0.0, (latest or 0.0) - now)
     used = db.execute("UPDATE snapshot SET used_at = max(used_at - ?, 0) WHERE ? > 0", (ahead, ahead)).rowcount

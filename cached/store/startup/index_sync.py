@@ -1,4 +1,4 @@
-"""The index follows: rows that say something else than the disk are corrected, many at a time."""
+"""Correct the index rows that differ from the disk, many at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cached.store.startup.blob_scan import Census
 from cached.store.startup.manifest_scan import Glance
 from cached.store.startup.report import Recovered
 
-_BATCH = 1000  # Snapshots that are corrected in one transaction.
+_BATCH = 1000  # Snapshots corrected in one transaction.
 
 _BLOB = (
     "INSERT INTO blob (digest, size, pieces, created_at, mtime_ns, damaged) VALUES (?, ?, ?, ?, ?, ?) "
@@ -34,7 +34,7 @@ _SNAPSHOT = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A snapshot as it lies on the disk. Those of its blobs that are `missing`, only its source can give back."""
+    """A snapshot as found on the disk. Only its source can provide the blobs (hex) in `missing`."""
 
     digest: str
     manifest: Glance
@@ -43,14 +43,15 @@ class Found:
 
 
 class Following:
-    """Compares with what the index said when this was made. `close` writes what is left."""
+    """Compare snapshots on the disk with the index as it was at construction, and correct the index. `close` writes the
+    last corrections."""
 
     def __init__(self, index: Index, census: Census, blobs: Blobs, written: Callable[[str], int], done: Recovered):
-        """`written`: when a snapshot's manifest was."""
+        """Load the index. `written` returns the `st_mtime_ns` of a snapshot's manifest."""
         self._index, self._census, self._blobs, self._written, self._done = index, census, blobs, written, done
         with index.transaction() as db:
             cursor = db.cursor()
-            cursor.row_factory = None  # Plain tuples: there may be a hundred thousand.
+            cursor.row_factory = None  # Plain tuples, because there may be a hundred thousand.
             self._snapshots = {
                 row[0]: row[1:]
                 for row in cursor.execute(
@@ -72,23 +73,24 @@ class Following:
         return digest in self._snapshots
 
     def origin(self, digest: str) -> Origin | None:
-        """Where a snapshot came from, as far as the index knows."""
+        """Return the origin of a snapshot as recorded in the index; None if the index does not have it."""
         row = self._snapshots.get(digest)
         return Origin(row[1], row[2], row[3], Access.parse(row[6]), row[7]) if row else None
 
     def keep(self, digest: str) -> None:
-        """It cannot be read, and somebody holds it: no longer to be handed out, and not to be taken away."""
+        """Keep a snapshot that cannot be read but is leased: mark it damaged, so that it is no longer served, and do
+        not count it as lost."""
         self._seen.add(digest)
         with self._index.transaction() as db:
             db.execute("UPDATE snapshot SET state = 'damaged' WHERE digest = ? AND state = 'ready'", (digest,))
 
     def follow(self, found: Found) -> None:
-        """The index is to say this of the snapshot."""
+        """Correct the rows of the snapshot if they differ from `found`."""
         self._seen.add(found.digest)
         ref = found.manifest.origin.ref
         if ref not in self._refs:
             at = self._written(found.digest)
-            self._unresolved[ref] = max(self._unresolved.get(ref, (0, "")), (at, found.digest))  # What it meant last.
+            self._unresolved[ref] = max(self._unresolved.get(ref, (0, "")), (at, found.digest))  # The latest wins.
         if not self._agrees(found):
             self._wrong.append(found)
             if len(self._wrong) >= _BATCH:
@@ -100,7 +102,7 @@ class Following:
         with self._index.transaction() as db:
             for digest in lost:
                 self._index.forget(Digest(digest), "lost", "its files were gone when the daemon started")
-            # Known, but not known to be current: a moving name is asked again before it is believed.
+            # checked_at = 0: it may not be current, so a moving name is resolved again before it is trusted.
             db.executemany(
                 "INSERT OR IGNORE INTO resolution (ref, source, revision, snapshot, checked_at, access, who, seal) "
                 "SELECT ref, source, revision, digest, 0, access, ?2, "

@@ -1,4 +1,4 @@
-"""A manifest as plain text and numbers: a start looks at ten thousand of them, and most are as they should be."""
+"""Manifests as plain strings and numbers: a start reads ten thousand of them, and most are correct."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cached.access import Access
 from cached.model import Manifest
 from cached.store.snapshots.snapshots import Origin, bringer
 
-File = tuple[str, int, str]  # Path, size, the hex of its digest; in the order of a Manifest's files.
+File = tuple[str, int, str]  # Path, size in bytes, hex of the digest; in the order of a Manifest's files.
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Glance:
 
     @property
     def folders(self) -> set[str]:
-        """Of all files, "" for the snapshot's own."""
+        """Every directory that contains a file, relative to the snapshot; "" is the snapshot itself."""
         found = {""}
         for path, _, _ in self.files:
             folder = path.rpartition("/")[0]
@@ -40,9 +40,10 @@ class Glance:
 
 
 def glance(path: str, digest: str) -> Glance | None:
-    """What lies at `path`, if it has the digest that it is named by; its names may be hostile, and nothing is opened.
+    """Return the manifest at `path` if its digest is `digest`, under which it is stored. Its paths may be hostile, so
+    no file that they name is opened.
 
-    None when it has not, or when a closer look is needed.
+    Return None when the digest differs, or when a full parse is needed to tell.
     """
     try:
         with open(path, "rb") as file:
@@ -58,6 +59,6 @@ def glance(path: str, digest: str) -> Glance | None:
 
 
 def _digest(files: Iterable[File]) -> str:
-    """As Manifest.digest."""
+    """Return the hex of the digest that Manifest.digest computes for these files."""
     lines = [f"sha256:{digest} {size} {path}\n" for path, size, digest in files]
     return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()

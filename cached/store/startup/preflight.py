@@ -1,6 +1,7 @@
-"""Whether a directory is fit to be a root: ours alone, writable, of a layout that we know, and not somebody's home.
+"""Check that a directory is fit to be a root: owned and writable by this user alone, of a known layout, and not
+somebody's home.
 
-Looks only; each refusal is one sentence that names the path and what to do.
+The checks change nothing. Each refusal is one sentence that names the path and the remedy.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from cached.store.layout import Layout
 from cached.store.private import open_safely
 
 FORMAT = 2
-_BEFORE = 1  # Manifests were the lock files, and everybody could open index and FORMAT: a start brings it up to date.
+_BEFORE = 1  # Manifests were the lock files, and every user could open the index and FORMAT: a start upgrades it.
 
-# What a start of ours can leave before FORMAT is there, and what mkfs leaves on a new disk.
+# Names that a start can leave before FORMAT exists, and that mkfs leaves on a new disk.
 _BEFORE_FORMAT = re.compile(
     r"FORMAT\..*|index\.db(-wal|-shm|-journal)?|blobs|snapshots|ingest|trash|quarantine|lost\+found"
 )
 
 
 def check(layout: Layout) -> None:
-    """StoreDegraded unless `layout.root` may be used; OSError where the disk itself does not answer."""
+    """Raise StoreDegraded unless `layout.root` may be used, and OSError where the disk itself fails."""
     _check_directory(layout)
     check_format(layout)
     _check_folders(layout)
@@ -59,7 +60,7 @@ def _user(uid: int) -> str:
 
 
 def check_format(layout: Layout) -> None:
-    """StoreDegraded unless FORMAT says what we know, or nothing of anybody's is there yet."""
+    """Raise StoreDegraded unless FORMAT names a known layout, or there is no FORMAT and nothing foreign in the root."""
     try:
         mode = layout.format.lstat().st_mode
     except FileNotFoundError:
@@ -82,7 +83,7 @@ def check_format(layout: Layout) -> None:
 
 
 def is_current(layout: Layout) -> bool:
-    """Whether FORMAT names the layout that we write."""
+    """Return whether FORMAT names the layout that this version writes."""
     return _text(layout) == str(FORMAT)
 
 

@@ -1,4 +1,5 @@
-"""A root on a file system that has become read-only: what it holds can still be handed out, and nothing else."""
+"""A root on a file system that has become read-only: its snapshots can still be served, and nothing else can be
+done."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ log = logging.getLogger("cached.store")
 
 
 def read_only(root: Path) -> bool:
-    """Whether its file system is mounted so."""
+    """Return whether the root's file system is mounted read-only; False when it cannot be queried."""
     try:
         return bool(os.statvfs(root).f_flag & os.ST_RDONLY)
     except OSError:
@@ -28,10 +29,12 @@ def read_only(root: Path) -> bool:
 
 
 class FrozenIndex(Index):
-    """A copy of the index elsewhere, removed on closing: SQLite must write to recover what its log holds."""
+    """A copy of the index in a temporary directory, deleted by `close`: SQLite has to write to recover what its log
+    holds."""
 
     def __init__(self, layout: Layout) -> None:
-        """StoreDegraded when there is none that could be read: it would have to be rebuilt."""
+        """Copy and open the index. Raise StoreDegraded when there is none or it cannot be read: it would have to be
+        rebuilt."""
         self._folder = Path(tempfile.mkdtemp(prefix="cached-index-"))
         try:
             for suffix in ("", "-wal"):
@@ -54,7 +57,7 @@ class FrozenIndex(Index):
 
 
 def take_out_broken(index: Index, snapshots: Snapshots) -> None:
-    """Hand out only what is whole by the look of it: nothing can be put right here."""
+    """Mark snapshots that are not intact as damaged, so that they are not served: nothing can be repaired here."""
     for row in index.query("SELECT digest FROM snapshot WHERE state = 'ready'"):
         digest = Digest(row["digest"])
         read = snapshots.read(digest)

@@ -1,4 +1,4 @@
-"""At start-up: make the disk and the index agree, with nobody else running. The disk is right; the index follows."""
+"""Make the disk and the index agree at start-up, while nothing else runs. The disk is right; the index follows."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from cached.store.startup.strays import Strays
 
 log = logging.getLogger("cached.store")
 
-PARKED_SECONDS = 24 * 3600.0  # Partial downloads that nobody has asked for again since are given up.
+PARKED_SECONDS = 24 * 3600.0  # Age at which partial downloads that were not requested again are deleted.
 
 _OURS = re.compile(r"FORMAT|index\.db(-wal|-shm|-journal)?|blobs|snapshots|ingest|trash|quarantine|lost\+found")
-_DEBRIS = re.compile(r"FORMAT\.([0-9]+|next)")  # Of a first start that was killed.
+_DEBRIS = re.compile(r"FORMAT\.([0-9]+|next)")  # Left by a first start that was killed.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest", ".lock")  # What a crash may leave in ingest/.
+_UNFINISHED = (".part", ".pieces", ".fresh", ".tree", ".manifest", ".lock")  # Left in ingest/ by a crash.
 
 
 def reconcile(
@@ -50,10 +50,11 @@ def reconcile(
     state: str = "kept",
     damaged: Path | None = None,
 ) -> Recovered:
-    """Converge without the network, and without reading contents that nothing has written to.
+    """Make the disk and the index agree, without the network, and without reading files that nothing has written to.
+    Return the counts of what was done.
 
-    `state` is what became of the index, and `damaged` the one that it replaces. Safe to be killed in, and to run again:
-    then it finds nothing to do.
+    `state` says how the index was opened, and `damaged` is the index file that it replaces, if any. A start may be
+    killed here and run again; a further run finds nothing to do.
     """
     began = time.monotonic()
     done = Recovered(index=state)
@@ -72,7 +73,7 @@ def reconcile(
 
 
 def correct(index: Index, done: Recovered) -> None:
-    """What can be seen to be wrong in the index by itself, or belonged to processes that are gone."""
+    """Drop rows of processes that are gone and rows with a broken seal, and clamp impossible times."""
     _forget_runs(index)
     with index.transaction() as db:
         done.rows_dropped = row_seals.drop_broken(db)
@@ -80,7 +81,7 @@ def correct(index: Index, done: Recovered) -> None:
 
 
 def _sweep(layout: Layout, strays: Strays) -> None:
-    """Empty the trash; tell of names in the root that are not ours."""
+    """Empty the trash, delete the leftovers of killed starts, and report foreign names in the root."""
     for entry in list(os.scandir(layout.trash)):
         strays.sweep(entry.path)
     for entry in list(os.scandir(layout.root)):
@@ -91,7 +92,7 @@ def _sweep(layout: Layout, strays: Strays) -> None:
 
 
 def _forget_runs(index: Index) -> None:
-    """What belonged to processes that are gone: fills, and descriptions of leases."""
+    """Delete the rows of processes that are gone: all fills, and descriptions of leases."""
     with index.transaction() as db:
         db.execute("DELETE FROM fill")
         pids = [row["pid"] for row in db.execute("SELECT DISTINCT pid FROM lease")]
@@ -133,7 +134,8 @@ class _Start:
         self._remove_strays()
 
     def _read(self, digest: Digest, whole: MakingWhole, following: Following) -> Glance | None:
-        """Its manifest, be it written again from what its directory proves."""
+        """Return the snapshot's manifest; if it is unreadable, rewrite it from the directory. Return None when the
+        directory does not prove it."""
         found = glance(f"{self.layout.snapshots}/{digest.hex}.json", digest.hex)
         if found is not None:
             return self._without_query(digest, found)
@@ -152,12 +154,13 @@ class _Start:
         return Glance.of(read[0], origin)
 
     def _finish_removals(self) -> set[str]:
-        """EVICTING rows: a crash came between the choice and the removal. Those that are gone now."""
+        """Remove the snapshots of EVICTING rows: a crash interrupted them between the choice and the removal. Return
+        the hex digests of the removed snapshots; a leased one stays, READY again."""
         gone = set()
         for row in self.index.query("SELECT digest FROM snapshot WHERE state = 'evicting'"):
             digest = Digest(row["digest"])
             with self.leases.exclusive(digest) as free:
-                if not free:  # Its holder came before the crash did; it is whole, so it stays.
+                if not free:  # It was leased before the crash, so it is complete and stays.
                     with self.index.transaction() as db:
                         db.execute("UPDATE snapshot SET state = 'ready' WHERE digest = ?", (digest.hex,))
                     continue
@@ -167,7 +170,8 @@ class _Start:
         return gone
 
     def _names(self) -> tuple[set[str], set[str]]:
-        """Digests that have a directory, and those that have a manifest, which is now the daemon's alone."""
+        """Return the hex digests that have a directory, and those that have a manifest. Make the manifests readable by
+        the daemon alone, delete foreign names and tidy the lock files."""
         folders: set[str] = set()
         manifests: set[str] = set()
         locks: set[str] = set()
@@ -194,13 +198,13 @@ class _Start:
             if name in snapshots:
                 for foreign in self.leases.tidy(Digest(name), since):
                     self.strays.remove(foreign)
-                with contextlib.suppress(OSError):  # Not while something is in it.
+                with contextlib.suppress(OSError):  # Fails while the folder is not empty.
                     self.layout.locks(Digest(name)).rmdir()
             else:
                 self.snapshots.remove_locks(Digest(name))
 
     def _remove(self, digest: Digest, following: Following) -> None:
-        """Unless somebody holds it."""
+        """Remove the snapshot; while it is leased, keep it without serving it."""
         with self.leases.exclusive(digest) as free:
             if free:
                 self._take_away(digest)
@@ -214,11 +218,12 @@ class _Start:
         self.done.snapshots_removed += 1
 
     def _make_whole(self, troubled: list[Digest], whole: MakingWhole, following: Following) -> None:
-        """Twice over them all: what one has lost, another may have kept."""
+        """Two passes: first recover missing blobs from any snapshot that still links them, then repair each
+        snapshot."""
         reads = []
         for digest in troubled:
             read = self.snapshots.read(digest)
-            if read is None:  # Its names are hostile.
+            if read is None:  # Its manifest has hostile paths.
                 self._remove(digest, following)
             else:
                 reads.append((digest, read))
@@ -234,7 +239,8 @@ class _Start:
         return os.stat(f"{self.layout.snapshots}/{digest}.json").st_mtime_ns
 
     def _remove_strays(self) -> None:
-        """Files that no row accounts for, and partial downloads without a reservation, or grown old."""
+        """Delete blobs without a row, and partial downloads that have no reservation or are older than
+        PARKED_SECONDS."""
         self.index.forget_orphans()
         with self.index.transaction() as db:
             known = {row[0] for row in db.execute("SELECT digest FROM blob WHERE NOT damaged")}
@@ -248,7 +254,7 @@ class _Start:
         fresh = {row["key"] for row in self.index.query("SELECT key FROM reservation WHERE created_at > ?", (since,))}
         entries = list(os.scandir(self.layout.ingest))
         files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
-        # A download in pieces has its whole size from the start; of a smaller one there is nothing to resume.
+        # A download in pieces has its full size from the start; a smaller one cannot be resumed.
         sizes = {key: files[f"{key}.part"].stat().st_size for key in fresh if f"{key}.part" in files}
         kept = {key: size for key, size in sizes.items() if size > PIECE_BYTES}
         for entry in entries:

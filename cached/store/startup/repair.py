@@ -1,4 +1,5 @@
-"""Snapshots that lack something which can be had without the network: blobs under other names, names in directories."""
+"""Repair snapshots without the network: recover blobs that exist under other names, and correct names in
+directories."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ class MakingWhole:
         self._snapshots, self._blobs, self._census = snapshots, blobs, census
         self._done = done
         self._inodes: dict[int, tuple[Digest, int]] | None = None
-        self._wrong: set[tuple[int, Digest]] = set()  # Inodes that were hashed and are not that blob.
+        self._wrong: set[tuple[int, Digest]] = set()  # Inodes that were hashed and do not have that digest.
 
     def sound(self, digest: Digest, manifest: Glance) -> bool:
-        """Whether every blob is there, and the directory is what the manifest says, to the name."""
+        """Return whether every blob exists, and the directory contains exactly the names that the manifest lists, each
+        linked to its blob."""
         expected, lying = {}, self._census.get
         for path, size, blob in manifest.files:
             one = lying(blob)
@@ -39,9 +41,9 @@ class MakingWhole:
         there = contents(str(self._snapshots.path(digest)))
         if there is None or there.folders.keys() != manifest.folders:
             return False
-        if any(mode != 0o555 for folder, mode in there.folders.items() if folder):  # Its own is looked at elsewhere.
+        if any(mode != 0o555 for folder, mode in there.folders.items() if folder):  # `Entrants` sets its own.
             return False
-        # Some file systems number their files otherwise in directories than in stat.
+        # On some file systems the inode numbers in directories differ from those of stat.
         return there.files == expected or (there.files.keys() == expected.keys() and self._linked(digest))
 
     def _linked(self, digest: Digest) -> bool:
@@ -49,7 +51,8 @@ class MakingWhole:
         return read is not None and self._snapshots.intact(read[0])
 
     def manifest(self, digest: Digest, origin: Origin) -> Manifest | None:
-        """A manifest that was lost or damaged, written again from the directory; None when that does not prove it."""
+        """Rewrite a lost or damaged manifest from the directory, and return it; None when the directory does not prove
+        it."""
         manifest = proven(str(self._snapshots.path(digest)), digest, self._identify)
         if manifest is not None:
             self._snapshots.rewrite(manifest, origin)
@@ -58,7 +61,8 @@ class MakingWhole:
         return manifest
 
     def _identify(self, name: str, inode: int) -> tuple[Digest, int]:
-        """The blob that shares the file, else what its bytes say."""
+        """Return the digest and size (bytes) of a file: from the blob with the same inode, else from the file's
+        bytes."""
         if self._inodes is None:
             self._inodes = {lying.inode: (Digest(blob), lying.size) for blob, lying in self._census.items()}
         known = self._inodes.get(inode)
@@ -68,7 +72,8 @@ class MakingWhole:
             return Digest(hashlib.file_digest(file, "sha256").hexdigest()), os.fstat(file.fileno()).st_size
 
     def regain(self, digest: Digest, manifest: Manifest) -> None:
-        """Find blobs that are gone among the names of this snapshot, which may be the last ones of their bytes."""
+        """Recover missing blobs from the files of this snapshot, which may be the last links to their bytes. Link only
+        files with the right sha256."""
         for file in manifest.files:
             if self._census.holds(file.digest, file.size):
                 continue
@@ -96,13 +101,14 @@ class MakingWhole:
         log.warning("blob.regained", extra={"digest": blob.hex, "from": name})
 
     def mend(self, digest: Digest, manifest: Manifest, origin: Origin) -> tuple[bool, set[str]]:
-        """Make its directory right: whether it is whole now, and the blobs that only the source can give back."""
+        """Repair the snapshot's directory. Return whether the snapshot is complete now, and the hex digests of the
+        blobs that only the source can provide."""
         missing = {blob for blob, size in manifest.blobs.items() if not self._census.holds(blob, size)}
         for blob in missing:
             self._put_aside(blob)
         if missing:
             return False, {blob.hex for blob in missing}
-        if self.sound(digest, Glance.of(manifest, origin)):  # All that it lacked was a blob's name.
+        if self.sound(digest, Glance.of(manifest, origin)):  # Only a blob's name was missing.
             return True, set()
         try:
             self._snapshots.mend(manifest)
@@ -114,7 +120,7 @@ class MakingWhole:
         return True, set()
 
     def _put_aside(self, blob: Digest) -> None:
-        """A file of the wrong size under the blob's name, if there is one."""
+        """Quarantine a file of the wrong size under the blob's name, if there is one."""
         lying = self._census.get(blob.hex)
         if lying is not None:
             self._blobs.quarantine(blob, lying.size, None, ())

@@ -1,7 +1,8 @@
-"""The claim on a root: its folders, and the proof that one daemon alone may use it.
+"""The claim on a root, which one daemon alone may use, and the creation of the root's folders.
 
-The claim is an exclusive flock on FORMAT, which the daemon alone can open. Where others can open it (layout 1, or an
-operator's chmod) a lock on it proves nothing: so a new file takes its place, unless a daemon of that layout is running.
+The claim is an exclusive flock on FORMAT, which only the daemon can open. Where others can open it (layout 1, or an
+operator's chmod) a lock on it proves nothing. Then a new file takes its place, unless a daemon of that layout is
+running.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ log = logging.getLogger("cached.store")
 
 
 class RootLock:
-    """This process's claim on the root: an exclusive flock on FORMAT, kept until close or death."""
+    """This process's claim on the root: an exclusive flock on FORMAT, kept until `close` or the end of the process."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @classmethod
     def take(cls, layout: Layout) -> RootLock:
-        """Claim the root, then create what is missing.
+        """Claim the root, then create the missing folders.
 
-        StoreDegraded when it is not fit to be one (see fitness), belongs to a running daemon, or lies on a file system
-        where flock does not exclude. Nothing has been changed in a directory that is not ours.
+        Raise StoreDegraded when the root is not fit to be one (see `preflight`), is claimed by a running daemon, or is
+        on a file system where flock does not exclude. Nothing is changed in a directory that is not ours.
         """
         with _refusing(f"Cannot write to the root {layout.root}", "mend its permissions"):
             _make(layout.root)
@@ -52,7 +53,7 @@ class RootLock:
 
     @classmethod
     def hold(cls, layout: Layout) -> RootLock:
-        """Claim a root that cannot be written to. StoreDegraded as in `take`, as far as reading tells."""
+        """Claim a root that cannot be written to. Raise StoreDegraded as `take` does, as far as reading can tell."""
         with _refusing(f"Cannot read the root {layout.root}", "check the disk"):
             preflight.check_format(layout)
             fd = private.open_safely(layout.format, os.O_RDONLY)
@@ -65,7 +66,7 @@ class RootLock:
             return cls(fd)
 
     def close(self) -> None:
-        """Give it up; once more changes nothing."""
+        """Release the claim. A second call changes nothing."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -73,7 +74,7 @@ class RootLock:
 
 @contextlib.contextmanager
 def _refusing(what: str, mend: str) -> Iterator[None]:
-    """What the disk says, as a StoreDegraded."""
+    """Translate OSError into StoreDegraded; `mend` is the remedy in its message."""
     try:
         yield
     except OSError as error:
@@ -83,11 +84,11 @@ def _refusing(what: str, mend: str) -> Iterator[None]:
 def _make(root: Path) -> None:
     if not os.path.lexists(root):
         root.mkdir(parents=True)
-        root.chmod(0o755)  # Whatever the umask: callers reach their snapshots through it.
+        root.chmod(0o755)  # Independent of the umask: callers reach their snapshots through it.
 
 
 def _claimed(layout: Layout) -> int:
-    """The descriptor of FORMAT, once its lock is ours."""
+    """Lock FORMAT and return its descriptor. Raise StoreDegraded when another daemon has locked it."""
     while True:
         there = _status(layout.format)
         if there is not None and not private.exposed(there) and preflight.is_current(layout):
@@ -99,7 +100,7 @@ def _claimed(layout: Layout) -> int:
 
 
 def _claim(layout: Layout) -> int | None:
-    """Of what is there; None when it is not any more."""
+    """Lock the existing FORMAT and return its descriptor; None when it has been replaced meanwhile."""
 
     def still_there(fd: int) -> bool:
         _require_exclusion(layout, layout.format)
@@ -109,9 +110,10 @@ def _claim(layout: Layout) -> int | None:
 
 
 def _claim_anew(layout: Layout, there: os.stat_result | None) -> int | None:
-    """Put a FORMAT that is locked by us in the place of what is there; None when that has changed meanwhile.
+    """Replace FORMAT, whose status was `there`, by a new file that we have locked. Return its descriptor; None when
+    FORMAT has changed meanwhile.
 
-    Two that try it exclude each other by the lock on the new file, which has one name.
+    Two starts that try this exclude each other by the lock on the new file, which has one name.
     """
 
     def put_in_place(fd: int) -> bool:
@@ -121,8 +123,8 @@ def _claim_anew(layout: Layout, there: os.stat_result | None) -> int | None:
 
 
 def _claimed_if(layout: Layout, fd: int, holds: Callable[[int], bool]) -> int | None:
-    """The descriptor, locked by us, if that holds of it then; else it is closed. StoreDegraded when somebody else has
-    locked it."""
+    """Lock `fd` and return it if `holds(fd)` is true then; else close it and return None. Raise StoreDegraded when
+    another process has locked it."""
     try:
         if not _locked(layout, fd):
             raise _in_use(layout)
@@ -136,13 +138,13 @@ def _claimed_if(layout: Layout, fd: int, holds: Callable[[int], bool]) -> int | 
 
 
 def _put_in_place(layout: Layout, fd: int, there: os.stat_result | None) -> bool:
-    """False, and nothing is left of it, when something else than `there` is there by now."""
+    """Rename the locked file to FORMAT. Return False, and leave nothing of it, when FORMAT is no longer `there`."""
     try:
         _require_exclusion(layout, layout.next_format)
         with contextlib.nullcontext() if there is None else _without_a_daemon_of_before(layout):
             if _same(there, _status(layout.format)):
                 if there is not None and not preflight.is_current(layout):
-                    from_layout_1(layout)  # A start that is killed in it is begun again, be it of a daemon of layout 1.
+                    from_layout_1(layout)  # If it is killed, any daemon can start again, even one of layout 1.
                 os.ftruncate(fd, 0)
                 write_all(fd, memoryview(f"{preflight.FORMAT}\n".encode()), 0)
                 os.fsync(fd)
@@ -151,12 +153,12 @@ def _put_in_place(layout: Layout, fd: int, there: os.stat_result | None) -> bool
                 return True
         return False
     finally:
-        if _same(os.fstat(fd), _status(layout.next_format)):  # While we hold its lock it is nobody else's.
+        if _same(os.fstat(fd), _status(layout.next_format)):  # We hold its lock, so no other process uses it.
             layout.next_format.unlink()
 
 
 def _open_next(layout: Layout) -> int:
-    """A start that was killed may have left one."""
+    """Open FORMAT.next, which a killed start may have left, or create it. Return its descriptor."""
     while True:
         with contextlib.suppress(FileExistsError):
             return private.create(layout.next_format)
@@ -169,7 +171,7 @@ def _open_next(layout: Layout) -> int:
 
 @contextlib.contextmanager
 def _without_a_daemon_of_before(layout: Layout) -> Iterator[None]:
-    """None of layout 1 can start during the block. StoreDegraded when one is running."""
+    """Prevent any daemon of layout 1 from starting during the block. Raise StoreDegraded when one is running."""
     fd = private.open_safely(layout.format, os.O_RDWR)
     try:
         locked = _locked(layout, fd)
@@ -185,9 +187,10 @@ def _without_a_daemon_of_before(layout: Layout) -> Iterator[None]:
 
 
 def _held_by_strangers(layout: Layout) -> bool:
-    """Whether those who have locked FORMAT can do no more than read it; every daemon of layout 1 has it open to write.
+    """Return whether the processes that have locked FORMAT can only read it; every daemon of layout 1 has it open for
+    writing.
 
-    To be asked without having it open to write.
+    The caller must not have it open for writing.
     """
     if not private.exposed(layout.format.lstat()) or private.is_open_for_writing(layout.format):
         return False
@@ -214,7 +217,7 @@ def _create(layout: Layout) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     layout.snapshots.mkdir(exist_ok=True)
-    layout.snapshots.chmod(0o711)  # Its names are the digests of what is here: not everybody's to list.
+    layout.snapshots.chmod(0o711)  # Its names are the digests of cached models, which not every user may list.
     for prefix in range(256):
         _make_folder(layout, layout.blobs / f"{prefix:02x}")
     for directory in (layout.blobs, layout.root):
@@ -222,7 +225,7 @@ def _create(layout: Layout) -> None:
 
 
 def _shut_to_its_group(root: Path) -> None:
-    """The daemon's group is that of its socket: its members are callers."""
+    """Remove the group's permission to write: the daemon's group is that of its socket, so its members are callers."""
     mode = stat.S_IMODE(root.stat().st_mode)
     if mode & stat.S_IWGRP:
         root.chmod(mode & ~stat.S_IWGRP)
@@ -243,7 +246,8 @@ def _in_use(layout: Layout) -> StoreDegraded:
 
 
 def _locked(layout: Layout, fd: int) -> bool:
-    """Whether the lock is ours now; False when somebody has it."""
+    """Try to lock `fd` and return whether the lock is ours; False when another process has it. Raise StoreDegraded when
+    the file system does not support flock."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -254,7 +258,8 @@ def _locked(layout: Layout, fd: int) -> bool:
 
 
 def _require_exclusion(layout: Layout, path: Path) -> None:
-    """That a second opening of `path`, locked by us, is refused the lock: no-op locks would grant it."""
+    """Raise StoreDegraded unless a second open of `path`, which we have locked, is refused the lock: no-op locks would
+    grant it."""
     fd = private.open_safely(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

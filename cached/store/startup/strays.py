@@ -1,4 +1,4 @@
-"""Names under the root that are not ours: put away or left alone, always logged, never a reason not to start."""
+"""Foreign names under the root: deleted, quarantined or left alone, always logged, and never a reason not to start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cached.store.startup.report import Recovered
 
 log = logging.getLogger("cached.store")
 
-LOGGED = 20  # Lines; somebody may have unpacked an archive into the root.
+LOGGED = 20  # Lines at most; somebody may have unpacked an archive into the root.
 
 
 class Strays:
@@ -23,11 +23,11 @@ class Strays:
         self._lines = 0
 
     def remove(self, path: str) -> None:
-        """Delete it, whatever it is."""
+        """Delete the file or directory, whatever it is."""
         self._put_away(path, f"{self._layout.trash}/stray.{secrets.token_hex(8)}", "removed")
 
     def put_aside(self, path: str, why: str) -> bool:
-        """Into quarantine, for the operator to look at. False when it stays where it is."""
+        """Quarantine the file or directory, for the operator to inspect. Return False when it stays where it is."""
         name = os.path.basename(path)[:80]
         return self._put_away(path, f"{self._layout.quarantine}/{name}.{secrets.token_hex(4)}", f"quarantined: {why}")
 
@@ -36,7 +36,7 @@ class Strays:
         self._say(path, "left alone")
 
     def sweep(self, path: str) -> None:
-        """Delete what our own trash holds: nothing that needs to be told."""
+        """Delete a file or directory of our own, such as one in the trash. Only a failure is logged."""
         try:
             delete_tree(Path(path))
         except OSError as error:
@@ -49,7 +49,7 @@ class Strays:
             if os.path.isdir(path) and not os.path.islink(path):
                 os.chmod(path, 0o755)  # Moving a directory rewrites its "..", which needs the right to write to it.
             os.rename(path, target)
-        except OSError as error:  # A mount point, or immutable.
+        except OSError as error:  # It is a mount point, or immutable.
             self._failed(path, error)
             return False
         self._say(path, what)

@@ -1,4 +1,4 @@
-"""What lies in a snapshot's directory, and the manifest that this proves."""
+"""The contents of a snapshot's directory, and the manifest that they prove."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cached.model import Digest, Manifest, ManifestFile
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Inodes by path, and the modes of folders, "" for the directory itself."""
+    """Map each file's path to its inode, and each folder's path to its mode; "" is the directory itself."""
 
     files: dict[str, int]
     folders: dict[str, int]
 
 
 def contents(directory: str) -> Contents | None:
-    """None when that is no directory, or cannot be read."""
+    """Return the contents of the directory; None when it is not a directory or cannot be read."""
     found = Contents({}, {})
     try:
         _look_into(directory, "", found)
@@ -40,9 +40,10 @@ def _look_into(folder: str, path: str, found: Contents) -> None:
 
 
 def proven(directory: str, digest: Digest, identify: Callable[[str, int], tuple[Digest, int]]) -> Manifest | None:
-    """The manifest of this digest, from the directory that is named by it, if its files are the ones.
+    """Return the manifest that has this digest, if the files of the directory, which is named by it, are the right
+    ones; else None.
 
-    `identify` says what a file is, by its path and inode: its digest and size.
+    `identify` returns the digest and size (bytes) of a file, given its path and inode.
     """
     found = contents(directory)
     if found is None:

@@ -1,4 +1,4 @@
-"""What a root of layout 1 lacks: there the manifests were the lock files, open to everybody who might lease."""
+"""Upgrade a root of layout 1, in which manifests were the lock files, open to every user that might lease."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _MANIFEST = re.compile(r"([0-9a-f]{64})\.json")
 
 
 def from_layout_1(layout: Layout) -> None:
-    """Make every manifest the daemon's alone; to those who have locked it, it goes on counting as a lock file."""
+    """Make every manifest readable by the daemon alone. Locks that clients hold on it still count, because it is linked
+    as a lock file."""
     with contextlib.suppress(FileNotFoundError), os.scandir(layout.snapshots) as entries:
         for entry in entries:
             named = _MANIFEST.fullmatch(entry.name)
@@ -29,4 +30,4 @@ def _adopt(layout: Layout, snapshot: Digest) -> None:
     make_folder(folder)
     with contextlib.suppress(FileExistsError):
         os.link(manifest, folder / BEFORE)
-    close(manifest, 0o400)  # Last: by this a start sees that nothing is left to do.
+    close(manifest, 0o400)  # Last, because a start takes this mode to mean that nothing is left to do.
