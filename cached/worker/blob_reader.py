@@ -9,7 +9,7 @@ from cached.errors import SourceUnavailable
 
 
 class BlobReader:
-    """See `sources.base.Reader`. It holds the file open, so that an eviction there does not matter."""
+    """See `sources.source.Reader`. It holds the file open, so that an eviction there does not matter."""
 
     def __init__(self, path: Path) -> None:
         """SourceUnavailable when it has gone; the next try then asks the remote."""
