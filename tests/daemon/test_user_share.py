@@ -27,7 +27,7 @@ def given(room: Room, digest: Digest, uid: int) -> None:
     room._disk.uses.given(digest, Peer(os.getpid(), uid, uid))
 
 
-async def _aged(room: Room, name: str, uid: int, **sizes: int) -> None:
+async def aged(room: Room, name: str, uid: int, **sizes: int) -> None:
     """Brought, and not used for ever."""
     digest = await bring(room, name, uid, **sizes)
     with store_of(room).index.transaction() as db:
@@ -74,7 +74,7 @@ async def test_administrators_and_the_daemon_have_no_share(rooms: Rooms) -> None
 
 async def test_what_a_user_has_above_its_share_goes_first_for_others_however_young_or_used(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.4), min_residency=Duration(3600))
-    await _aged(room, "old", MODEST, w=20)
+    await aged(room, "old", MODEST, w=20)
     hot = [await bring(room, name, GREEDY, w=40) for name in "ab"]
     used(room, hot)
     await bring(room, "new", MODEST, w=10)
@@ -85,7 +85,7 @@ async def test_what_a_user_has_above_its_share_goes_first_for_others_however_you
 
 async def test_a_watermark_takes_what_is_above_a_share_first(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.4), min_residency=Duration(3600), high_watermark=0.9, low_watermark=0.8)
-    await _aged(room, "old", MODEST, w=20)
+    await aged(room, "old", MODEST, w=20)
     for name in "abc":
         await bring(room, name, GREEDY, w=25)
     await room.keep_below()
@@ -125,7 +125,7 @@ async def test_what_others_use_is_not_taken_from_them_for_who_was_quicker_to_bri
 
 async def test_users_above_their_shares_keep_nothing_by_using_each_others_models(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.2), min_residency=Duration(600))
-    await _aged(room, "old", MODEST, w=5)
+    await aged(room, "old", MODEST, w=5)
     for turn in range(12):
         for uid, other in (GREEDY, THIRD), (THIRD, GREEDY):
             with contextlib.suppress(AllHeld):
@@ -137,13 +137,15 @@ async def test_users_above_their_shares_keep_nothing_by_using_each_others_models
 
 
 async def test_what_a_user_shares_stays_for_it_as_far_as_its_own_share_has_room(rooms: Rooms) -> None:
-    room = rooms.make(100, user_share=Share(0.25), min_residency=Duration(600))
+    room = rooms.make(100, user_share=Share(0.25))
     await bring(room, "own", MODEST, w=5)
-    for name in "abcd":
-        given(room, await bring(room, name, GREEDY, w=10), MODEST)
-    await bring(room, "huge", THIRD, w=55)
-    await bring(room, "third", MODEST + 100, w=20)
-    assert here(room) == {"own", "c", "d", "huge", "third"}, "in the 20 left of its share the two that it used last"
+    brought = {name: await bring(room, name, GREEDY, w=10) for name in "abcdefg"}
+    for name in "cab":
+        given(room, brought[name], MODEST)
+    used(room, [brought[name] for name in "defg"])
+    await bring(room, "third", THIRD, w=25)
+    await bring(room, "fourth", THIRD + 1, w=25)
+    assert here(room) == {"own", "a", "b", "f", "g", "third", "fourth"}, "what it used last, in the 20 that are left"
 
 
 async def test_no_snapshot_is_remembered_for_any_number_of_users(rooms: Rooms) -> None:
@@ -187,7 +189,7 @@ async def test_a_stalled_fill_above_its_share_gives_way_to_who_is_within(rooms: 
 
 async def test_a_fill_above_its_share_gives_way_before_anything_of_who_is_within_goes(rooms: Rooms) -> None:
     room = rooms.make(100, user_share=Share(0.3))
-    await _aged(room, "old", MODEST, w=10)
+    await aged(room, "old", MODEST, w=10)
     greedy = await reserve(room, "greedy", GREEDY, x=80, y=5)
     await come(room, greedy, "x")
     asked = asyncio.Event()
@@ -214,8 +216,8 @@ async def test_a_fill_above_its_share_gives_way_before_anything_of_who_is_within
 @pytest.mark.parametrize("how", ["running", "leased"])
 async def test_a_watermark_takes_nothing_of_who_is_within_its_share_for_who_is_above(rooms: Rooms, how: str) -> None:
     room = rooms.make(100, user_share=Share(0.3), high_watermark=0.9, low_watermark=0.5)
-    await _aged(room, "old", MODEST, w=10)
-    await _aged(room, "also", THIRD, w=5)
+    await aged(room, "old", MODEST, w=10)
+    await aged(room, "also", THIRD, w=5)
     await bring(room, "own", GREEDY, w=5)
     greedy = await reserve(room, "greedy", GREEDY, x=75)
     if how == "running":
@@ -349,7 +351,7 @@ async def test_a_quick_look_never_says_less_than_counts_towards_a_share(rooms: R
         running.append(await reserve(room, f"r{number}", uid, w=20 + number, shared=7))
         for asks in (MODEST, GREEDY, THIRD):
             wish = Wish("x", wants={"key": 5 * KB}, uid=asks, overhead=KB)
-            exact = room._evictor.books(wish, look=False).above(wish)
+            exact = room._evictor.books(wish, look=False).accounts(wish).above
             assert greed.most(store_of(room), wish) >= exact[asks] > 0
     for each in running:
         await room.abandon(each)

@@ -18,7 +18,7 @@ from cached.client.lease import take
 from cached.config import Config, Duration, Size
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.evictor import Evictor, Freed, Wish
-from cached.daemon.space.reservation import Room
+from cached.daemon.space.reservation import Plan, Room
 from cached.errors import AllHeld, DigestMismatch
 from cached.model import Digest
 from cached.store.blobs import verify
@@ -133,9 +133,12 @@ class Machine(RuleBasedStateMachine):
     def _one(self, data: st.DataObject) -> Filling:
         return self.fills.pop(data.draw(st.integers(0, len(self.fills) - 1)))
 
+    def _plan(self, model: Model, uid: int | None) -> Plan:
+        return self.room._plan(model.listing, uid, [fill.number for fill in self.fills])
+
     def _begin(self, model: Model, uid: int | None = None) -> Filling | None:
         """As the daemon does: nothing goes yet. None when too little may go."""
-        plan = self.room._plan(model.listing, uid)
+        plan = self._plan(model, uid)
         if plan.refusal is None:
             self.counts["promised"] += len(plan.promised.snapshots)
             return Filling(self.store, model, plan, self._secure)
@@ -145,13 +148,13 @@ class Machine(RuleBasedStateMachine):
             wish = plan.needs.wish(None)
             assert Evictor(self.store, 0, {}).plan(needed, wish).short, f"{model.name} was refused though it fits"
             foreseen = self._free(needed, wish).short
-            assert foreseen or self.room._plan(model.listing, uid).refusal, f"{model.name} fits now, and nobody knew"
+            assert foreseen or self._plan(model, uid).refusal, f"{model.name} fits now, and nobody knew"
         return None
 
     def _secure(self, fill: Filling, steps: dict[str, int]) -> None:
         """What is promised goes now; a fill that comes later gives way, or this one does."""
         before = self.store.usage()
-        while (stuck := self.room._steps.take(steps, ())) is not None:
+        while (stuck := self.room._steps.take(steps, (), [fill.number for fill in self.fills])) is not None:
             self._note_gone()
             other = next((each for each in self.fills if each.number == stuck.stop), None)
             if other is None or other is fill:

@@ -66,7 +66,7 @@ def _farm_only(self: Snapshots, manifest: Manifest) -> None:
 
 
 def with_checks_that_find_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(machine.checkup, "check", lambda *_, **__: Checkup(None))
+    patch.setattr(machine.verify, "check", lambda *_, **__: Checkup(None))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 
 from tests.soak.soak import run
@@ -24,6 +25,7 @@ def main() -> int:
     names = ["crowd", *(trick.__name__ for trick in tricks())]
     parser.add_argument("--only", action="append", default=[], choices=names, help="this trick; may be given again")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # So that what it started ends with it.
     print(f"soak: {options.seconds:.0f} s, seed {options.seed}", flush=True)
     outcome = run(options.seconds, options.seed, options.only)
     print(outcome.report())

@@ -39,7 +39,7 @@ TOKEN = "hf_canary_0b5a"
 def source(hub: HubStub) -> Iterator[HubSource]:
     web = Web(4)
     yield HubSource(Config(hub_endpoint=hub.endpoint, read_timeout=Config().read_timeout), web)
-    client.close()
+    web.close()
 
 
 @pytest.fixture

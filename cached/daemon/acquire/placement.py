@@ -125,6 +125,6 @@ def _rank(plan: Plan) -> tuple[bool, bool, int, float, int]:
     """For sorting, the best disk first: where it fits; where most of it is, or else nothing has to go; then where what
     has to go was last used the longest ago; then where most room is."""
     needs, usage = plan.needs, plan.usage
-    apt = 2 * needs.ties >= needs.unique or not plan.victims
+    apt = 2 * needs.ties >= needs.unique or not (plan.victims or plan.stops)
     latest = max((victim.used_at for victim in plan.victims), default=0.0)
     return plan.refusal is not None, not apt, -needs.ties, latest, usage.used + usage.reserved - usage.limit

@@ -38,15 +38,18 @@ class Acquiring:
         if wish.pins:
             await self._people.require_admin(peer, "pinning")
         caller = await self.caller(peer, wish)
-        hand_out = partial(self._hand_out, wish, peer, caller)
         found = await self._cache.acquire(wish.ask, caller)
         if isinstance(found, Fill):
-            return await self._stream(request, found, wish.abandon, hand_out)
-        line = ready_line(await hand_out(found))
+            return await self._stream(request, found, wish.abandon, partial(self._hand_out_later, wish, peer))
+        line = ready_line(await self._hand_out(wish, peer, caller, found))
         return web.Response(body=line, content_type="application/x-ndjson")
 
     async def caller(self, peer: Peer | None, wish: Acquire) -> Caller:
         return caller_of(peer, wish.credentials, await self._people.served(peer))
+
+    async def _hand_out_later(self, wish: Acquire, peer: Peer | None, ready: Ready) -> Ready:
+        """After a fill, which may have taken hours: the daemon's credentials may serve the caller no more."""
+        return await self._hand_out(wish, peer, await self.caller(peer, wish), ready)
 
     async def _hand_out(self, wish: Acquire, peer: Peer | None, caller: Caller, ready: Ready) -> Ready:
         """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""

@@ -86,7 +86,9 @@ class Admin:
         if not dry_run:
             await place.disk.do(_drop_unused, place.disk.store)
         need = await place.disk.do(place.room.excess, self._cache.config.low_watermark)
-        return await place.room.make(need, Wish("to get below the low watermark", spare=True), dry_run)
+        return await place.room.make(
+            need, Wish("to get below the low watermark", spare_young=True, spare_within=True), dry_run
+        )
 
 
 def _drop_unused(store: Store) -> None:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cached.daemon.space.eviction_policy import Budget, Candidate, Rows, Victim, Wish, choose
+from cached.daemon.space.accounts import Ledger
+from cached.daemon.space.eviction_policy import Accounts, Budget, Rows, Victim, Wish, choose
 from cached.model import Digest
 from cached.store.index.promises import FillRow, Reservation
 from cached.store.overhead import NONE, Overhead
@@ -33,53 +34,10 @@ class Books:
         """Bytes that are neither used nor set aside."""
         return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
 
-    def above(self, wish: Wish | None = None) -> dict[int, int]:
-        """Bytes above its share of each user that has more, with what it wishes to begin."""
-        if self.share is None:
-            return {}
-        return {uid: bytes_ - self.share for uid, bytes_ in self._taken(wish).items() if bytes_ > self.share}
-
-    def spared(self, wish: Wish | None = None) -> frozenset[Digest]:
-        """Snapshots that others than who brought them have used, as far as they would be within the shares of those:
-        of each user the most recently used first, and for nobody who has its share without them. So nobody loses what
-        somebody was quicker to bring, and those who have too much do not keep it by using each other's."""
-        taken = self._taken(wish) if self.share is not None else {}
-        users: dict[int, list[tuple[float, Candidate]]] = {}
-        for candidate in self.rows.candidates:
-            for at, uid in candidate.shared:
-                users.setdefault(uid, []).append((at, candidate))
-        found = set[Digest]()
-        for uid, uses in users.items():
-            room, counted = (self.share or 0) - taken.get(uid, 0), set[str]()
-            for _, candidate in sorted(uses, key=lambda use: (-use[0], use[1].digest)):
-                bytes_ = self._bytes(candidate.blobs - counted)
-                if self.share is not None and bytes_ > room:
-                    continue
-                room -= bytes_
-                counted |= candidate.blobs
-                found.add(candidate.digest)
-        return frozenset(found)
-
-    def _taken(self, wish: Wish | None) -> dict[int, int]:
-        """Bytes that count towards each user's share: of its snapshots, its fills, and what it wishes to begin; of
-        what its snapshots take beside their blobs it has what it is `charged`."""
-        blobs: dict[int, set[str]] = {}
-        keys: dict[int, dict[str, int]] = {}
-        for candidate in self.rows.candidates:
-            if candidate.brought_by is not None:
-                blobs.setdefault(candidate.brought_by, set()).update(candidate.blobs)
-        for fill in self.fills:
-            if fill.uid is not None:
-                blobs.setdefault(fill.uid, set()).update(fill.holds)
-                keys.setdefault(fill.uid, {}).update(self._sizes_of(fill.wants))
-        if wish is not None and wish.fill is None and wish.uid is not None:
-            blobs.setdefault(wish.uid, set()).update(wish.blobs)
-            keys.setdefault(wish.uid, {}).update(wish.wants)
-        charged = self.charged(wish)
-        return {
-            uid: self._bytes(blobs.get(uid, ())) + sum(keys.get(uid, {}).values()) + charged.get(uid, 0)
-            for uid in blobs.keys() | keys.keys() | charged.keys()
-        }
+    def accounts(self, wish: Wish | None = None) -> Accounts:
+        """Who has more than its share, with what it wishes to begin, and what is spared."""
+        ledger = Ledger(self.rows, self.fills, self.reservations, self.share, self.charged(wish), wish)
+        return ledger.accounts()
 
     def charged(self, wish: Wish | None = None) -> dict[int, int]:
         """What each user has of the excess of overhead, with what it wishes to begin."""
@@ -97,12 +55,6 @@ class Books:
         kept = {candidate.digest for candidate in self.rows.candidates if candidate.kept}
         theirs = {fill.id for fill in fills}
         return frozenset(digest for digest, fill in self.promised.items() if fill in theirs and digest not in kept)
-
-    def _sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
-        return {key: self.reservations[key].size for key in keys if key in self.reservations}
-
-    def _bytes(self, blobs: Iterable[str]) -> int:
-        return sum(self.rows.sizes.get(blob, 0) for blob in blobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +77,23 @@ class Decision:
         return self.short <= self.yields
 
 
-def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[str]) -> Decision:
+def decide(
+    books: Books,
+    wish: Wish,
+    budget: Budget | None,
+    under: Collection[str],
+    stoppable: Collection[int] | None = None,
+) -> Decision:
     """Whether a fill can have all that it wishes for, and by what: of its budget first, if it has one.
 
     Who has more than its share comes after everybody else, and of equals the younger one; what is promised to those
-    before is theirs. `under`: sources that count towards the budget.
+    before is theirs. `under`: sources that count towards the budget. `stoppable`: fills that could give way now; None:
+    all.
     """
     if wish.fill is not None:  # What has come since it was looked at needs no room any more.
         wish = replace(wish, wants={key: size for key, size in wish.wants.items() if key in books.reservations})
-    above = books.above(wish)
+    accounts = books.accounts(wish)
+    above = accounts.above
     greedy = wish.uid is not None and wish.uid in above
 
     def rank(fill: FillRow) -> tuple[bool, int]:
@@ -142,15 +102,17 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
     mine = (greedy, wish.fill if wish.fill is not None else 1 << 62)
     others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
     before = [fill for fill in others if rank(fill) < mine]
-    later = [fill for fill in reversed(others) if rank(fill) > mine]
-    gone = books.promised_to(before)
-    held = books.rows.held | wish.blobs
-    claims = _Claims(books, wish, before, later)
-    rows = replace(books.rows, held=held, gone=gone, above=above, greedy=wish.uid if greedy else None)
-    rows = replace(rows, spared=books.spared(wish))
+    later = [fill for fill in reversed(others) if rank(fill) > mine and (stoppable is None or fill.id in stoppable)]
     theirs = [] if greedy else [fill for fill in later if fill.uid in above]
+    gone = books.promised_to(before)
+    # What fills that give way hold is free once their snapshots have gone as well.
+    held = books.rows.held.difference(*(fill.holds for fill in theirs)) | wish.blobs
+    held = held.union(*(fill.holds for fill in books.fills if fill not in theirs))
+    claims = _Claims(books, wish, before, later)
+    rows = replace(books.rows, held=held, gone=gone, accounts=accounts, greedy=wish.uid if greedy else None)
     rows = replace(rows, excess=books.overhead.excess + claims.overhead, charged=books.charged(wish))
     within: list[Victim] = []
+    tight: Decision | None = None
     if budget is not None:
         inner = _only(rows, under)
         need = claims.under(budget, under, inner) - budget.limit
@@ -159,15 +121,18 @@ def decide(books: Books, wish: Wish, budget: Budget | None, under: Collection[st
         short = need - freed(inner, rows.gone | {victim.digest for victim in within})
         if short > 0:
             fills = [fill for fill in later if fill.source in under]
-            yields = claims.yields(fills)
-            return Decision(tuple(within), short, tuple(f.id for f in fills), yields, greedy, budget)
+            ids = tuple(fill.id for fill in fills)
+            tight = Decision(tuple(within), short, ids, claims.yields(fills), greedy, budget)
+            if not tight.possible:
+                return tight
     gone = rows.gone | {victim.digest for victim in within}
     need = claims.needed - books.loose[0]
     chosen = choose(replace(rows, gone=gone, yields=claims.yields(theirs)), need)
     victims = within + [victim.explained(wish.purpose) for victim in chosen]
     short = need - freed(rows, gone | {victim.digest for victim in victims}) - books.loose[1]
     ids = tuple(fill.id for fill in later)
-    return Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
+    whole = Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
+    return whole if tight is None or not whole.possible else replace(tight, victims=whole.victims)
 
 
 def freed(rows: Rows, gone: Collection[Digest]) -> int:

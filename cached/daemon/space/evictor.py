@@ -55,7 +55,7 @@ class Evictor:
         share = self._share_of(self._store.usage())
         if wish.uid is None or share is None or greed.most(self._store, wish) <= share:
             return False
-        return wish.uid in self.books(wish, look=False).above(wish)
+        return wish.uid in self.books(wish, look=False).accounts(wish).above
 
     def plan(self, need: int, wish: Wish) -> Freed:
         """What `free` would do, as far as can be said beforehand. Nothing is changed."""
@@ -166,7 +166,7 @@ class Evictor:
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
         rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
         rows = replace(rows, excess=books.overhead.excess, charged=books.charged())
-        return replace(rows, above=books.above(), spared=books.spared(), spare=wish.spare)
+        return replace(rows, accounts=books.accounts(), spare_young=wish.spare_young, spare_within=wish.spare_within)
 
     def _rows(self, wish: Wish, look: bool) -> Rows:
         index, now = self._store.index, time.time()

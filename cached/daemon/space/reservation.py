@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -46,6 +46,7 @@ class Plan:
     victims: tuple[Victim, ...] = ()
     refusal: CachedError | None = None
     promised: Promised = NOTHING
+    stops: bool = False  # Whether another fill has to give way.
 
     @property
     def capacity(self) -> int:
@@ -81,7 +82,7 @@ class Room:
         ref = str(listing.ref)
         for _ in range(TRIES):
             async with self._evicting:
-                plan = await self._disk.do(self._plan, listing, uid)
+                plan = await self._disk.do(self._plan, listing, uid, self._running.stoppable)
                 if plan.refusal is not None:
                     raise plan.refusal
                 try:
@@ -117,7 +118,7 @@ class Room:
 
     async def plan(self, listing: Listing, uid: int | None = None) -> Plan:
         """What `reserve` would find, without changing anything."""
-        return await self._disk.do(self._plan, listing, uid)
+        return await self._disk.do(self._plan, listing, uid, self._running.stoppable)
 
     async def run(self, reserved: Reserved, work: Coroutine[Any, Any, T]) -> T:
         """The part of a fill that needs room. AllHeld when it had to give way to another: what has landed stays."""
@@ -147,15 +148,17 @@ class Room:
         AllHeld when that is not enough. Of what no fill has reserved nothing is known, and nothing is done.
         """
         while (stuck := await self._secure(steps)) is not None:
-            if stuck.stop is None or not await self._running.stop(stuck.stop, stuck.fill):
+            if stuck.stop is None or stuck.fill in self._running.stopped:
                 raise half_way(stuck.source)
+            await self._running.stop(stuck.stop, stuck.fill)  # One that cannot be stopped any more is not named again.
 
     async def _secure(self, steps: Mapping[str, int]) -> Stuck | None:
         if await self._disk.do(self._steps.done, steps):
             return None
         async with self._evicting:
             self._disk.require_writable()
-            return await self._disk.do(self._steps.take, steps, self._running.stopped)
+            running = self._running
+            return await self._disk.do(self._steps.take, steps, running.stopped, running.stoppable)
 
     async def make(self, need: int, wish: Wish, dry_run: bool = False) -> Freed:
         """Evict until `need` bytes are freed, as far as that may be."""
@@ -167,10 +170,15 @@ class Room:
             return await self._disk.do(self._evictor.free, need, wish)
 
     async def keep_below(self) -> None:
-        """Above the high watermark: evict down to the low one, so that the next fill need not wait for it."""
-        if self._disk.degraded is None and await self._disk.do(self.excess, self._config.high_watermark) > 0:
+        """Above the high watermark: evict down to the low one, so that the next fill need not wait for it. Above the
+        limit, which shrinks with the free space of the disk, users with less than their share are not spared."""
+        if self._disk.degraded is not None:
+            return
+        if (need := await self._disk.do(self.excess, 1.0)) > 0:
+            await self.make(need, Wish("to get below the limit", spare_young=True))
+        if await self._disk.do(self.excess, self._config.high_watermark) > 0:
             need = await self._disk.do(self.excess, self._config.low_watermark)
-            await self.make(need, Wish("to get below the low watermark", spare=True))
+            await self.make(need, Wish("to get below the low watermark", spare_young=True, spare_within=True))
 
     def excess(self, share: float) -> int:
         """Bytes above that share of the limit; what is only set aside is not there yet. Synchronous."""
@@ -178,7 +186,7 @@ class Room:
         beside = usage.overhead.excess
         return max(0, usage.used + usage.landed + beside - int((usage.limit + beside) * share))
 
-    def _plan(self, listing: Listing, uid: int | None) -> Plan:
+    def _plan(self, listing: Listing, uid: int | None, stoppable: Collection[int]) -> Plan:
         """What is promised, and what refused: the plan is the deed."""
         needs, usage = Needs.of(listing, self._disk.store), self._disk.store.usage()
         ref, wish = str(listing.ref), needs.wish(uid)
@@ -186,7 +194,7 @@ class Room:
         try:
             self._disk.require_writable()
             self._refuse_too_large(needs, usage, budget, uid)
-            decision = self._decide(needs, usage, wish, budget)
+            decision = self._decide(needs, usage, wish, budget, stoppable)
         except CachedError as error:
             return Plan(needs, usage, refusal=error)
         victims = decision.victims
@@ -195,9 +203,11 @@ class Room:
         overhead = needs.overhead if _short(usage, needs.overhead) <= 0 else 0
         room = 0 if decision.greedy else most
         promised = Promised(tuple(victim.digest for victim in victims), room, uid, overhead)
-        return Plan(needs, usage, victims, refusal, promised)
+        return Plan(needs, usage, victims, refusal, promised, decision.short > 0)
 
-    def _decide(self, needs: Needs, usage: Usage, wish: Wish, budget: Budget | None) -> Decision:
+    def _decide(
+        self, needs: Needs, usage: Usage, wish: Wish, budget: Budget | None, stoppable: Collection[int]
+    ) -> Decision:
         """Leases are looked at only where something may have to go."""
         lacks = sum(each.lacks for each in self._disk.store.promises.reservations().values())
         new = needs.new + usage.overhead.more(needs.overhead)
@@ -205,7 +215,7 @@ class Room:
             return Decision((), 0, greedy=self._evictor.greedy(wish))
         self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
         under = frozenset[str]() if budget is None else self._evictor.under(budget)
-        return decide(self._evictor.books(wish), wish, budget, under)
+        return decide(self._evictor.books(wish), wish, budget, under, stoppable)
 
     def _refuse_too_large(self, needs: Needs, usage: Usage, budget: Budget | None, uid: int | None) -> None:
         ref, unique, most = needs.listing.ref, needs.unique, usage.limit + usage.quarantined + usage.overhead.excess

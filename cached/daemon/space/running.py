@@ -17,6 +17,7 @@ T = TypeVar("T")
 class _Fill:
     source: str
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    past: asyncio.Event = field(default_factory=asyncio.Event)  # It has all its bytes, and needs no more room.
     over: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: asyncio.Future[None] | None = None  # Until the last read of one that was cancelled has ended.
 
@@ -39,6 +40,11 @@ class Running:
     def stopped(self) -> set[int]:
         return {number for number, fill in self._fills.items() if fill.stopped.is_set()}
 
+    @property
+    def stoppable(self) -> set[int]:
+        """Those that would give their room back if they were stopped."""
+        return {number for number, fill in self._fills.items() if not fill.past.is_set()}
+
     async def run(self, fill: int, work: Coroutine[Any, Any, T], leaving: Callable[[], Awaitable[None]]) -> T:
         """What the fill does while it may be stopped; AllHeld, once that has ended, when it was.
 
@@ -51,6 +57,7 @@ class Running:
         try:
             await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
+                known.past.set()
                 return task.result()
             task.cancel()
             await leaving()
@@ -71,13 +78,13 @@ class Running:
             await asyncio.wait([known.leaving])
 
     async def stop(self, fill: int, for_: int) -> bool:
-        """Stop one fill for another, and wait until its room is back. False when that cannot be, or when the other has
-        been stopped meanwhile: of two that would stop each other, one goes on."""
+        """Stop one fill for another, and wait until its room is back. False when that cannot be, as it has all its
+        bytes, or when the other has been stopped meanwhile: of two that would stop each other, one goes on."""
         known, other = self._fills.get(fill), self._fills.get(for_)
         if known is None or (other is not None and other.stopped.is_set()):
             return False
         known.stopped.set()
-        ends = [asyncio.ensure_future(known.over.wait())]
+        ends = [asyncio.ensure_future(event.wait()) for event in (known.over, known.past)]
         if other is not None:
             ends.append(asyncio.ensure_future(other.stopped.wait()))
         try:

@@ -33,26 +33,29 @@ class Steps:
         """Whether there is room already. What nobody has reserved needs none."""
         return self._lacking(steps) == 0
 
-    def take(self, steps: Mapping[str, int], stopped: Collection[int]) -> Stuck | None:
-        """Make room, for whichever of the fills that wait for these can have it; None when that is done."""
+    def take(self, steps: Mapping[str, int], stopped: Collection[int], stoppable: Collection[int]) -> Stuck | None:
+        """Make room, for whichever of the fills that wait for these can have it; None when that is done.
+
+        `stopped`: fills that give way already; `stoppable`: those that could.
+        """
         waiting = set(self._store.promises.waiting(steps))
         stuck: Stuck | None = None
         for fill in self._store.promises.fills():
             if fill.id not in waiting:
                 continue
-            found = Stuck(fill.id, fill.source) if fill.id in stopped else self._take(fill, steps)
+            found = Stuck(fill.id, fill.source) if fill.id in stopped else self._take(fill, steps, stoppable)
             if found is None:
                 return None
             stuck = found if stuck is None or stuck.stop is None else stuck
         return stuck
 
-    def _take(self, fill: FillRow, steps: Mapping[str, int]) -> Stuck | None:
+    def _take(self, fill: FillRow, steps: Mapping[str, int], stoppable: Collection[int]) -> Stuck | None:
         budget, wish = budget_of(fill.source, self._budgets), self._wish(fill)
         greedy, in_vain = self._evictor.greedy(wish), 0
         while self._grant(fill, steps, budget, greedy) > 0:
             self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
             under = frozenset[str]() if budget is None else self._evictor.under(budget)
-            decision = decide(self._evictor.books(wish), wish, budget, under)
+            decision = decide(self._evictor.books(wish), wish, budget, under, stoppable)
             if not decision.possible:
                 return Stuck(fill.id, fill.source)
             victims = decision.victims

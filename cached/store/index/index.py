@@ -48,7 +48,7 @@ class Index(Hits):
             trim.leases(db)
             db.executemany(
                 "INSERT INTO sharing SELECT digest, ?2, min(?3, ?4) FROM snapshot WHERE digest = ?1 "
-                "AND brought_by <> ?2 ON CONFLICT DO UPDATE SET at = min(max(at, excluded.at), ?4)",
+                "AND brought_by IS NOT ?2 ON CONFLICT DO UPDATE SET at = min(max(at, excluded.at), ?4)",
                 [(digest.hex, uid, at, now) for (digest, uid), at in users.items()],
             )
             trim.sharers(db, {digest.hex for digest, _ in users})

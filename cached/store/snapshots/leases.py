@@ -34,6 +34,7 @@ SHARED = "shared"  # The one file of all users where the file system cannot name
 BEFORE = "before"  # The manifest of layout 1, which was the lock file: whoever locked it then still leases.
 _NAME = re.compile(rf"[0-9]{{1,10}}|{SHARED}|{BEFORE}")
 _READ = 4
+FEW = 64  # Snapshots, each of which is looked at by itself.
 
 
 class Leases:
@@ -118,9 +119,11 @@ class Leases:
 
     def _all_files(self, snapshots: Iterable[Digest]) -> dict[Digest, list[Held]]:
         """Of thousands most may never have been handed out, and have no folder: one look tells which."""
-        names = names_in(str(self._layout.snapshots))
-        there = None if names is None else {name.removesuffix(".locks") for name in names if name.endswith(".locks")}
-        asked = (snapshot for snapshot in snapshots if there is None or snapshot.hex in there)
+        asked = list(snapshots)
+        names = names_in(str(self._layout.snapshots)) if len(asked) > FEW else None
+        if names is not None:
+            there = {name.removesuffix(".locks") for name in names if name.endswith(".locks")}
+            asked = [snapshot for snapshot in asked if snapshot.hex in there]
         return {snapshot: held for snapshot in asked if (held := self._files(snapshot))}
 
     def _files(self, snapshot: Digest) -> list[Held]:
