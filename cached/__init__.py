@@ -1,13 +1,13 @@
 """The client of the node's model cache. Standard library only; `cached serve` needs the `daemon` extra.
 
-What everybody shares stands here, the lowest last:
+The modules that all other packages share are here, the lowest layer last:
 
     wire.py config.py logs.py variables.py   the JSON on the socket, settings, log lines, a caller's variables
-    access.py                      who may read a model
-    model.py model_ref.py          the nouns: what a source lists, what a caller asks for
+    access.py                      the access to a model
+    model.py model_ref.py          the nouns: a source's listing, a caller's request
     globs.py                       patterns
     paths.py uris.py               names of files, and of places
-    budget.py undumpable.py        how long a pattern may take, and that no core holds a secret
+    budget.py undumpable.py        a time limit for patterns; no secret in a core dump
     errors.py                      one tree of errors
 """
 

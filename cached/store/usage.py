@@ -1,4 +1,4 @@
-"""What is taken of a root, and what may be."""
+"""The space that is used on a root, and the space that may be used."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from cached.store.overhead import NONE, Overhead
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes. `limit` is what blobs and reservations may take right now; what is in quarantine is taken off it, and what
-    the index and the directories of snapshots have beyond what any node needs: the latter is the `overhead`'s excess.
+    """The space of a root, in bytes. `limit` is the space that blobs and reservations may take right now. The
+    quarantine is already taken off it, and so is what the index and the directories of snapshots have beyond the needs
+    of any node; for the directories that is the excess of `overhead`.
 
-    `reserved` is set aside for downloads, of which `landed` lies on the disk already.
+    `reserved` bytes are set aside for downloads; `landed` bytes of these are on the disk already.
     """
 
     limit: int
@@ -33,12 +34,12 @@ class Usage:
 
     @property
     def unclaimed(self) -> int:
-        """What is neither used nor set aside; below nothing when there is less than that."""
+        """Bytes that are neither used nor set aside; negative when more is used and set aside than `limit`."""
         return self.limit - self.used - self.reserved
 
 
 def look(layout: Layout, config: Config, index: Index, blobs: Blobs, quarantine: Quarantine) -> Usage:
-    """What is taken and what may be, the real free space of the file system included."""
+    """Return the usage of the root. Its limit takes the real free space of the file system into account."""
     row = index.query(
         "SELECT (SELECT coalesce(sum(size), 0) FROM blob WHERE NOT damaged) AS used, "
         "(SELECT coalesce(sum(bytes), 0) FROM reservation) AS reserved"
@@ -59,8 +60,8 @@ def look(layout: Layout, config: Config, index: Index, blobs: Blobs, quarantine:
 
 
 def look_beside(index: Index, own: int) -> tuple[Overhead, int]:
-    """What is taken beside blobs, and what the `own` bytes of the index leave to spare for it; bytes that the index has
-    in use for anything but files of snapshots."""
+    """Return the overhead (the bytes taken beside blobs, and those that the `own` bytes of the index leave to spare for
+    them), and the bytes of the index in use for anything but the files of snapshots."""
     row = index.query(
         "SELECT count(*) AS snapshots, coalesce(sum(files), 0) AS files, "
         "(SELECT coalesce(sum(overhead), 0) FROM fill) AS coming, "
@@ -72,7 +73,7 @@ def look_beside(index: Index, own: int) -> tuple[Overhead, int]:
 
 
 def index_bytes(layout: Layout) -> int:
-    """With its log."""
+    """Return the bytes of the index, with its log."""
     return sum(_size(f"{layout.index}{suffix}") for suffix in ("", "-wal", "-shm"))
 
 

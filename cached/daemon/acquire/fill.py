@@ -1,4 +1,4 @@
-"""A listing becomes a snapshot on one of the disks."""
+"""Fills: turn a listing into a snapshot on one of the disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cached.worker.messages import Remote
 
 log = logging.getLogger("cached.filler")
 
-SORTED = 4096  # Files at most that are put in order.
+SORTED = 4096  # The most files that are sorted.
 
 
 class Filler:
@@ -35,14 +35,14 @@ class Filler:
         self._background: set[asyncio.Task[None]] = set()
 
     async def fill(self, fill: Fill, ask: Ask, rights: Rights) -> Ready:
-        """Reserve, fetch what is not here, show that the caller may have what it has not read itself, and commit. What
-        had landed when it fails is kept for the next."""
+        """Reserve room, fetch the missing files, prove that the caller may have the files that it has not read itself,
+        and commit. Return the snapshot. When it fails, the bytes that had landed are kept for the next fill."""
         listing = rights.listing
         self._counters.misses += not ask.mending
         fill.phase = "waiting"
         place, reserved = await self._places.reserve(listing, rights.caller)
         disk, needs = place.disk, reserved.needs
-        try:  # At once: whatever ends the fill from here on, its room is given back.
+        try:  # From here on, the room is released however the fill ends.
             fill.total_files, fill.cached_files = len(listing.entries), len(needs.digests)
             fill.total_bytes, fill.cached_bytes = await disk.do(_sizes, needs)
             fill.phase = "fetching"
@@ -62,7 +62,7 @@ class Filler:
         remote = Remote(rights.listing, rights.caller.credentials)
         found = await place.fetch_index(needs, remote, fill.batch) if ask.require == "llm" else {}
         rest = await place.disk.do(_rest, needs, found)
-        if remote.listing.rights_per_file:  # Now, and not when all has come: a refusal would take as long as that.
+        if remote.listing.rights_per_file:  # Now, not after the fetch: a refusal would take as long.
             await rights.prove(place.fetcher.joined(remote, rest))
         return found | await place.fetcher.fetch(remote, rest, fill.batch)
 
@@ -72,7 +72,7 @@ class Filler:
         access = Access.of(listing, caller.with_own(ref))
         origin = Origin(ref.key, str(ref), listing.revision, access, reserved.uid)
         who = self._gate.whose.row(disk.store.proofs, ref, caller, listing.open)
-        # Before the commit: else its caller might be asked to prove it again.
+        # Before the commit: otherwise the caller might have to prove it again.
         await disk.do(rights.record, disk)
         await disk.do(disk.store.commit, manifest, origin, names_of(listing), reserved.fill, who)
         place.room.committed(reserved)
@@ -94,7 +94,8 @@ async def _keep_below(place: Place) -> None:
 
 
 def _unread(disk: Disk, needs: Needs, found: Mapping[str, Digest], read: Collection[str], rights: Rights) -> list[Copy]:
-    """Tell of what the caller's credentials have read; what is left of the listing."""
+    """Record in `rights` the files that the caller's credentials have read, and return a copy for every file of the
+    listing."""
     files = needs.listing.entries
     rights.read([needs.wants[key] for key in read if key in needs.wants])
     digests = _digests(needs, found)
@@ -102,28 +103,28 @@ def _unread(disk: Disk, needs: Needs, found: Mapping[str, Digest], read: Collect
 
 
 def _digests(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Digest]:
-    """By path; `found` by key."""
+    """Return the digests by path; `found` is by key."""
     return {**needs.digests, **{path: found[key] for path, key in needs.keys.items() if key in found}}
 
 
 def _sizes(needs: Needs) -> tuple[int, int]:
-    """Bytes of all, and of what is here."""
+    """Return the bytes of the listing, and the bytes of those of its files that are cached."""
     entries = needs.listing.entries
     return needs.listing.size, sum(entry.size for entry in entries if entry.path in needs.digests)
 
 
 def _rest(needs: Needs, found: Mapping[str, Digest]) -> dict[str, Entry]:
-    """What is still to be fetched, by key. Biggest first: the last to end is then a small one."""
+    """Return the files still to be fetched, by key, the biggest first, so that the last to end is a small one."""
     rest = [(key, entry) for key, entry in needs.wants.items() if key not in found]
     if len(rest) <= SORTED:
         return dict(sorted(rest, key=lambda item: -item[1].size))
-    # Sorting keeps the interpreter to itself. Of so many only those that take long matter.
+    # Sorting blocks the interpreter. Of so many files, only those that take long matter.
     large = [item for item in rest if item[1].size > SMALL][:SORTED]
     first = dict(sorted(large, key=lambda item: -item[1].size))
     return first | dict(rest)
 
 
 def manifest_of(needs: Needs, found: Mapping[str, Digest]) -> Manifest:
-    """`found` by key."""
+    """Return the manifest of the snapshot; `found` is by key."""
     digests = _digests(needs, found)
     return Manifest(tuple(ManifestFile(e.path, e.size, digests[e.path]) for e in needs.listing.entries))

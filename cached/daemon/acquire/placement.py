@@ -1,4 +1,4 @@
-"""Where a model goes: the disk that has most of it already, else the one with most room."""
+"""The choice of a disk for a model: the one that has most of it already, else the one with most room."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cached.worker.shards import index_of, refuse_absent_of
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A disk, with what makes room and fetches there."""
+    """A disk, with the parts that make room and fetch there."""
 
     disk: Disk
     room: Room
@@ -33,9 +33,11 @@ class Place:
     workers: Workers
 
     async def fetch_index(self, needs: Needs, remote: Remote, batch: Batch) -> dict[str, Digest]:
-        """Of an LLM, the list of its shards comes before them, so that half an upload is refused at its first byte.
+        """Fetch the list of the shards of an LLM before them, so that an incomplete upload is refused at its first
+        byte.
 
-        By key, nothing when the model has no such list or it is here. ModelIncomplete when it names what is not there.
+        Return its digest by key; empty when the model has no such list or it is cached. Raise ModelIncomplete when the
+        list names files that are not there.
         """
         name = await self.disk.do(index_of, needs.keys)
         if name is None:
@@ -51,7 +53,7 @@ class Place:
 
 
 class Places:
-    """One for each disk. Use from the event loop only."""
+    """The places of this node, one for each disk. Use from the event loop only."""
 
     def __init__(self, config: Config, disks: Disks, workers: Workers, network: Network, people: People) -> None:
         self._config, self._disks, self._people = config, disks, people
@@ -69,7 +71,8 @@ class Places:
         return iter(self._all)
 
     async def reserve(self, listing: Listing, caller: Caller) -> tuple[Place, Reserved]:
-        """On the first disk that takes it, a snapshot whole on one; else the refusal of the one that suits best."""
+        """Reserve on the first disk that accepts the listing, and return both: a snapshot is complete on one disk. If
+        none accepts it, raise the refusal of the disk that suits best."""
         refusal: CachedError | None = None
         uid = await self._account(caller)
         places = [place for place, _ in await self._plans(listing, uid)] if len(self._well) > 1 else self._well
@@ -82,13 +85,14 @@ class Places:
         raise refusal
 
     async def plan(self, listing: Listing, caller: Caller) -> tuple[Disk, Plan]:
-        """What `reserve` would find, without changing anything."""
+        """Return the disk and the plan that `reserve` would choose, without changing anything."""
         plans = await self._plans(listing, await self._account(caller))
         place, plan = next((each for each in plans if each[1].refusal is None), plans[0])
         return place.disk, plan
 
     async def here(self, listing: Listing) -> list[tuple[Place, Needs]]:
-        """What each disk has of it, those that can be written to first; a disk that cannot say is left out."""
+        """Return the needs of the listing on each disk, disks that can be written to first. A disk that cannot tell is
+        left out."""
         found = []
         for place in sorted(self._all, key=lambda each: each.disk.degraded is not None):
             try:
@@ -98,18 +102,18 @@ class Places:
         return found
 
     async def _account(self, caller: Caller) -> int | None:
-        """The user whose share it counts towards; None for the daemon and administrators."""
+        """Return the user whose share the model counts towards; None for the daemon and administrators."""
         if caller.uid is None or await self._people.administers(Peer(0, caller.uid, caller.gid)):
             return None
         return caller.uid
 
     @property
     def _well(self) -> list[Place]:
-        """Only disks that can be written to, unless none can: then its refusal says why."""
+        """The disks that can be written to. If there are none, the first disk, whose refusal gives the reason."""
         return [place for place in self._all if place.disk.degraded is None] or self._all[:1]
 
     async def _plans(self, listing: Listing, uid: int | None) -> list[tuple[Place, Plan]]:
-        """Of each disk, the best first."""
+        """Return each disk's place and plan, the best first."""
         ranks = []
         for number, place in enumerate(self._well):
             try:
@@ -122,8 +126,9 @@ class Places:
 
 
 def _rank(plan: Plan) -> tuple[bool, bool, int, float, int]:
-    """For sorting, the best disk first: where it fits; where most of it is, or else nothing has to go; then where what
-    has to go was last used the longest ago; then where most room is."""
+    """Return a sort key that puts the best disk first: one where the model fits; then one that has most of it, or else
+    where nothing has to give way; then the one that has more of it; then the one whose victims were last used the
+    longest ago; then the one with most room."""
     needs, usage = plan.needs, plan.usage
     apt = 2 * needs.ties >= needs.unique or not (plan.victims or plan.stops)
     latest = max((victim.used_at for victim in plan.victims), default=0.0)

@@ -1,4 +1,4 @@
-"""The answer to an acquire: one line for a hit, and a line for each bit of progress while a fill runs."""
+"""The response to an acquire request: one line for a hit, and progress lines while a fill runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cached.wire import Ready, error_body, progress_line, ready_line, reply
 
 log = logging.getLogger("cached.api")
 
-PROGRESS_SECONDS = 0.25  # Also the client's sign of life, and how soon a caller's death is noticed.
+PROGRESS_SECONDS = 0.25  # Also the heartbeat for the client, and the delay until a dead caller is noticed.
 Steps = AsyncGenerator[Progress | Ready, None]
 HandOut = Callable[[Ready], Awaitable[Ready]]
 
@@ -48,11 +48,13 @@ class Acquiring:
         return caller_of(peer, wish.credentials, await self._people.served(peer))
 
     async def _hand_out_later(self, wish: Acquire, peer: Peer | None, ready: Ready) -> Ready:
-        """After a fill, which may have taken hours: the daemon's credentials may serve the caller no more."""
+        """Hand out the snapshot after a fill. The caller is determined again: the fill may have taken hours, and the
+        daemon's credentials may no longer serve it."""
         return await self._hand_out(wish, peer, await self.caller(peer, wish), ready)
 
     async def _hand_out(self, wish: Acquire, peer: Peer | None, caller: Caller, ready: Ready) -> Ready:
-        """The last step before the caller hears of it: let it in, note the use and who, and pin if asked."""
+        """Take the last steps before the caller receives the snapshot, and return it with its lock file: let the caller
+        in, record the use and the user, and pin if requested."""
         disk, digest = self._disks.at(ready.path), Digest.parse(ready.digest)
         await self._cache.gate.let_in(disk, wish.ask.ref, digest, caller)
         ready = replace(ready, lock=await self._cache.gate.lock_file(disk, digest, caller))
@@ -70,14 +72,14 @@ class Acquiring:
             try:
                 await response.prepare(request)
                 await self._stream_lines(response, steps, fill, hand_out)
-            except ConnectionError:  # The caller has gone, maybe before the last word; the others stay.
+            except ConnectionError:  # The caller has gone, maybe before the last line; others stay.
                 log.info("caller.gone", extra={"ref": str(fill.ref)})
             finally:
                 await steps.aclose()
         return response
 
     async def _stream_lines(self, response: web.StreamResponse, steps: Steps, fill: Fill, hand_out: HandOut) -> None:
-        """Progress, and a last line that says what came of it. ConnectionError when the caller does not listen."""
+        """Write progress, and a last line with the result. Raise ConnectionError when the caller does not listen."""
         try:
             async for step in steps:
                 ready = isinstance(step, Ready)
@@ -89,7 +91,7 @@ class Acquiring:
             await response.write(reply(error_body(error)))
         except ConnectionError:
             raise
-        except Exception as error:  # Said here: an answer that is cut off looks like a restart, which callers wait for.
+        except Exception as error:  # Sent, as a response cut short looks like a restart, which callers wait for.
             await response.write(reply(unforeseen("/v1/acquire", error)))
         except asyncio.CancelledError:
             if fill.task is None or not fill.task.cancelled():

@@ -1,4 +1,4 @@
-"""What the node holds, for the operator: the shapes that `ls`, `show`, `status` and `leases` answer with."""
+"""The contents of the node, for the operator: the objects that `ls`, `show`, `status` and `leases` return."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _MIN_PREFIX = 4
 
 
 class Inventory:
-    """What is not a coroutine is called in a disk's thread."""
+    """Describe the snapshots, leases and roots of this node. Methods that are not coroutines are called in a disk's
+    thread."""
 
     def __init__(self, cache: Cache, scrubbers: Sequence[Scrubber], threads: Threads, version: str) -> None:
         self._cache = cache
@@ -41,15 +42,17 @@ class Inventory:
         self._started = time.time()
 
     async def find(self, text: str, only: int | None = None) -> tuple[Disk, Digest]:
-        """The snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. NotCached otherwise.
+        """Return a disk and the snapshot that a REF means: a URI, a digest, or an unambiguous prefix of one. Raise
+        NotCached when there is none, and InvalidRequest when there are several.
 
-        `only`: the user who asks, and who is not to hear of others' models; None is an administrator.
+        `only`: the user that makes the request, to whom the models of others are not visible; None is an administrator.
         """
         disks, digest = await self.find_all(text, only)
         return disks[0], digest
 
     async def find_all(self, text: str, only: int | None = None) -> tuple[list[Disk], Digest]:
-        """The same with every disk that has it, those first where it may be handed out."""
+        """Return every disk that has the snapshot that `find` returns, those first where it may be handed out, and the
+        snapshot."""
         return await self.threads.disk(self._find, text, only)
 
     def _find(self, text: str, only: int | None) -> tuple[list[Disk], Digest]:
@@ -74,17 +77,18 @@ class Inventory:
             ref = ModelRef.parse(text)
         except CachedError:
             return {}
-        # Asked for with patterns, or at a commit: any one snapshot of that source will do.
-        latest = same_for_all(ref.scheme)  # Else it may mean several things at once, to several keys.
+        # Requested with patterns, or at a commit: any one snapshot of that source will do.
+        latest = same_for_all(ref.scheme)  # Otherwise it may mean several snapshots at once, to several keys.
         found = self._ask_all(_NAMED + "WHERE r.ref = ?", only, ref.key, latest=latest)
-        if found or ref.uri != display_name(ref.uri):  # Of another query it is another file.
+        if found or ref.uri != display_name(ref.uri):  # With another query it is another file.
             return found
         return self._ask_all(
             _NAMED + "WHERE r.source = ? OR r.source LIKE ? ESCAPE '\\'", only, str(ref), _escape(f"{ref}@") + "%"
         )
 
     def _ask_all(self, sql: str, only: int | None, *parameters: str, latest: bool = False) -> dict[Digest, list[Disk]]:
-        """Snapshots of all disks, each with those that have it, READY ones first. `latest`: that of the last answer."""
+        """Return the visible snapshots of all disks, each with the disks that have it, READY ones first. With `latest`,
+        return only the snapshot of the last answer."""
         found: dict[Digest, list[Disk]] = {}
         asked: dict[Digest, float] = {}
         for disk in self._disks:
@@ -105,7 +109,8 @@ class Inventory:
         return Hearing(self._cache.gate, disk, only)
 
     def snapshots(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
-        """Of one disk, the most recently used first; those that the user `only` may hear of, None for all."""
+        """Return the snapshots of one disk, the most recently used first: those visible to the user `only`; None means
+        all."""
         self._flush(disk)
         rows = disk.store.index.query(_SNAPSHOTS + "ORDER BY s.used_at DESC", (time.time(),))
         titles = self._hearing(disk, only).titles(rows)
@@ -113,7 +118,7 @@ class Inventory:
         return [_snapshot(disk, row, title, leased) for row, title in titles]
 
     def leases(self, disk: Disk, only: int | None) -> list[dict[str, Any]]:
-        """Of one disk: all, or those of the user `only`."""
+        """Return the leases on one disk: all, or those of the user `only`."""
         return self._hearing(disk, only).leases()
 
     def snapshot(self, disk: Disk, digest: Digest) -> dict[str, Any]:
@@ -127,12 +132,13 @@ class Inventory:
         return _snapshot(disk, rows[0], hearing.title(rows[0]), disk.store.leases.of_all([digest]))
 
     def _flush(self, disk: Disk) -> None:
-        """Should the disk not take it, what is shown is a little behind."""
+        """Flush the uses of the disk. If it cannot write them, the answer is a little behind."""
         with contextlib.suppress(StoreDegraded, NoSpace):
             disk.uses.flush()
 
     def details(self, disk: Disk, digest: Digest, only: int | None = None) -> dict[str, Any]:
-        """All of it; for the user `only` what is its own or everybody's, None is an administrator."""
+        """Return everything about the snapshot. For the user `only`, return what is its own or everybody's; None is an
+        administrator."""
         store, hearing = disk.store, self._hearing(disk, only)
         read = store.snapshots.read(digest)
         files = [{"path": f.path, "size": f.size, "digest": str(f.digest)} for f in read[0].files] if read else []
@@ -149,9 +155,9 @@ class Inventory:
         }
 
     async def gone(self, text: str) -> dict[str, Any] | None:
-        """What became of a snapshot that is no longer here; None when nothing is known of it.
+        """Return the history of a snapshot that is no longer here; None when nothing is known of it.
 
-        For administrators: nothing says any more who might have heard of it.
+        For administrators only: it is no longer recorded to which users it was visible.
         """
         return await self.threads.disk(self._gone, text)
 
@@ -167,7 +173,7 @@ class Inventory:
         return {"digest": f"sha256:{last['snapshot']}", "source": last["source"], "state": "gone", "history": history}
 
     def status(self, disk: Disk) -> dict[str, Any]:
-        """Of one root."""
+        """Return the status of one root."""
         usage = disk.store.usage()
         counts = disk.store.index.query(
             "SELECT (SELECT count(*) FROM snapshot) AS snapshots, "
@@ -190,7 +196,7 @@ class Inventory:
         }
 
     def summary(self, roots: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of the node, from what `status` said of each root."""
+        """Return the status of the node, from the `status` of each root."""
         counters = self._cache.counters
         silent = [f"{root['root']}: {root['reason']}" for root in roots if "limit" not in root]
         problem = self._disks.problem or " ".join(silent) or None
@@ -222,7 +228,7 @@ _TOTALS = ("limit", "used", "reserved", "free", "quarantined", "snapshots", "blo
 
 
 def _digits(text: str) -> str | None:
-    """A digest or the beginning of one; None for everything else."""
+    """Return the hex digits of a digest or of the beginning of one; None for any other text."""
     prefix = text.removeprefix("sha256:").lower()
     return prefix if len(prefix) >= _MIN_PREFIX and all(char in "0123456789abcdef" for char in prefix) else None
 
@@ -243,8 +249,8 @@ def _told(event: sqlite3.Row) -> dict[str, Any]:
 
 
 def _history(disk: Disk, digest: Digest, whole: bool) -> list[dict[str, Any]]:
-    """Of what others did with it (where it was fetched from, who held it) not every user is to hear; but whoever holds
-    it asks when it was damaged (see `Client.damaged`)."""
+    """Return the events of the snapshot. Unless `whole`, return only when it was damaged: not every user may see what
+    others did with it (its source, its holders), but a holder asks when it was damaged (see `Client.damaged`)."""
     events = _events(disk, "snapshot = ?", digest.hex)
     if whole:
         return [_told(event) for event in events]
@@ -252,7 +258,8 @@ def _history(disk: Disk, digest: Digest, whole: bool) -> list[dict[str, Any]]:
 
 
 def _entrants(disk: Disk, digest: Digest) -> list[dict[str, Any]]:
-    """Who may enter its directory until when, beside those who hold leases; of no meaning where everybody may."""
+    """Return the users that may enter the snapshot's directory, each with the end of that time, beside those that hold
+    leases. This has no meaning where everybody may enter."""
     rows = disk.store.index.query("SELECT uid, until FROM entrant WHERE snapshot = ? ORDER BY uid", (digest.hex,))
     return [{"uid": row["uid"], "until": rfc3339(row["until"])} for row in rows]
 

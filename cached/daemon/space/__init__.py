@@ -1,14 +1,15 @@
 """Space: the disks, and room on them.
 
-    disk.py disks.py           a root and its threads; all of them, and which one has a model
-    reservation.py running.py  room for a fill, and how one gives way to another
-    steps.py                   room for the next bytes, taken as they come
-    books.py eviction_policy.py   what there is and what that means; who has to go. Pure: no I/O
-    accounts.py                what counts towards whose share. Pure
-    evictor.py                 look, choose, act
-    greed.py needs.py          whether a user is above its share; what a listing needs
+    disk.py disks.py           one root and its threads; all roots, and the search for a model on them
+    reservation.py running.py  room for a fill; one running fill gives way to another
+    steps.py                   room for the next bytes, acquired as they are received
+    books.py eviction_policy.py   the state of a disk and its meaning; the order of eviction. Pure: no I/O
+    accounts.py                the bytes that count towards each user's share. Pure
+    evictor.py                 read the state, choose, evict
+    greed.py needs.py          a bound on a user's bytes, to check its share; the needs of a listing
     usage_log.py               uses and holders, kept in memory and flushed together
 
-What is promised to a fill goes only when its bytes come; a plan is the same function as the deed. Nothing goes that is
-leased, pinned or being filled. As long as the shares of all users fit, nothing goes of who stays within its own.
+A snapshot promised to a fill is evicted only when the fill's bytes are received. A plan and its execution are computed
+by the same function. A snapshot that is leased, pinned or being filled is never evicted. As long as the shares of all
+users fit, no snapshot of a user within its share is evicted.
 """

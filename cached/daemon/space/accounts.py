@@ -1,4 +1,4 @@
-"""What counts towards whose share of a disk, and what is therefore spared. Pure."""
+"""The bytes that count towards each user's share of a disk, and the snapshots that are spared because of them. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from cached.store.index.promises import FillRow, Reservation
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Everything on a disk that can count: snapshots (`rows`), fills, and what a `wish` would begin.
+    """Settle the accounts of one disk, from everything on it that can count: snapshots (`rows`), fills, and the fill
+    that a `wish` would begin.
 
-    `share`: bytes that one user may have; None: any number, and then nothing counts. `charged`: bytes of each user for
-    what its snapshots take beside blobs.
+    `share`: bytes that one user may have; None means any number, and then nothing counts. `charged`: bytes charged to
+    each user for the space that its snapshots take beside their blobs.
     """
 
     rows: Rows
@@ -27,8 +28,9 @@ class Ledger:
     wish: Wish | None = None
 
     def accounts(self) -> Accounts:
-        """Settle who has how much, in three steps: count what each user brought and fetches, let users keep what they
-        use of others as far as their shares have room, and take that off the accounts of those who brought it."""
+        """Return the accounts, settled in three steps: count the bytes that each user brought and fetches, let users
+        keep the snapshots of others that they use as far as their shares have room, and take these off the accounts of
+        the users that brought them."""
         if self.share is None:
             return Accounts()
         users = self._users()
@@ -61,14 +63,15 @@ class Ledger:
         return users
 
     def _spared(self, users: Mapping[int, _User]) -> frozenset[Digest]:
-        """Give each user what it used of others, the last used first, as far as its share has room. Nothing for users
-        who have their share without it: else those who have too much would keep it by using each other's."""
+        """Return the snapshots that users keep: each user keeps those of others that it used, the last used first, as
+        far as its share has room. A user with more than its share keeps none: otherwise users that have too much would
+        keep their snapshots by using each other's."""
         uses: dict[int, list[tuple[float, Candidate]]] = {}
         for candidate in self.rows.candidates:
             for at, uid in candidate.shared:
                 uses.setdefault(uid, []).append((at, candidate))
         found = set[Digest]()
-        assert self.share is not None  # Else nothing counts.
+        assert self.share is not None  # Otherwise nothing counts.
         for uid, theirs in uses.items():
             user = users.get(uid, _NOBODY)
             room, counted = self.share - self._taken(uid, user), set(+user.blobs)
@@ -82,7 +85,8 @@ class Ledger:
         return frozenset(found)
 
     def _owed(self, above: Mapping[int, _User]) -> dict[int, int]:
-        """Work out what each of the users with more than their share has above it on the disk, each blob once."""
+        """Return, for each user with more than its share, the bytes above the share that are on the disk. Each blob is
+        counted once, for one user."""
         assert self.share is not None
         blobs, keys, found = set[str](), set[str](), dict[int, int]()
         for uid, user in sorted(above.items()):
@@ -102,8 +106,8 @@ class Ledger:
 
 @dataclass(slots=True)
 class _User:
-    """What one user has: blobs, each with the number of its snapshots and fills that have it, and downloads by key with
-    their whole sizes and the bytes that are set aside for them."""
+    """Count one user's blobs, each with the number of its snapshots and fills that have it, and its downloads by key,
+    with their full sizes (`coming`) and the bytes set aside for them (`landed`)."""
 
     blobs: Counter[str] = field(default_factory=Counter)
     coming: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The books of one disk: what is there, what runs, and what that means for a fill that needs room. Pure."""
+"""The books of one disk: its contents, its running fills, and the room they leave for a fill that needs some. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cached.store.overhead import NONE, Overhead
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """`rows` without anything that is peculiar to a fill. `share`: bytes that a user's models may take before it takes
-    room from others; None: there is no such bound. `loose`: bytes of no use to anyone, and those that would have to be
-    fetched again."""
+    """The contents of one disk and its running fills. `rows` has nothing in it that is specific to one fill. `share`:
+    bytes that a user's models may take before they take room from others; None means no bound. `loose`: bytes that are
+    of no use to anyone, and bytes that would have to be fetched again."""
 
     limit: int
     used: int
@@ -35,12 +35,14 @@ class Books:
         return self.limit - self.used - sum(each.bytes for each in self.reservations.values())
 
     def accounts(self, wish: Wish | None = None) -> Accounts:
-        """Who has more than its share, with what it wishes to begin, and what is spared."""
+        """Return the users with more than their share, counting the fill that `wish` would begin, and the snapshots
+        that are spared."""
         ledger = Ledger(self.rows, self.fills, self.reservations, self.share, self.charged(wish), wish)
         return ledger.accounts()
 
     def charged(self, wish: Wish | None = None) -> dict[int, int]:
-        """What each user has of the excess of overhead, with what it wishes to begin."""
+        """Return the bytes of the excess of overhead charged to each user, counting the fill that `wish` would
+        begin."""
         taken = Counter[int | None]()
         for candidate in self.rows.candidates:
             taken[candidate.brought_by] += candidate.overhead
@@ -51,7 +53,7 @@ class Books:
         return {uid: bytes_ for uid, bytes_ in self.overhead.charges(taken).items() if uid is not None}
 
     def promised_to(self, fills: Iterable[FillRow]) -> frozenset[Digest]:
-        """Snapshots that go for these, and may go."""
+        """Return the snapshots that are promised to these fills and may be evicted."""
         kept = {candidate.digest for candidate in self.rows.candidates if candidate.kept}
         theirs = {fill.id for fill in fills}
         return frozenset(digest for digest, fill in self.promised.items() if fill in theirs and digest not in kept)
@@ -59,10 +61,11 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What room can be found for a fill: `victims` in their order, and how many bytes `short` of all that it needs.
+    """The room that can be found for a fill: `victims` in their order, and the bytes by which it is `short` of its full
+    need.
 
-    `later`: fills that come after it, the last one first; they would give back the bytes of `yields`. `greedy`: it is
-    for a user with more than its share. `over`: the budget that it is short of, if that is what it is short of.
+    `later`: fills that rank after it, the last one first; they would release `yields` bytes. `greedy`: it is for a user
+    with more than its share. `over`: the budget that it is short of, if that is the cause.
     """
 
     victims: tuple[Victim, ...]
@@ -84,13 +87,14 @@ def decide(
     under: Collection[str],
     stoppable: Collection[int] | None = None,
 ) -> Decision:
-    """Whether a fill can have all that it wishes for, and by what: of its budget first, if it has one.
+    """Decide if a fill can have all the room that it wishes for, and return the victims for it: those of its budget
+    first, if it has one.
 
-    Who has more than its share comes after everybody else, and of equals the younger one; what is promised to those
-    before is theirs. `under`: sources that count towards the budget. `stoppable`: fills that could give way now; None:
-    all.
+    Fills of users with more than their share rank after all others, and among equals the younger one ranks after the
+    older. Snapshots promised to fills that rank before this one are theirs. `under`: sources that count towards the
+    budget. `stoppable`: fills that could give way now; None means all.
     """
-    if wish.fill is not None:  # What has come since it was looked at needs no room any more.
+    if wish.fill is not None:  # Files received meanwhile need no more room.
         wish = replace(wish, wants={key: size for key, size in wish.wants.items() if key in books.reservations})
     accounts = books.accounts(wish)
     above = accounts.above
@@ -105,7 +109,7 @@ def decide(
     later = [fill for fill in reversed(others) if rank(fill) > mine and (stoppable is None or fill.id in stoppable)]
     theirs = [] if greedy else [fill for fill in later if fill.uid in above]
     gone = books.promised_to(before)
-    # What fills that give way hold is free once their snapshots have gone as well.
+    # Blobs held by fills that give way are free once their snapshots are evicted too.
     held = books.rows.held.difference(*(fill.holds for fill in theirs)) | wish.blobs
     held = held.union(*(fill.holds for fill in books.fills if fill not in theirs))
     claims = _Claims(books, wish, before, later)
@@ -136,7 +140,7 @@ def decide(
 
 
 def freed(rows: Rows, gone: Collection[Digest]) -> int:
-    """Bytes that are free once these have gone."""
+    """Return the bytes that are free once these snapshots are evicted."""
     links = Counter(blob for candidate in rows.candidates for blob in candidate.blobs)
     links.subtract(Counter(blob for each in rows.candidates if each.digest in gone for blob in each.blobs))
     touched = {blob for each in rows.candidates if each.digest in gone for blob in each.blobs}
@@ -145,14 +149,15 @@ def freed(rows: Rows, gone: Collection[Digest]) -> int:
 
 
 def _only(rows: Rows, under: Collection[str]) -> Rows:
-    """Only these sources', also for who shares what; budgets are for blobs."""
+    """Return only the rows of these sources, so that only their snapshots count as sharing a blob. Overhead is left
+    out, because budgets are for blobs."""
     candidates = tuple(each for each in rows.candidates if each.source in under)
     return replace(rows, candidates=candidates, excess=0, charged={})
 
 
 @dataclass(frozen=True, slots=True)
 class _Claims:
-    """What a wish and the fills before it need, and what those after it have."""
+    """Count the bytes that a wish and the fills before it need, and the bytes that the fills after it have."""
 
     books: Books
     wish: Wish
@@ -161,7 +166,7 @@ class _Claims:
 
     @property
     def needed(self) -> int:
-        """Bytes that have to go for the wish and those before it."""
+        """Bytes to free for the wish and the fills before it."""
         reservations = self.books.reservations
         keys = {key for fill in self.before for key in fill.wants} | self.wish.wants.keys()
         lacks = sum(reservations[key].lacks for key in keys if key in reservations)
@@ -170,12 +175,13 @@ class _Claims:
 
     @property
     def overhead(self) -> int:
-        """Bytes that the wish takes of the limit beside its blobs; of a fill that runs they are set aside."""
+        """Bytes of the limit that the wish takes beside its blobs; 0 for a running fill, for which they are set aside
+        already."""
         return self.books.overhead.more(self.wish.overhead) if self.wish.fill is None else 0
 
     def under(self, budget: Budget, under: Collection[str], rows: Rows) -> int:
-        """Bytes that would count towards the budget: all of the wish's and of fills before it, what those after it
-        have already."""
+        """Return the bytes that would count towards the budget: those of the snapshots in `rows`, all those of the wish
+        and of the fills before it, and those that the fills after it have already."""
         reservations = self.books.reservations
         blobs = set(self.wish.blobs).union(*(candidate.blobs for candidate in rows.candidates))
         keys: dict[str, int] = {}
@@ -191,7 +197,7 @@ class _Claims:
         return sum(rows.sizes.get(blob, 0) for blob in blobs) + sum(keys.values())
 
     def yields(self, fills: list[FillRow]) -> int:
-        """Bytes that nobody else would need, were these fills not here."""
+        """Return the bytes that only these fills need, and that would be free without them."""
         reservations, rows = self.books.reservations, self.books.rows
         gone = {fill.id for fill in fills}
         stay = [fill for fill in [*self.before, *self.later] if fill.id not in gone]

@@ -1,4 +1,4 @@
-"""All the roots of this node: which one has a model, and which one takes the next."""
+"""All the roots of this node: the search for the disk that has a model, and for one that can take the next."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ log = logging.getLogger("cached.disk")
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A root that could not be used at the start, and why."""
+    """A root that could not be used at the start, and the reason."""
 
     root: Path
     why: str
 
 
 class Disks:
-    """Those that are there, in the order of the settings."""
+    """The disks that could be opened, in the order of the settings."""
 
     def __init__(self, stores: list[Store], missing: list[Missing]) -> None:
         self._all = [Disk(store, self.say_how_we_are) for store in stores]
@@ -37,7 +37,8 @@ class Disks:
 
     @classmethod
     def open(cls, config: Config) -> Disks:
-        """Claim every root and make it agree with itself. One that fails is left out; the error when all do."""
+        """Claim every root and make its index agree with its files. A root that fails is left out and listed as
+        missing; raise the first error when all fail."""
         stores: list[Store] = []
         missing: list[Missing] = []
         first: CachedError | None = None
@@ -65,24 +66,26 @@ class Disks:
 
     @property
     def claims(self) -> list[int]:
-        """The descriptors whose locks are the claims on the roots."""
+        """File descriptors whose locks are the claims on the roots."""
         return [disk.store.claim for disk in self._all]
 
     def known(self, ref: str, whos: Callable[[Disk], Sequence[str] | None]) -> list[tuple[Disk, Known]]:
-        """Where a ref's snapshots are, READY, and what it last meant there to one of `whos`; the latest first."""
+        """Return the READY snapshots that the ref last meant to one of `whos`, each with its disk, the latest answer
+        first."""
         found = [(disk, known) for disk in self._all for known in disk.meanings(ref, whos(disk))]
         return sorted(found, key=lambda each: -each[1].checked_at) if len(found) > 1 else found
 
     def servable(self, disk: Disk, snapshot: Digest) -> bool:
-        """Whether nothing is known against handing out a READY snapshot."""
+        """Return True if nothing is known against handing out a READY snapshot."""
         return snapshot not in disk.unsound and os.path.exists(disk.store.snapshots.manifest(snapshot))
 
     def at(self, path: str) -> Disk:
-        """The disk that a path of ours is on."""
+        """Return the disk that a path of ours is on."""
         return next(disk for disk in self._all if path.startswith(f"{disk.root}/"))
 
     def blob(self, digest: Digest, but: Disk) -> Path | None:
-        """A copy on another disk that is well, as far as is known. Synchronous."""
+        """Return the path of a copy on another disk, one that is not degraded, if the copy is not known to be damaged;
+        None if there is none. Synchronous."""
         for disk in self._all:
             if disk is but or disk.degraded is not None:
                 continue
@@ -91,7 +94,7 @@ class Disks:
         return None
 
     def doubt(self, copy: Path) -> None:
-        """That copy is not what it is called: whoever has it must look."""
+        """Report that this copy does not match its digest, so that the disk that has it checks it."""
         self.at(str(copy)).suspect(Digest(copy.name), "", "a copy of it failed its check")
 
     @property
@@ -100,18 +103,18 @@ class Disks:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the disks, in one line; None when all are well."""
+        """A description of what is wrong with the disks, in one line; None when nothing is."""
         troubles = [(disk.root, disk.degraded) for disk in self._all if disk.degraded is not None]
         troubles += [(each.root, each.why) for each in self.missing]
         return " ".join(f"{root}: {why}" for root, why in troubles) or None
 
     def require_writable(self) -> None:
-        """StoreDegraded, with the reason, when no disk can take anything."""
+        """Raise StoreDegraded, with the reason, when no disk can be written to."""
         if not self.writable:
             raise StoreDegraded(self.first.degraded or "No root can be written to; see `cached status`.")
 
     def say_how_we_are(self) -> None:
-        """systemd's status text: whoever looks there sees why nothing is fetched."""
+        """Set the status text of systemd, so that it shows the reason when nothing is fetched."""
         roots = ", ".join(str(disk.root) for disk in self._all)
         notify(f"STATUS=degraded: {self.problem}" if self.problem else f"STATUS=serving {roots}")
 

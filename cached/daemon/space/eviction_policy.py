@@ -1,5 +1,5 @@
-"""Who has to go: what a user has above its share first, else the least recently used, and never what is leased, pinned
-or being filled. Pure."""
+"""The order of eviction: snapshots of users above their share first, else the least recently used, and never one that
+is leased, pinned or being filled. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cached.model import Digest
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A snapshot as eviction sees it. `blobs` are its digests; what it frees depends on who shares them. `overhead`:
-    bytes that it takes beside them."""
+    """A snapshot as eviction sees it. `blobs` are its digests; the bytes that it frees depend on the other snapshots
+    that share them. `overhead`: bytes that it takes beside them."""
 
     digest: Digest
     source: str
@@ -24,17 +24,17 @@ class Candidate:
     young: bool = False  # Within its minimum residency.
     brought_by: int | None = None  # The user on whose account it was fetched.
     recent: bool = False  # Used within its minimum residency, by anybody.
-    shared: tuple[tuple[float, int], ...] = ()  # Who else than who brought it has used it: last when, and who.
+    shared: tuple[tuple[float, int], ...] = ()  # Other users of it: time of the last use, and uid.
     overhead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Who has more than its share, see `accounts.Ledger`.
+    """The users with more than their share: see `accounts.Ledger`.
 
-    `above`: bytes above it of each such user, with its fills; `owed`: those of them that are on the disk. `blobs`: what
-    such a user has, each with the number of its snapshots and fills that have it. `spared`: snapshots that users keep
-    within their shares though others brought them.
+    `above`: the bytes above the share of each such user, counting its fills; `owed`: the part of them that is on the
+    disk. `blobs`: the blobs of each such user, each with the number of its snapshots and fills that have it. `spared`:
+    snapshots that users keep within their shares although others brought them.
     """
 
     above: Mapping[int, int] = field(default_factory=dict)
@@ -45,12 +45,12 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What `choose` looks at: snapshots, bytes by blob, and the blobs that fills hold.
+    """The input of `choose`: snapshots, bytes by blob, and the blobs that fills hold.
 
-    `gone`: snapshots that go anyway, for another. `greedy`: a user with more than its share, when it is for it that
-    room is made. `spare_young` and `spare_within`: as of the `Wish`. `yields`: bytes that fills of users with more than
-    their share would give back, and that are not taken from others. `excess`: bytes that snapshots take beside their
-    blobs and that count; `charged`: those of each user.
+    `gone`: snapshots that are evicted anyway, for another fill. `greedy`: the user for which room is made, if it has
+    more than its share. `spare_young` and `spare_within`: as in `Wish`. `yields`: bytes that fills of users with more
+    than their share would release, and that are not taken from others. `excess`: bytes that snapshots take beside their
+    blobs and that count; `charged`: the part of them charged to each user.
     """
 
     candidates: tuple[Candidate, ...]
@@ -73,16 +73,17 @@ class Victim:
     frees: int
     why: str
     used_at: float = 0.0
-    overhead: int = 0  # As the candidate's; of `frees` it is what counts of it.
+    overhead: int = 0  # As the candidate's; `frees` includes the part that counts.
 
     def explained(self, purpose: str) -> Victim:
-        """With what it goes for."""
+        """Return the victim with the purpose of its eviction added to the reason."""
         return replace(self, why=f"{self.why}, {purpose}")
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What went (or would go), and how many bytes short of the wish that left it."""
+    """The snapshots that were evicted (or would be), the bytes that this freed, and the bytes by which it is `short` of
+    the wish."""
 
     victims: tuple[Victim, ...]
     freed: int
@@ -91,13 +92,13 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Why room is made. `purpose` ends the sentence that is recorded for each victim.
+    """A request for room. `purpose` ends the sentence that is recorded for each victim.
 
-    `spare_young`: rather too little room than something fetched a moment ago. `spare_within`: nobody waits for it, so
-    rather too little room than something of users within their shares, as long as others have too much. `wants` (bytes
-    by key) and `blobs` are what the room is for: downloads that it would go on with, damaged blobs that it would
-    replace, and blobs that are here and that it counts on; `overhead` is for what a snapshot of it will take beside
-    them. `uid`: on whose account, if on anybody's; `fill`: for which, once it runs.
+    `spare_young`: rather find too little room than evict a snapshot fetched a moment ago. `spare_within`: no caller
+    waits for the room, so rather find too little than evict snapshots of users within their shares, as long as others
+    have too much. `wants` (bytes by key) and `blobs` name the contents that the room is for: downloads to continue,
+    damaged blobs to replace, and cached blobs to count on; `overhead`: bytes that a snapshot of them will take beside
+    them. `uid`: the user on whose account it is, if any; `fill`: the fill that it is for, once that runs.
     """
 
     purpose: str
@@ -112,7 +113,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that the models below a URI prefix may take."""
+    """A bound on the bytes that the models below a URI prefix may take."""
 
     prefix: str
     limit: int
@@ -126,13 +127,14 @@ class Budget:
 
 
 def budget_of(source: str, budgets: Mapping[str, int]) -> Budget | None:
-    """The one with the longest prefix."""
+    """Return the budget with the longest prefix that covers the source; None if there is none."""
     found = [Budget(prefix, limit) for prefix, limit in budgets.items() if Budget(prefix, limit).covers(source)]
     return max(found, key=lambda budget: len(budget.prefix), default=None)
 
 
 def choose(rows: Rows, need: int) -> list[Victim]:
-    """The snapshots to go first whose going frees `need` bytes; all that may go when that is not enough.
+    """Return the snapshots to evict first to free `need` bytes, in order; all that may be evicted when that is not
+    enough.
 
     A blob is freed with the last of its snapshots, and never while a fill holds it.
     """
@@ -155,7 +157,7 @@ def choose(rows: Rows, need: int) -> list[Victim]:
 
 
 class _State:
-    """What is left to be freed as snapshots go one by one, and of whom."""
+    """Track the bytes that are left to be freed, and of which users, as snapshots are evicted one by one."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -165,7 +167,7 @@ class _State:
         self._blobs = {uid: Counter(blobs) for uid, blobs in rows.accounts.blobs.items()}
 
     def take(self, candidate: Candidate) -> int:
-        """It goes: the bytes that this frees."""
+        """Count the snapshot as evicted, and return the bytes that this frees."""
         self._links.subtract(candidate.blobs)
         sizes, held = self._rows.sizes, self._rows.held
         freed = sum(sizes.get(blob, 0) for blob in candidate.blobs if self._links[blob] == 0 and blob not in held)
@@ -177,8 +179,8 @@ class _State:
         return freed + beside
 
     def _settle(self, candidate: Candidate, beside: int) -> None:
-        """Take it off the account of its user, if that has more than its share: what no other snapshot or fill of the
-        same user has. What is spared is on nobody's account."""
+        """Take the snapshot off the account of its user, if that user has more than its share: `beside`, and the blobs
+        that no other snapshot or fill of this user has. A spared snapshot is on nobody's account."""
         uid = candidate.brought_by
         if uid not in self._above or candidate.digest in self._rows.accounts.spared:
             return
@@ -189,14 +191,15 @@ class _State:
         self._owed[uid] -= bytes_
 
     def owed(self) -> int:
-        """Bytes that it is for users with more than their share to give back, and so not for others. Where nobody waits
-        for the room it is all that they have; else what can be had of their fills."""
+        """Return the bytes that users with more than their share have to release, and that are therefore not taken from
+        others. Where no caller waits for the room, these are all bytes that they owe; otherwise the bytes that their
+        fills would release."""
         if self._rows.spare_within:
             return sum(max(0, bytes_) for bytes_ in self._owed.values())
         return self._rows.yields
 
     def due(self, candidate: Candidate, order: str, need: int) -> bool:
-        """Whether there is still the reason for which it would go, when so many bytes are needed."""
+        """Return True if the reason to evict the candidate still applies when `need` bytes are needed."""
         owner = candidate.brought_by
         if order is ABOVE:
             return owner is not None and self._above.get(owner, 0) > 0
@@ -207,7 +210,7 @@ class _State:
         return True
 
     def _stays(self, blobs: frozenset[str]) -> bool:
-        """Whether none of them would go with a snapshot that has them."""
+        """Return True if evicting a snapshot with these blobs would free none of them."""
         return all(self._links[blob] > 1 or blob in self._rows.held for blob in blobs)
 
 
@@ -220,9 +223,10 @@ OWN = "least recently used of what the same user brought, who has more than its 
 
 
 def _ordinary(free: list[Candidate], rows: Rows, state: _State) -> Iterator[tuple[Candidate, str]]:
-    """What costs nothing to make again first, of users who made so many snapshots that these take others' room; then
-    of users with more than their share; both young or not, but what is spared. Then by use, those fetched a moment ago
-    last, as far as it is not for users with more than their share to give back; for that what is nobody's."""
+    """Yield candidates in the order of eviction, each with its reason. First those that cost nothing to make again, of
+    users with so many snapshots that these take room from others; then those of users with more than their share; both
+    young or not, but none that is spared. Then all by use, those fetched a moment ago last, for the bytes that users
+    with more than their share do not owe. For the bytes that these owe, snapshots that no user brought."""
     spared, by_use = rows.accounts.spared, sorted(free, key=lambda each: (each.used_at, each.digest))
     of_others = [each for each in by_use if each.digest not in spared]
     many = (each for each in of_others if each.brought_by in rows.charged and not (rows.spare_young and each.young))
@@ -239,7 +243,8 @@ def _ordinary(free: list[Candidate], rows: Rows, state: _State) -> Iterator[tupl
 
 
 def _greedy(free: list[Candidate], uid: int, spared: Container[Digest]) -> Iterator[tuple[Candidate, str]]:
-    """For a user with more than its share: its own, but what is spared; then what is nobody's, and idle."""
+    """Yield candidates for a user with more than its share: its own; then idle ones that no user brought. Spared ones
+    are left out."""
     yield from ((each, OWN) for each in free if each.brought_by == uid and each.digest not in spared)
     nobodys = (each for each in free if each.brought_by is None and not each.recent and not each.young)
     yield from ((each, NOBODYS) for each in nobodys if each.digest not in spared)

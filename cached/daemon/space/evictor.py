@@ -1,4 +1,4 @@
-"""Making room: look, choose, act."""
+"""Make room on a disk: read its state, choose, and evict."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ log = logging.getLogger("cached.evict")
 
 
 class Evictor:
-    """Synchronous; the daemon calls it in a thread, one call at a time. `residency` in seconds."""
+    """Evict snapshots of one disk. Synchronous; the daemon calls it in a thread, one call at a time. `residency` is in
+    seconds."""
 
     def __init__(self, store: Store, residency: float, budgets: Mapping[str, int], share: Share | None = None) -> None:
-        """`share`: what a user's models may take before they go for everybody's; None: all."""
+        """Take the store and its settings. `share`: the part of the limit that a user's models may take before they are
+        evicted for others; None means all of it."""
         self._store = store
         self._residency = residency
         self._budgets = budgets
         self._share = Share(1) if share is None else share
 
     def books(self, wish: Wish, look: bool = True) -> Books:
-        """What there is to decide on, at this moment. Unless it is to `look`, leases are left out."""
+        """Return the state of the disk at this moment, on which to decide. Leases are left out unless `look` is set."""
         usage, promises = self._store.usage(), self._store.promises
         return Books(
             usage.limit,
@@ -46,19 +48,20 @@ class Evictor:
         )
 
     def _share_of(self, usage: Usage) -> int | None:
-        """Bytes that a user may have; None: any number. It does not shrink by what others make beside blobs."""
+        """Return the bytes that a user may have; None means any number. They do not shrink by the space that others
+        take beside blobs."""
         return self._share.of(usage.limit + usage.overhead.excess)
 
     def greedy(self, wish: Wish) -> bool:
-        """Whether the user of the wish has more than its share with it. For every fill: so the books, which list all
-        that is here, are opened only where that is near."""
+        """Return True if the user of the wish has more than its share, counting the wish. This is called for every
+        fill, so the books, which list everything on the disk, are opened only where the share is nearly reached."""
         share = self._share_of(self._store.usage())
         if wish.uid is None or share is None or greed.most(self._store, wish) <= share:
             return False
         return wish.uid in self.books(wish, look=False).accounts(wish).above
 
     def plan(self, need: int, wish: Wish) -> Freed:
-        """What `free` would do, as far as can be said beforehand. Nothing is changed."""
+        """Return the result that `free` would have, as far as it can be predicted. Nothing is changed."""
         first, last = self._loose(wish)
         victims = [victim.explained(wish.purpose) for victim in choose(self._choosable(wish), need - first)]
         planned = first + sum(victim.frees for victim in victims)
@@ -66,7 +69,7 @@ class Evictor:
         return Freed(tuple(victims), planned, max(0, need - planned))
 
     def free(self, need: int, wish: Wish) -> Freed:
-        """Free at least `need` bytes if that can be: see `clear`."""
+        """Free at least `need` bytes if possible, and return the result: see `clear`."""
         gone: list[Victim] = []
         freed, refused = 0, set[Digest]()
         while (missing := need - freed) > 0:
@@ -75,19 +78,19 @@ class Evictor:
             went = {victim.digest for victim in done.victims}
             gone += done.victims
             freed += done.freed
-            left = {victim.digest for victim in plan} - went - refused  # Leased or pinned since we looked.
+            left = {victim.digest for victim in plan} - went - refused  # Leased or pinned since the books were read.
             refused |= left
             if not done.victims and not left:
                 break
         return Freed(tuple(gone), freed, max(0, need - freed))
 
     def clear(self, need: int, victims: Iterable[Victim], wish: Wish, loose: bool = True, coming: int = 0) -> Freed:
-        """Free at least `need` bytes, of these victims in their order.
+        """Free at least `need` bytes by evicting these victims in their order, and return the result.
 
-        What nobody has any use of goes first, if it is `loose` that helps: orphans, parked downloads, what lies in
-        quarantine and has been replaced. Then the victims; then the rest of the quarantine, whose good pieces would
-        have to be fetched again. What snapshots take beside blobs counts as far as it is too much, or would be with so
-        many bytes that are `coming`.
+        With `loose`, data that is of no use goes first: orphans, parked downloads, and quarantined files that have been
+        replaced. Then the victims; then, with `loose`, the rest of the quarantine, whose good pieces would have to be
+        fetched again. The space that snapshots take beside blobs counts as far as it is in excess, or would be with
+        `coming` more bytes.
         """
         taken, beside, gone = self._taken(), self._store.overhead(), list[Victim]()
         excess = beside.excess + beside.more(coming)
@@ -103,7 +106,7 @@ class Evictor:
                 break
             if self._store.evict(victim.digest, victim.why):
                 gone.append(victim)
-        for wanted in (False, True) if loose else ():  # Of damaged files, the last snapshot may just have gone.
+        for wanted in (False, True) if loose else ():  # The last snapshot with a damaged file may just be gone.
             self._drop_quarantined(need - freed(), wish, wanted)
         done = freed()
         if gone:
@@ -111,7 +114,7 @@ class Evictor:
         return Freed(tuple(gone), done, max(0, need - done))
 
     def spent(self, budget: Budget) -> int:
-        """Bytes under the budget: of its models, and what is set aside for fills of them."""
+        """Return the bytes under the budget: those of its models, and those set aside for fills of them."""
         under = self.under(budget)
         rows, promises = self._rows(Wish(""), look=False), self._store.promises
         reservations = promises.reservations()
@@ -122,7 +125,7 @@ class Evictor:
         return sum(rows.sizes.get(blob, 0) for blob in blobs) + sum(reservations[key].bytes for key in keys)
 
     def under(self, budget: Budget) -> frozenset[str]:
-        """The sources here that count towards the budget, of snapshots and fills."""
+        """Return the sources on this disk, of snapshots and fills, that count towards the budget."""
         rows = self._store.index.query("SELECT source FROM snapshot UNION SELECT source FROM fill")
         return frozenset(r["source"] for r in rows if budget_of(r["source"], self._budgets) == budget)
 
@@ -143,25 +146,26 @@ class Evictor:
             need -= aside.bytes
 
     def _asides(self, wish: Wish, wanted: bool) -> list[Aside]:
-        """What lies in quarantine and would give back room, and is (`wanted`) or is not of use for mending; what the
-        wish itself is about comes last."""
+        """Return the quarantined files whose deletion would free space, either those needed for a repair (`wanted`) or
+        the others; files that the wish itself is about come last."""
         found = [aside for aside in self._store.quarantine.list() if aside.alone]
         found = [aside for aside in found if (self._store.wanted_back(aside.blob) is not None) == wanted]
         return sorted(found, key=lambda aside: aside.blob in wish.wants)
 
     def _loose(self, wish: Wish) -> tuple[int, int]:
-        """Bytes that would go before any snapshot, and after them all."""
+        """Return the bytes that would be freed before any snapshot, and those that would be freed after all of them."""
         rows = self._store.index.query("SELECT key, bytes FROM reservation WHERE key NOT IN (SELECT key FROM want)")
         parked = sum(row["bytes"] for row in rows if row["key"] not in wish.wants)
         unwanted, wanted = (sum(aside.bytes for aside in self._asides(wish, kind)) for kind in (False, True))
         return self._store.index.orphaned() + parked + unwanted, wanted
 
     def _taken(self) -> int:
-        """Bytes that count against the limit, but what is beside blobs."""
+        """Return the bytes that count against the limit, except those beside blobs."""
         return self._store.index.committed() + sum(aside.bytes for aside in self._store.quarantine.list())
 
     def _choosable(self, wish: Wish, refused: Collection[Digest] = ()) -> Rows:
-        """For whoever needs room for no fill: what a user has above its share goes first for it as well."""
+        """Return the rows to choose from when room is made for no fill: here too, snapshots of users above their share
+        go first."""
         books = self.books(wish)
         kept = (replace(each, kept=each.kept or each.digest in refused) for each in books.rows.candidates)
         rows = replace(books.rows, candidates=tuple(kept), held=books.rows.held | wish.blobs)
@@ -184,7 +188,7 @@ class Evictor:
         leased = self._store.leases.protected(Digest(row["digest"]) for row in snapshots) if look else set[Digest]()
         for row in snapshots:
             digest, members = Digest(row["digest"]), frozenset(blobs.get(row["digest"], ()))
-            # `wants` among its blobs: it is damaged, and what the room is for would mend it.
+            # `wants` among its blobs: it is damaged, and the fill that needs the room would repair it.
             kept = digest.hex in pinned or not members.isdisjoint(wish.wants)
             young, recent = (0 <= now - row[name] < self._residency for name in ("created_at", "used_at"))
             kept = kept or digest in leased
@@ -206,7 +210,8 @@ class Evictor:
         return Rows(tuple(found), self._sizes(), blobs_held)
 
     def _sizes(self) -> dict[str, int]:
-        """Of a damaged blob, what lies in quarantine as long as a snapshot has it, and may go with that."""
+        """Return the bytes of each blob. For a damaged blob, these are the bytes in quarantine for as long as a
+        snapshot has it; they may be freed with the snapshot."""
         rows = self._store.index.query("SELECT digest, size FROM blob WHERE NOT damaged")
         sizes = {row["digest"]: row["size"] for row in rows}
         for aside in self._store.quarantine.list():

@@ -1,4 +1,4 @@
-"""Whether a user has more than its share, told without a look at everything that is there."""
+"""An upper bound on a user's bytes, so that most checks of its share need not read everything on the disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cached.daemon.space.eviction_policy import Wish
 from cached.store import overhead
 from cached.store.store import Store
 
-# Of one user: blobs of what it brought and of what its fills count on, what these fetch, and what snapshots take beside
-# blobs. Damaged blobs count as if they were here.
+# For one user: the blobs of the snapshots that it brought and those that its fills count on, the files that these
+# fetch, and the space that snapshots take beside blobs. Damaged blobs count as if they were not damaged.
 _MOST = (
     "WITH its AS (SELECT digest, files FROM snapshot WHERE brought_by = ?1), "
     "running AS (SELECT id, overhead FROM fill WHERE uid = ?1), "
@@ -24,8 +24,8 @@ _MOST = (
 
 
 def most(store: Store, wish: Wish) -> int:
-    """Bytes that the user of the wish has at most with it: what counts towards its share is never more."""
-    new = wish.fill is None  # Of one that runs, all of it is among the rows.
+    """Return an upper bound on the bytes that count towards the share of the wish's user, counting the wish."""
+    new = wish.fill is None  # A running fill is among the rows already.
     blobs = json.dumps(sorted(wish.blobs) if new else [])
     row = store.index.query(_MOST, (wish.uid, blobs))[0]
     aside = sum(each.bytes for each in store.quarantine.list())

@@ -1,4 +1,4 @@
-"""A listing as a disk sees it: what is there already, and what has to be fetched."""
+"""A listing as one disk sees it: the files that exist there already, and those that have to be fetched."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from cached.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Digests by path of what is there; what is missing, by the key to fetch it by.
+    """The needs of a listing on one disk: the digests of the files that exist there, by path, and the missing files
+    (`wants`), by the key to fetch them by.
 
-    Of what is missing, `begun` has been reserved already, by another fill or for a download that broke off: the bytes
-    by key for which no room need be found. `damaged` is to replace a damaged blob.
+    `begun`: bytes by key of missing files that are reserved already, by another fill or for an interrupted download, so
+    that no room need be found for them. `damaged`: keys of files that are to replace a damaged blob.
     """
 
     listing: Listing
@@ -28,14 +29,14 @@ class Needs:
     damaged: frozenset[str]
 
     sizes: Mapping[str, int] = field(init=False)  # Bytes of what is missing, by key.
-    missing: int = field(init=False)  # Bytes to fetch, as far as nothing of them has landed.
+    missing: int = field(init=False)  # Bytes to fetch if none of them have landed.
     new: int = field(init=False)  # Bytes to find room for.
     unique: int = field(init=False)  # Bytes of the whole listing, each content once.
-    ties: int = field(init=False)  # Bytes that speak for this disk.
+    ties: int = field(init=False)  # Bytes that count in favour of this disk.
     overhead: int = field(init=False)  # Bytes that the snapshot will take beside its blobs.
 
     def __post_init__(self) -> None:
-        """Where it is made, which is a thread: models have thousands of files."""
+        """Compute the sums here, in the thread that creates the object, because models have thousands of files."""
         wants, entries = self.wants, self.listing.entries
         sizes = {key: entry.size for key, entry in wants.items()}
         missing = sum(sizes.values())
@@ -49,7 +50,7 @@ class Needs:
 
     @classmethod
     def of(cls, listing: Listing, store: Store) -> Needs:
-        """Synchronous, like everything that asks the store."""
+        """Return the needs of the listing on this store. Synchronous, like every call to the store."""
         index, blobs = store.index, store.blobs
         files = [(entry, listing.identity(entry)) for entry in listing.entries]
         expected = {entry.path: digest for (entry, _), digest in zip(files, index.expected(files), strict=True)}
@@ -60,7 +61,8 @@ class Needs:
         for entry, identity in files:
             digest = expected[entry.path]
             damaged = None if digest is None else rows.get(digest.hex)
-            # What replaces a damaged blob goes by its digest, whatever the source calls it: see `Store.wanted_back`.
+            # The replacement of a damaged blob is keyed by its digest, whatever the source calls it: see
+            # `Store.wanted_back`.
             key = ingest_key(identity, digest if damaged else entry.digest)
             keys[entry.path] = key
             if digest is not None and damaged is False and blobs.size(digest) == entry.size:
@@ -71,7 +73,7 @@ class Needs:
         return cls(listing, keys, digests, wants, index.reserved(wants), damaged_keys)
 
     def wish(self, uid: int | None) -> Wish:
-        """To make room for this, on that user's account."""
+        """Return the wish to make room for this listing, on that user's account."""
         blobs = frozenset(digest.hex for digest in self.digests.values())
         purpose = f"to make room for {self.listing.ref}"
         return Wish(purpose, wants=self.sizes, blobs=blobs, uid=uid, overhead=self.overhead)

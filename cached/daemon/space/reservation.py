@@ -1,5 +1,5 @@
-"""Room on one disk for what is to be fetched: what must be reserved, what is promised for it, and what goes when the
-bytes come."""
+"""Room on one disk for a fill: the bytes to reserve, the snapshots promised to it, and their eviction when the bytes
+are received."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cached.store.usage import Usage
 
 T = TypeVar("T")
 
-TRIES = 4  # Looks at the store that may each find that it has changed meanwhile.
+TRIES = 4  # Attempts, each of which may find that the store has changed meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A fill that may begin. `uid`: on whose account it is, if on anybody's."""
+    """A fill that may begin. `uid`: the user on whose account it is, if any."""
 
     fill: int
     needs: Needs
@@ -39,18 +39,18 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a fill would mean: `refusal` says why it cannot be, and is None when it would fit."""
+    """The effect that a fill would have: `refusal` is the reason why it cannot begin, and None when it would fit."""
 
     needs: Needs
     usage: Usage
     victims: tuple[Victim, ...] = ()
     refusal: CachedError | None = None
     promised: Promised = NOTHING
-    stops: bool = False  # Whether another fill has to give way.
+    stops: bool = False  # True if another fill has to give way.
 
     @property
     def capacity(self) -> int:
-        """Bytes that blobs and reservations may take once its snapshot has what it takes beside them."""
+        """Bytes that blobs and reservations may take once its snapshot has the space that it takes beside them."""
         return self.usage.limit - self.usage.overhead.more(self.needs.overhead)
 
     @property
@@ -59,7 +59,7 @@ class Plan:
 
 
 class Room:
-    """Use from the event loop only."""
+    """Make room on one disk and reserve it for fills. Use from the event loop only."""
 
     def __init__(self, config: Config, disk: Disk) -> None:
         self._config = config
@@ -73,11 +73,12 @@ class Room:
         return await self._disk.do(Needs.of, listing, self._disk.store)
 
     async def reserve(self, listing: Listing, uid: int | None = None) -> Reserved:
-        """Hold what is here and reserve for what is not, on a user's account or on nobody's. Where room is short others
-        are promised for it, if that is enough; they go when their room is needed: see `secure`. Where there is none for
-        what a snapshot takes beside its blobs, the first of them go at once.
+        """Hold the blobs that exist and reserve room for the missing ones, on a user's account or on nobody's, and
+        return the fill. Where room is short, snapshots are promised to it, if that is enough; they are evicted when
+        their room is needed: see `secure`. Where there is no room for the space that its snapshot takes beside its
+        blobs, the first of them are evicted at once.
 
-        TooLarge when an empty store could not take it, AllHeld when too little may go, StoreDegraded.
+        Raise TooLarge when an empty store could not take it, AllHeld when too little may be evicted, and StoreDegraded.
         """
         ref = str(listing.ref)
         for _ in range(TRIES):
@@ -87,15 +88,16 @@ class Room:
                     raise plan.refusal
                 try:
                     fill = await self._disk.begin(partial(self._begin, plan, uid))
-                except LookupError:  # A blob or a snapshot that we counted on was evicted meanwhile: look again.
+                except LookupError:  # A blob or a snapshot that we counted on was evicted meanwhile: plan again.
                     continue
-                assert fill is not None  # What is short is promised.
+                assert fill is not None  # Promises cover what it is short of.
                 self._running.begin(fill, ref)
                 return Reserved(fill, plan.needs, uid)
         raise _all_held(ref, None)
 
     def _begin(self, plan: Plan, uid: int | None) -> int | None:
-        """`Index.begin` of what is planned, and what its snapshot takes beside its blobs is set aside."""
+        """Call `Index.begin` as planned and return the id of the fill. The space that its snapshot takes beside its
+        blobs is set aside too."""
         store, needs = self._disk.store, plan.needs
         ref, holds = str(needs.listing.ref), set(needs.digests.values())
         fill = store.index.begin(ref, dict(needs.sizes), holds, plan.capacity, plan.promised)
@@ -108,8 +110,8 @@ class Room:
         return fill
 
     def _set_aside(self, fill: int, plan: Plan, wish: Wish) -> None:
-        """For its snapshot there was no room beside blobs: the first of what is promised go at once. LookupError when
-        they do not any more."""
+        """Set space aside for a snapshot that had no room beside its blobs, by evicting the first of the promised
+        snapshots at once. Raise LookupError when too few of them may be evicted any more."""
         store, coming = self._disk.store, plan.needs.overhead
         self._evictor.clear(_short(store.usage(), coming), plan.victims, wish, coming=coming)
         if _short(store.usage(), coming) > 0:
@@ -117,20 +119,21 @@ class Room:
         store.promises.set_aside(fill, coming)
 
     async def plan(self, listing: Listing, uid: int | None = None) -> Plan:
-        """What `reserve` would find, without changing anything."""
+        """Return the plan that `reserve` would carry out, without changing anything."""
         return await self._disk.do(self._plan, listing, uid, self._running.stoppable)
 
     async def run(self, reserved: Reserved, work: Coroutine[Any, Any, T]) -> T:
-        """The part of a fill that needs room. AllHeld when it had to give way to another: what has landed stays."""
+        """Run the part of a fill that needs room, and return its result. Raise AllHeld when it had to give way to
+        another fill; the bytes that have landed are kept."""
 
         async def leaving() -> None:
-            with contextlib.suppress(CachedError):  # Its end, which comes, gives up the same.
+            with contextlib.suppress(CachedError):  # `abandon`, which follows, releases the same.
                 await self._disk.do(self._disk.store.promises.give_up, reserved.fill)
 
         return await self._running.run(reserved.fill, work, leaving)
 
     async def abandon(self, reserved: Reserved) -> None:
-        """The fill has ended without a snapshot: what it has not used is free again."""
+        """Free the room that the fill has not used. It has ended without a snapshot."""
         try:
             await self._running.left(reserved.fill)
             await self._disk.abandon(reserved.fill)
@@ -138,19 +141,20 @@ class Room:
             self._running.over(reserved.fill)
 
     def committed(self, reserved: Reserved) -> None:
-        """The fill has become a snapshot."""
+        """Record that the fill has become a snapshot."""
         self._running.over(reserved.fill)
 
     async def secure(self, steps: Mapping[str, int]) -> None:
-        """Before bytes come: see to it that there is room for so many of each of these downloads (by key). What was
-        promised for them goes now, or what has taken its place; and a fill that comes after theirs gives way.
+        """Secure room for so many bytes of each of these downloads (by key) before they are received. The snapshots
+        promised for them are evicted now, or others in their place; and a fill that ranks after theirs gives way.
 
-        AllHeld when that is not enough. Of what no fill has reserved nothing is known, and nothing is done.
+        Raise AllHeld when that is not enough. Nothing is known of downloads that no fill has reserved, and nothing is
+        done for them.
         """
         while (stuck := await self._secure(steps)) is not None:
             if stuck.stop is None or stuck.fill in self._running.stopped:
                 raise half_way(stuck.source)
-            await self._running.stop(stuck.stop, stuck.fill)  # One that cannot be stopped any more is not named again.
+            await self._running.stop(stuck.stop, stuck.fill)  # A fill that can no longer be stopped is not named again.
 
     async def _secure(self, steps: Mapping[str, int]) -> Stuck | None:
         if await self._disk.do(self._steps.done, steps):
@@ -161,7 +165,8 @@ class Room:
             return await self._disk.do(self._steps.take, steps, running.stopped, running.stoppable)
 
     async def make(self, need: int, wish: Wish, dry_run: bool = False) -> Freed:
-        """Evict until `need` bytes are freed, as far as that may be."""
+        """Evict until `need` bytes are freed, as far as possible, and return the result. With `dry_run`, only plan
+        it."""
         async with self._evicting:
             if dry_run:
                 return await self._disk.do(self._evictor.plan, need, wish)
@@ -170,8 +175,8 @@ class Room:
             return await self._disk.do(self._evictor.free, need, wish)
 
     async def keep_below(self) -> None:
-        """Above the high watermark: evict down to the low one, so that the next fill need not wait for it. Above the
-        limit, which shrinks with the free space of the disk, users with less than their share are not spared."""
+        """Evict down to the low watermark when above the high one, so that the next fill need not wait for it. Above
+        the limit, which shrinks with the free space of the disk, users with less than their share are not spared."""
         if self._disk.degraded is not None:
             return
         if (need := await self._disk.do(self.excess, 1.0)) > 0:
@@ -181,13 +186,14 @@ class Room:
             await self.make(need, Wish("to get below the low watermark", spare_young=True, spare_within=True))
 
     def excess(self, share: float) -> int:
-        """Bytes above that share of the limit; what is only set aside is not there yet. Synchronous."""
+        """Return the bytes on the disk above this share of the limit. Bytes that are set aside but have not landed do
+        not count. Synchronous."""
         usage = self._disk.store.usage()
         beside = usage.overhead.excess
         return max(0, usage.used + usage.landed + beside - int((usage.limit + beside) * share))
 
     def _plan(self, listing: Listing, uid: int | None, stoppable: Collection[int]) -> Plan:
-        """What is promised, and what refused: the plan is the deed."""
+        """Return the plan of a fill: the snapshots to promise, or the refusal. `reserve` carries out such a plan."""
         needs, usage = Needs.of(listing, self._disk.store), self._disk.store.usage()
         ref, wish = str(listing.ref), needs.wish(uid)
         budget = budget_of(ref, self._config.budgets)
@@ -208,12 +214,12 @@ class Room:
     def _decide(
         self, needs: Needs, usage: Usage, wish: Wish, budget: Budget | None, stoppable: Collection[int]
     ) -> Decision:
-        """Leases are looked at only where something may have to go."""
+        """Return the decision for a fill. Leases are checked only where something may have to be evicted."""
         lacks = sum(each.lacks for each in self._disk.store.promises.reservations().values())
         new = needs.new + usage.overhead.more(needs.overhead)
         if budget is None and usage.used + usage.reserved + lacks + new <= usage.limit:
             return Decision((), 0, greedy=self._evictor.greedy(wish))
-        self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
+        self._disk.uses.flush()  # So that a snapshot used a moment ago is not evicted.
         under = frozenset[str]() if budget is None else self._evictor.under(budget)
         return decide(self._evictor.books(wish), wish, budget, under, stoppable)
 
@@ -235,7 +241,8 @@ class Room:
 
 
 def _short(usage: Usage, coming: int) -> int:
-    """Bytes that have to go before so many are taken beside blobs: none, where what is spared has room for them."""
+    """Return the bytes to free before `coming` bytes are taken beside blobs: none where the spare space has room for
+    them."""
     more = usage.overhead.more(coming)
     return more - usage.unclaimed if more else 0
 

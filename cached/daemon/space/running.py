@@ -1,4 +1,4 @@
-"""The fills that run on a disk, and how one of them is stopped for the sake of another."""
+"""The fills that run on a disk. One of them can be stopped to make room for another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class _Fill:
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     past: asyncio.Event = field(default_factory=asyncio.Event)  # It has all its bytes, and needs no more room.
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    leaving: asyncio.Future[None] | None = None  # Until the last read of one that was cancelled has ended.
+    leaving: asyncio.Future[None] | None = None  # Of a cancelled fill: done when its last read has ended.
 
 
 class Running:
-    """By number. Use from the event loop only."""
+    """Track the running fills by number. Use from the event loop only."""
 
     def __init__(self) -> None:
         self._fills: dict[int, _Fill] = {}
@@ -32,7 +32,7 @@ class Running:
         self._fills[fill] = _Fill(source)
 
     def over(self, fill: int) -> None:
-        """It has given its room back, or become a snapshot."""
+        """Forget the fill and wake those that wait for its room: it has released that, or become a snapshot."""
         if known := self._fills.pop(fill, None):
             known.over.set()
 
@@ -42,13 +42,15 @@ class Running:
 
     @property
     def stoppable(self) -> set[int]:
-        """Those that would give their room back if they were stopped."""
+        """Fills that would release their room if they were stopped."""
         return {number for number, fill in self._fills.items() if not fill.past.is_set()}
 
     async def run(self, fill: int, work: Coroutine[Any, Any, T], leaving: Callable[[], Awaitable[None]]) -> T:
-        """What the fill does while it may be stopped; AllHeld, once that has ended, when it was.
+        """Run the part of the fill that may be stopped, and return its result. If it was stopped, raise AllHeld once
+        that part has ended.
 
-        `leaving` is called as soon as it is known that nothing will come of it: reads that are under way end later.
+        `leaving` is called as soon as it is known that the fill will make no snapshot: reads that are under way end
+        later.
         """
         known = self._fills[fill]
         task: asyncio.Task[T] = asyncio.ensure_future(work)
@@ -72,14 +74,16 @@ class Running:
                 await asyncio.shield(known.leaving)
 
     async def left(self, fill: int) -> None:
-        """Wait until nothing is read for it any more: who is cancelled twice comes back from `run` before that."""
+        """Wait until nothing is read for the fill any more: a caller that is cancelled twice leaves `run` before
+        that."""
         known = self._fills.get(fill)
         if known is not None and known.leaving is not None:
             await asyncio.wait([known.leaving])
 
     async def stop(self, fill: int, for_: int) -> bool:
-        """Stop one fill for another, and wait until its room is back. False when that cannot be, as it has all its
-        bytes, or when the other has been stopped meanwhile: of two that would stop each other, one goes on."""
+        """Stop one fill for another, wait until its room is free, and return True. Return False when it cannot be
+        stopped, because it has all its bytes, or when the other has been stopped meanwhile: of two that would stop each
+        other, one continues."""
         known, other = self._fills.get(fill), self._fills.get(for_)
         if known is None or (other is not None and other.stopped.is_set()):
             return False

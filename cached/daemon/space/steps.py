@@ -1,4 +1,5 @@
-"""Room for the next bytes of running fills: what is free, else what is promised, taken as they come."""
+"""Room for the next bytes of running fills: free space, else the room of promised snapshots, acquired as the bytes are
+received."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from cached.daemon.space.eviction_policy import Budget, Wish, budget_of
 from cached.daemon.space.evictor import Evictor
 from cached.store.index.promises import FillRow
 
-TRIES = 3  # Choices of victims that may each be leased before they could go.
+TRIES = 3  # Choices of victims, each of which may be leased before it is evicted.
 
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A fill that finds no room, and the one that would have to give way to it, if one would."""
+    """A fill that finds no room, and the fill that would have to give way to it (`stop`), if there is one."""
 
     fill: int
     source: str
@@ -24,17 +25,19 @@ class Stuck:
 
 
 class Steps:
-    """Synchronous; one call of `take` at a time. Steps are bytes by key that there is to be room for."""
+    """Make room step by step. Synchronous; one call of `take` at a time. Steps are the bytes, by key, that need
+    room."""
 
     def __init__(self, disk: Disk, evictor: Evictor, budgets: Mapping[str, int]) -> None:
         self._disk, self._store, self._evictor, self._budgets = disk, disk.store, evictor, budgets
 
     def done(self, steps: Mapping[str, int]) -> bool:
-        """Whether there is room already. What nobody has reserved needs none."""
+        """Return True if there is room already. Files that no fill has reserved need none."""
         return self._lacking(steps) == 0
 
     def take(self, steps: Mapping[str, int], stopped: Collection[int], stoppable: Collection[int]) -> Stuck | None:
-        """Make room, for whichever of the fills that wait for these can have it; None when that is done.
+        """Make room for any one of the fills that wait for these steps, the oldest first, and return None when that is
+        done. Otherwise return a stuck fill, if possible one with a fill to stop.
 
         `stopped`: fills that give way already; `stoppable`: those that could.
         """
@@ -53,7 +56,7 @@ class Steps:
         budget, wish = budget_of(fill.source, self._budgets), self._wish(fill)
         greedy, in_vain = self._evictor.greedy(wish), 0
         while self._grant(fill, steps, budget, greedy) > 0:
-            self._disk.uses.flush()  # So that what was used a moment ago is not what goes.
+            self._disk.uses.flush()  # So that a snapshot used a moment ago is not evicted.
             under = frozenset[str]() if budget is None else self._evictor.under(budget)
             decision = decide(self._evictor.books(wish), wish, budget, under, stoppable)
             if not decision.possible:
@@ -71,7 +74,8 @@ class Steps:
         return None
 
     def _grant(self, fill: FillRow, steps: Mapping[str, int], budget: Budget | None, greedy: bool) -> int:
-        """Set aside what is free, and for who is within its share all that the fill will need. What still lacks."""
+        """Set free space aside for the fill: for these steps, and for a user within its share for all that the fill
+        will need. Return the bytes that the steps still lack."""
         limit = self._store.usage().limit
         most = limit if budget is None else budget.limit - self._evictor.spent(budget)
         self._store.promises.grant(fill.id, steps, limit, max(0, most), rest=not greedy)

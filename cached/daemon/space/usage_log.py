@@ -1,4 +1,5 @@
-"""Who used what, when: gathered in memory so that a hit writes nothing, and flushed in one transaction."""
+"""The uses of snapshots, with their users and times: gathered in memory so that a hit writes nothing, and flushed in
+one transaction."""
 
 from __future__ import annotations
 
@@ -31,13 +32,14 @@ class Uses:
             self._used[snapshot] = steady_time()
 
     def given(self, snapshot: Digest, peer: Peer) -> None:
-        """A caller was handed the path: it may have taken a lease; the kernel knows."""
+        """Record that a caller was given the path. It may have taken a lease; the kernel knows."""
         with self._lock:
             self._given.setdefault((snapshot, peer.pid), (peer.uid, time.time()))
             self._users[snapshot, peer.uid] = steady_time()
 
     def flush(self) -> None:
-        """Write down uses and those holders that the kernel confirms. On an error they are kept for the next time."""
+        """Write down uses, and those holders that the kernel confirms. On an error they are kept for the next flush,
+        and the error is raised."""
         with self._lock:
             used, self._used = self._used, {}
             given, self._given = self._given, {}
@@ -60,11 +62,12 @@ class Uses:
             raise
 
     def leases(self, only: Digest | None = None) -> list[dict[str, Any]]:
-        """Every lease that the kernel holds, with what is known of its holder.
+        """Return every lease that the kernel knows, or those of the snapshot `only`, with the facts known about its
+        holder.
 
-        `reopen`: files of it were replaced since it was taken, because they were damaged.
+        `reopen`: files of the snapshot were replaced since the lease was taken, because they were damaged.
         """
-        with contextlib.suppress(StoreDegraded, NoSpace):  # The kernel knows all the same.
+        with contextlib.suppress(StoreDegraded, NoSpace):  # The kernel knows the leases anyway.
             self.flush()
         index = self._store.index
         rows = index.query(
@@ -74,7 +77,7 @@ class Uses:
         sources = {row["digest"]: row["source"] for row in rows}
         held = self._held(sources)
         since = {(row["snapshot"], row["pid"]): row["since"] for row in index.query("SELECT * FROM lease")}
-        # The last time a file was found damaged: whoever held it then has the old file open.
+        # The last time a file was found damaged: a process that held it then has the old file open.
         damaged = {
             row["snapshot"]: row["at"]
             for row in index.query("SELECT snapshot, max(at) AS at FROM event WHERE what = 'damaged' GROUP BY snapshot")
@@ -98,8 +101,8 @@ class Uses:
         return found
 
     def _held(self, snapshots: Iterable[str]) -> dict[str, set[tuple[int, int | None]]]:
-        """Those that are leased, by hex, and by whom: pids, each with the user whose lock file it holds, if its name
-        says; pid 0 is a process that this pid namespace does not show."""
+        """Return the leased snapshots, by hex, with their holders: pids, each with the user whose lock file it holds if
+        the name of the file says so. Pid 0 is a process that is not visible in this pid namespace."""
         locks = holders()
         found: dict[str, set[tuple[int, int | None]]] = {}
         for digest, files in self._store.leases.of_all(map(Digest, snapshots)).items():
@@ -126,6 +129,6 @@ def _uid(pid: int) -> int | None:
 
 
 def named(lease: Mapping[str, Any]) -> str:
-    """Who holds it, of `Uses.leases`, in a sentence."""
+    """Return a phrase that describes the holder of a lease that `Uses.leases` returned."""
     whose = "" if lease["uid"] is None else f" of user {lease['uid']}"
     return f"{lease['command'] or 'a process'}{whose}" + (f" (pid {lease['pid']})" if lease["pid"] else "")

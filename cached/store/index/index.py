@@ -1,4 +1,4 @@
-"""What the node holds, in SQLite: a cache of what lies on the disk, and the one place where space is accounted."""
+"""The index, in SQLite: a cache of the files on the disk, and the one place where space is accounted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Index(Hits):
         leases: Iterable[tuple[Digest, int, int, str, float]] = (),
         users: Mapping[tuple[Digest, int], float] = MappingProxyType({}),
     ) -> None:
-        """Remember uses, holders (snapshot, pid, uid, command, since) and who was given what, many at a time."""
+        """Record uses, holders (snapshot, pid, uid, command, since) and the users that were given each snapshot, many
+        at a time."""
         now = steady_time()
         with self.transaction() as db:
             db.executemany(  # A use that is later than now would count for ever.
@@ -54,23 +55,23 @@ class Index(Hits):
             trim.sharers(db, {digest.hex for digest, _ in users})
 
     def resolved(self, refs: Mapping[str, tuple[str, str]], snapshot: Digest, access: Access, who: str = "") -> None:
-        """These refs (key → source, revision) were asked just now, and mean `snapshot` to `who`."""
+        """Record that these refs (key → source, revision) were resolved just now, and mean `snapshot` to `who`."""
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM snapshot WHERE digest = ?", (snapshot.hex,)).fetchone():
                 resolutions.resolve(db, refs, snapshot, access, who)
 
     def refused(self, snapshot: Digest, access: Access) -> None:
-        """The daemon's own credentials do not open it any more."""
+        """Record that the daemon's own credentials no longer open the snapshot under names with this access."""
         with self.transaction() as db:
             resolutions.refuse(db, snapshot, access)
 
     def closed(self, ref: str, who: str, snapshot: Digest) -> None:
-        """The ref does not mean the snapshot to `who` any more."""
+        """Record that the ref no longer means the snapshot to `who`."""
         with self.transaction() as db:
             resolutions.close(db, ref, who, snapshot)
 
     def identified(self, found: Mapping[str, Digest]) -> None:
-        """The source was seen to have the bytes of these blobs as these remote files (by identity)."""
+        """Record that the source was seen to have the bytes of these blobs as these remote files (by identity)."""
         with self.transaction() as db:
             _identify(db, found)
 
@@ -84,22 +85,23 @@ class Index(Hits):
         capacity: int,
         promised: fills.Promised | None = None,
     ) -> int | None:
-        """Start a fill: hold the blobs it counts on and reserve for those it lacks. Its id; None when short of space.
+        """Start a fill: hold the blobs it counts on and reserve space for those it lacks. Return its id; None when
+        short of space.
 
-        With what is `promised` it begins though there is no room yet, see `Promises`. A key that another fill has
-        reserved is shared, not reserved twice. LookupError when a held blob, or a promised snapshot, is gone.
+        With `promised` snapshots it begins although there is no room yet: see `Promises`. A key that another fill has
+        reserved is shared, not reserved twice. Raise LookupError when a held blob, or a promised snapshot, is gone.
         """
         with self.transaction() as db:
             return fills.begin(db, source, needs, holds, capacity, promised)
 
     def committed(self) -> int:
-        """Bytes used plus reserved."""
+        """Return the bytes used plus the bytes reserved."""
         with self.transaction() as db:
             return fills.committed(db)
 
     def add_blobs(self, published: Iterable[tuple[Verified, str | None, str, int]]) -> None:
-        """Blobs were published, each with its identity (unless it came from elsewhere), key and st_mtime_ns:
-        reservations become use, and every fill that wanted one now holds it."""
+        """Record published blobs, each with its identity (None if it came from elsewhere), key and st_mtime_ns:
+        reserved bytes become used bytes, and every fill that wanted one now holds it."""
         now, rows = time.time(), list(published)
         with self.transaction() as db:
             db.executemany(
@@ -113,8 +115,8 @@ class Index(Hits):
             fills.fulfil(db, [(key, each.digest) for each, _, key, _ in rows])
 
     def abandon(self, fill: int, parked: Mapping[str, int]) -> None:
-        """A fill ended without a snapshot: what was promised to it stays. Reservations of parts that remain (bytes on
-        the disk by key) are parked, cut down to those bytes; the others are freed."""
+        """End a fill without a snapshot; the snapshots promised to it stay. Reservations of parts that remain
+        (`parked`: bytes on the disk by key) are parked, cut down to those bytes; the others are freed."""
         with self.transaction() as db:
             db.execute("DELETE FROM fill WHERE id = ?", (fill,))
             fills.free(db, parked)
@@ -127,7 +129,8 @@ class Index(Hits):
         fill: int | None,
         who: str = "",
     ) -> None:
-        """READY: the snapshot may be handed out, to `who` for every ref of `refs` (key → source, revision)."""
+        """Make the snapshot READY: it may be handed out, to `who` for every ref of `refs` (key → source, revision). End
+        its fill."""
         digest, now, files = manifest.digest.hex, time.time(), len(manifest.files)
         with self.transaction() as db:
             db.execute(
@@ -144,7 +147,7 @@ class Index(Hits):
             self.note(manifest.digest, "ready", f"fetched from {origin.source} at {origin.revision}")
 
     def note(self, snapshot: Digest, what: str, why: str) -> None:
-        """Remember what happened to a snapshot that has a row."""
+        """Record an event of a snapshot that has a row, with the reason."""
         with self.transaction() as db:
             row = db.execute(
                 "INSERT INTO event (at, snapshot, what, why, source) "
@@ -154,8 +157,8 @@ class Index(Hits):
             db.execute("DELETE FROM event WHERE id <= ?", ((row.lastrowid or 0) - MAX_EVENTS,))
 
     def surplus(self, most: int) -> list[Digest]:
-        """READY snapshots beyond so many: those whose files others have as well, which costs nothing to undo, before
-        others, and each time the least recently used first."""
+        """Return the READY snapshots beyond the number `most`: those whose files others have as well, which costs
+        nothing to undo, before others, and each time the least recently used first."""
         rows = self.query(
             "SELECT digest FROM snapshot s WHERE state = 'ready' ORDER BY "
             "EXISTS (SELECT 1 FROM snapshot_blob b WHERE b.snapshot = s.digest AND NOT EXISTS "
@@ -168,7 +171,8 @@ class Index(Hits):
     # Removal.
 
     def evicting(self, snapshot: Digest, even_pinned: bool = False) -> bool:
-        """→ EVICTING, unless it is pinned; also again, when an earlier removal failed. False when it is not here."""
+        """Set the snapshot's state to EVICTING, unless it is pinned, and return True; also again, when an earlier
+        removal failed. Return False when it is pinned or not cached."""
         with self.transaction() as db:
             changed = db.execute(
                 "UPDATE snapshot SET state = 'evicting' WHERE digest = ? AND (? OR NOT EXISTS "
@@ -178,31 +182,33 @@ class Index(Hits):
         return bool(changed)
 
     def forget(self, snapshot: Digest, what: str, why: str) -> None:
-        """Drop its row; what happened and why can still be asked."""
+        """Delete the snapshot's row. The event and its reason can still be queried."""
         with self.transaction() as db:
             self.note(snapshot, what, why)
             db.execute("DELETE FROM snapshot WHERE digest = ?", (snapshot.hex,))
 
     def orphaned(self) -> int:
-        """Bytes of blobs that `forget_orphans` would drop."""
+        """Return the bytes of the blobs that `forget_orphans` would drop."""
         rows = self.query(f"SELECT coalesce(sum(size), 0) AS size FROM blob WHERE NOT damaged AND {_ORPHAN}")
         return int(rows[0]["size"])
 
     def forget_orphans(self) -> list[Digest]:
-        """Drop the rows of blobs that no snapshot has and no fill holds; their files are the caller's to remove."""
+        """Delete the rows of blobs that no snapshot has and no fill holds, and return them; the caller removes their
+        files."""
         with self.transaction() as db:
             rows = db.execute(f"DELETE FROM blob WHERE {_ORPHAN} RETURNING digest").fetchall()
         return [Digest(row["digest"]) for row in rows]
 
     def forget_parked(self, key: str) -> bool:
-        """Free a parked reservation; False when a fill has taken it up."""
+        """Free a parked reservation, and return True; return False when a fill has taken it up."""
         with self.transaction() as db:
             return fills.forget_parked(db, key)
 
     def condemn(self, blob: Digest, why: str) -> list[Digest] | None:
-        """The blob failed a check: it counts no more, and the snapshots that have it are not handed out until mended.
+        """Mark a blob that failed a check as damaged: it no longer counts, and the snapshots that have it are not
+        handed out until they are repaired.
 
-        Those snapshots; None when somebody else has condemned or removed it meanwhile.
+        Return those snapshots; None when another thread has marked or removed the blob meanwhile.
         """
         with self.transaction() as db:
             changed = db.execute(
@@ -218,7 +224,7 @@ class Index(Hits):
         return affected
 
     def mended(self, snapshot: Digest) -> bool:
-        """DAMAGED → READY; False when it was not damaged."""
+        """Change the snapshot's state from DAMAGED to READY, and return True; return False when it was not damaged."""
         with self.transaction() as db:
             changed = db.execute(
                 "UPDATE snapshot SET state = 'ready' WHERE digest = ? AND state = 'damaged' RETURNING digest",
@@ -229,7 +235,8 @@ class Index(Hits):
         return bool(changed)
 
     def mark_damaged(self, snapshot: Digest) -> None:
-        """READY → DAMAGED: its directory is not what its manifest says; the next acquire mends it."""
+        """Change the snapshot's state from READY to DAMAGED: its directory does not match its manifest. The next
+        acquire repairs it."""
         with self.transaction() as db:
             self._take_out(db, snapshot, "a file of its directory was changed or removed")
 
@@ -238,7 +245,7 @@ class Index(Hits):
         self.note(snapshot, "damaged", why)
 
     def checked(self, blob: Digest, pieces: bytes, mtime_ns: int, hashed: bool) -> None:
-        """A check found it right, just now: all its pieces, or (`hashed`) its whole sha256."""
+        """Record that a check just now found the blob undamaged: all its pieces, or (`hashed`) its complete sha256."""
         now = time.time()
         with self.transaction() as db:
             db.execute(

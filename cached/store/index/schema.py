@@ -125,12 +125,12 @@ _SECOND = (
     "ALTER TABLE blob ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0 CHECK (damaged IN (0, 1))",
     # st_mtime_ns since it was published: a file that was written to meanwhile has another. NULL: not known.
     "ALTER TABLE blob ADD COLUMN mtime_ns INTEGER",
-    # When its pieces, and when its whole sha256, were last found right; 0: not since the index was rebuilt.
+    # When its pieces, and its complete sha256, were last found undamaged; 0: not since the index was rebuilt.
     "ALTER TABLE blob ADD COLUMN checked_at REAL NOT NULL DEFAULT 0",
     "ALTER TABLE blob ADD COLUMN hashed_at REAL NOT NULL DEFAULT 0",
     "CREATE INDEX blob_by_checked_at ON blob (checked_at)",
     "CREATE INDEX blob_by_hashed_at ON blob (hashed_at)",
-    # What the snapshot was called, which outlives its row.
+    # The source of the snapshot, which outlives its row.
     "ALTER TABLE event ADD COLUMN source TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX event_by_source ON event (source)",
 )
@@ -143,7 +143,7 @@ def second(db: Database) -> None:
 
 @migrations()
 def third(db: Database) -> None:
-    """Rows that the disk could not correct are sealed (see seals)."""
+    """Seal the rows that nothing on the disk could correct (see `row_seals`)."""
     row_seals.teach(db.conn)
     for table, names in (("identity", "identity, blob"), ("resolution", "ref, source, revision, snapshot")):
         db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
@@ -151,8 +151,8 @@ def third(db: Database) -> None:
 
 
 _FOURTH = (
-    # str(Access): who may read it. Of a snapshot it is what its manifest says, of a resolution what this name's source
-    # said; empty: not known, so the source has to be asked.
+    # str(Access): the credentials that may read it. For a snapshot as in its manifest, for a resolution as this name's
+    # source answered; empty: not known, so the source has to be queried.
     "ALTER TABLE snapshot ADD COLUMN access TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE resolution ADD COLUMN access TEXT NOT NULL DEFAULT ''",
     """CREATE TABLE fingerprint (     -- one row: the key of the hash that stands for credentials in `proof`
@@ -176,7 +176,7 @@ _FOURTH = (
 
 @migrations()
 def fourth(db: Database) -> None:
-    """Who may read what."""
+    """Record the access to snapshots and names, the proofs of credentials, and the users that may enter directories."""
     row_seals.teach(db.conn)
     _run(db, _FOURTH)
     db.execute("UPDATE resolution SET seal = seal(ref, source, revision, snapshot, access)")
@@ -199,10 +199,10 @@ _BY_CREDENTIALS = (
         access TEXT NOT NULL,          -- str(Access)
         PRIMARY KEY (ref, who)
     ) STRICT, WITHOUT ROWID""",
-    # What the daemon's own credentials were seen to open was no more than one file of the caller's choice.
+    # The daemon's own credentials were seen to open only one file, of the caller's choice.
     "INSERT INTO resolution SELECT ref, CASE access WHEN 'open' THEN '' ELSE '?' END, source, revision, snapshot, "
     "checked_at, 0, CASE WHEN access LIKE 'own %' THEN 'caller' || substr(access, 4) ELSE access END FROM former "
-    "WHERE seal = seal(ref, source, revision, snapshot, access)",  # Else it is not what was written.
+    "WHERE seal = seal(ref, source, revision, snapshot, access)",  # Otherwise the row is damaged.
     "DROP TABLE former",
     "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
     "CREATE INDEX resolution_by_source ON resolution (source)",
@@ -228,7 +228,8 @@ _BY_CREDENTIALS = (
 
 @migrations()
 def resolutions_by_credentials(db: Database) -> None:
-    """A name is what it means to whoever asks, and proofs that rested on less than is asked for now are none."""
+    """Record the meaning of a name for each set of credentials, and delete proofs that rested on less than is required
+    now."""
     row_seals.teach(db.conn)
     _run(db, _BY_CREDENTIALS)
     db.execute(f"UPDATE resolution SET seal = seal({row_seals.SEALED['resolution']})")
@@ -236,43 +237,44 @@ def resolutions_by_credentials(db: Database) -> None:
 
 @migrations()
 def queries_hashed(db: Database) -> None:
-    """No query string of an http(s) URL is remembered."""
+    """Replace the query strings of http(s) URLs by hashes, so that none is stored."""
     query_strings.hide_in_index(db.conn)
 
 
 @migrations()
 def fingerprints_anew(db: Database) -> None:
-    """Everybody on the node could read the key that stands between credentials and their fingerprints."""
+    """Replace the key that stands between credentials and their fingerprints, because everybody on the node could read
+    it, and delete the proofs."""
     db.execute("UPDATE fingerprint SET key = randomblob(32)")
     db.execute("DELETE FROM proof")
 
 
 _PROMISES = (
-    # `bytes` is the room that is set aside for it; what is still missing to its whole size has yet to be found.
+    # `bytes` is the room that is set aside for it; the room for the rest of its size has yet to be found.
     "ALTER TABLE reservation ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
     "UPDATE reservation SET size = bytes",
-    # On whose account it is fetched; NULL: on nobody's.
+    # The user on whose account it is fetched; NULL: on nobody's.
     "ALTER TABLE fill ADD COLUMN uid INTEGER",
     """CREATE TABLE promise (         -- snapshots that go for a fill when it needs their room, and serve until then
         snapshot TEXT PRIMARY KEY REFERENCES snapshot ON DELETE CASCADE,
         fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX promise_by_fill ON promise (fill)",
-    # The user on whose account it was fetched; NULL: on nobody's, or nobody knows.
+    # The user on whose account it was fetched; NULL: on nobody's, or not known.
     "ALTER TABLE snapshot ADD COLUMN brought_by INTEGER",
-    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",  # When another was last given it.
+    "ALTER TABLE snapshot ADD COLUMN shared_at REAL NOT NULL DEFAULT 0",  # When another user was last given it.
 )
 
 
 @migrations()
 def promises_and_shares(db: Database) -> None:
-    """Room that is promised before it is there, and whose the models are."""
+    """Record room that is promised before it exists, and the user that brought each model."""
     _run(db, _PROMISES)
 
 
 @migrations()
 def fills_have_overhead(db: Database) -> None:
-    """What the snapshot that a fill will make takes beside its blobs is set aside."""
+    """Set aside the bytes that the snapshot of a fill will take beside its blobs."""
     db.execute("ALTER TABLE fill ADD COLUMN overhead INTEGER NOT NULL DEFAULT 0")  # Bytes.
 
 
@@ -283,18 +285,20 @@ _SHARING = (
         at REAL NOT NULL,
         PRIMARY KEY (snapshot, uid)
     ) STRICT, WITHOUT ROWID""",
-    "ALTER TABLE snapshot DROP COLUMN shared_at",  # It did not say by whom.
+    "ALTER TABLE snapshot DROP COLUMN shared_at",  # It did not name the user.
 )
 
 
 @migrations()
 def shared_by_whom(db: Database) -> None:
-    """What others use stays for them as far as their own shares have room for it."""
+    """Record the other users of each snapshot, so that a snapshot stays for them as far as their own shares have room
+    for it."""
     _run(db, _SHARING)
 
 
 def migrate(db: Database) -> None:
-    """Bring the tables up to date. StoreDegraded when a newer cached wrote them; ValueError when they are damaged."""
+    """Bring the tables up to date. Raise StoreDegraded when a newer cached wrote them, and ValueError when they are
+    damaged."""
     applied = {migration.name for migration in migrations.applied(db)}
     unknown = applied - _KNOWN
     if unknown and not applied >= _KNOWN:  # A newer cached has applied ours as well.

@@ -1,5 +1,5 @@
-"""How many rows the index keeps of what callers and sources can name without end. What goes is asked again, or told no
-more; no bytes go with it."""
+"""Bounds on the rows that the index keeps of names that callers and sources can invent without end. A deleted row is
+queried again, or is no longer shown; no cached bytes are deleted with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _PLAIN = "(json_extract(ref, '$[2]') = '[]' AND json_extract(ref, '$[3]') = '[]'
 
 
 def names(db: sqlite3.Connection, snapshot: Digest) -> None:
-    """Those that were asked for longest ago go, and such with patterns first: of these one caller can think of many."""
+    """Delete the snapshot's names beyond NAMES: first those with patterns, of which one caller can invent many, then
+    those that were requested longest ago."""
     db.execute(
         "DELETE FROM resolution WHERE snapshot = ?1 AND (ref, who) IN "
         "(SELECT ref, who FROM resolution WHERE snapshot = ?1 "
@@ -27,7 +28,8 @@ def names(db: sqlite3.Connection, snapshot: Digest) -> None:
 
 
 def identities(db: sqlite3.Connection, written: Iterable[tuple[str, str]]) -> None:
-    """Any but those that have just been written (identity, blob)."""
+    """Delete the identities of these blobs beyond IDENTITIES, any but those that have just been written (identity,
+    blob)."""
     for identity, blob in written:
         db.execute(
             "DELETE FROM identity WHERE identity IN (SELECT identity FROM identity WHERE blob = ?1 AND identity <> ?2 "
@@ -37,7 +39,7 @@ def identities(db: sqlite3.Connection, written: Iterable[tuple[str, str]]) -> No
 
 
 def sharers(db: sqlite3.Connection, snapshots: Iterable[str]) -> None:
-    """Those who were given one of these longest ago go."""
+    """Delete the users of these snapshots beyond SHARERS: those that were given one longest ago."""
     for snapshot in snapshots:
         db.execute(
             "DELETE FROM sharing WHERE snapshot = ?1 AND uid IN "
@@ -47,7 +49,7 @@ def sharers(db: sqlite3.Connection, snapshots: Iterable[str]) -> None:
 
 
 def leases(db: sqlite3.Connection) -> None:
-    """The oldest go."""
+    """Delete the leases beyond LEASES, the oldest first."""
     (count,) = db.execute("SELECT count(*) FROM lease").fetchone()
     if count > LEASES:
         db.execute(

@@ -1,8 +1,9 @@
-"""Leases are kernel locks. The daemon never takes a shared one; it only asks who does, and excludes them to remove.
+"""Leases, which are kernel locks. The daemon never acquires a shared one; it only checks which are held, and excludes
+them to remove a snapshot.
 
-Each user of a snapshot has a lock file of its own, `snapshots/<digest>.locks/<uid>`, that no other user can open: so it
-can keep nobody from leasing, its name says who leases, whatever process holds the lock by now, and what one user may
-keep from being evicted can be bounded.
+Each user of a snapshot has a lock file of its own, `snapshots/<digest>.locks/<uid>`, that no other user can open. So no
+user can keep another from leasing; the name of the file identifies the user, whatever process holds the lock by now;
+and the number of snapshots that one user keeps from being evicted can be bounded.
 """
 
 from __future__ import annotations
@@ -31,34 +32,34 @@ from cached.store.snapshots.locks import Held, held_files, look, names_in, pids,
 log = logging.getLogger("cached.store")
 
 SHARED = "shared"  # The one file of all users where the file system cannot name them in an ACL.
-BEFORE = "before"  # The manifest of layout 1, which was the lock file: whoever locked it then still leases.
+BEFORE = "before"  # The manifest of layout 1, which was the lock file: a process that locked it still leases.
 _NAME = re.compile(rf"[0-9]{{1,10}}|{SHARED}|{BEFORE}")
 _READ = 4
-FEW = 64  # Snapshots, each of which is looked at by itself.
+FEW = 64  # So many snapshots are checked one by one; for more, the directory is listed first.
 
 
 class Leases:
-    """Of one root. `bound`: of how many snapshots one user can keep from being evicted; 0 is all. Safe to use from
-    several threads."""
+    """The leases of one root. `bound`: the number of snapshots that one user can keep from being evicted; 0 means all.
+    Safe to use from several threads."""
 
     def __init__(self, layout: Layout, bound: int) -> None:
         self._layout, self._bound = layout, bound
         # While a snapshot's locks are excluded, it gets no new one. The first of a store's locks: see `Store`.
         self._changing = threading.RLock()
         self._directories = DirectoryLocks(layout, bound)
-        self._unnamed: set[int | None] = _beyond_this_namespace()  # Whom no ACL can name; None: there are no ACLs.
+        self._unnamed: set[int | None] = _beyond_this_namespace()  # No ACL can name these; None: there are no ACLs.
 
     # Handing out.
 
     def file(self, snapshot: Digest, uid: int) -> str:
-        """What the user is to lock. Nothing is made."""
+        """Return the path of the file that the user is to lock. Nothing is created."""
         return f"{self._layout.locks(snapshot)}/{SHARED if self._shares(uid) else uid}"
 
     def _shares(self, uid: int) -> bool:
         return not _ours(uid) and (uid in self._unnamed or None in self._unnamed)
 
     def make(self, snapshot: Digest, uid: int) -> str:
-        """`file`, which is there when this returns, unless the snapshot has gone."""
+        """Return the path of `file`, which exists when this returns, unless the snapshot is gone."""
         with self._changing, disk_errors(f"making a lock file for the snapshot {snapshot.hex[:12]}"):
             path = self.file(snapshot, uid)
             if not os.path.exists(path) and os.path.exists(self._layout.manifest(snapshot)):
@@ -67,7 +68,8 @@ class Leases:
             return path
 
     def _make(self, snapshot: Digest, uid: int) -> str:
-        """Under its name it can be opened by its user: that is seen to before."""
+        """Create the user's lock file and return its path. Its user is allowed to open it before it receives its
+        name."""
         fresh = self._layout.ingest / f"{snapshot.hex}.{secrets.token_hex(4)}.lock"
         os.close(create(fresh))
         try:
@@ -81,7 +83,7 @@ class Leases:
             fresh.unlink(missing_ok=True)
 
     def _name(self, file: Path, uid: int) -> bool:
-        """Let the user, and it alone, open the file. False where that cannot be said."""
+        """Allow the user, and no other, to open the file. Return False where an ACL cannot express that."""
         if self._shares(uid):
             return False
         try:
@@ -98,18 +100,18 @@ class Leases:
         return False
 
     def note(self, snapshot: Digest, uid: int) -> None:
-        """The user has just been handed the path."""
+        """Record that the user has just been given the path."""
         with contextlib.suppress(OSError):
             os.utime(self.file(snapshot, uid))
 
-    # Asking.
+    # Checking.
 
     def of(self, snapshot: Digest) -> list[Held]:
-        """Which of its lock files are held: empty when nobody leases the snapshot."""
+        """Return the locks that are held on the snapshot; empty when nobody leases it."""
         return self._files(snapshot) + self._directories.of(snapshot)
 
     def of_all(self, snapshots: Iterable[Digest]) -> dict[Digest, list[Held]]:
-        """The same of many; those that nobody leases are left out."""
+        """Return the locks that are held on each of these snapshots. Those that nobody leases are left out."""
         asked = list(snapshots)
         found = self._all_files(asked)
         for snapshot in asked:
@@ -118,7 +120,8 @@ class Leases:
         return found
 
     def _all_files(self, snapshots: Iterable[Digest]) -> dict[Digest, list[Held]]:
-        """Of thousands most may never have been handed out, and have no folder: one look tells which."""
+        """Return the held lock files of many snapshots. Of thousands, most may never have been handed out, and have no
+        folder: one listing shows which have."""
         asked = list(snapshots)
         names = names_in(str(self._layout.snapshots)) if len(asked) > FEW else None
         if names is not None:
@@ -130,7 +133,7 @@ class Leases:
         return held_files(str(self._layout.locks(snapshot)))
 
     def protected(self, snapshots: Iterable[Digest]) -> set[Digest]:
-        """Those of all the root's snapshots that a lease keeps."""
+        """Return those of the snapshots, which are all of the root's, that a lease keeps from being evicted."""
         asked = set(snapshots)
         held = self._all_files(asked)
         of_users: dict[int, list[tuple[float, Digest]]] = {}
@@ -143,14 +146,15 @@ class Leases:
         return kept | (self._directories.kept() & asked)
 
     def _beyond(self, uid: int, held: Collection[tuple[float, Digest]]) -> set[Digest]:
-        """Which of all that a user holds are not kept for it: those that it was handed longest ago."""
+        """Return the snapshots, of all that the user leases, that its leases do not keep: those beyond `bound`, which
+        it was given longest ago."""
         if not self._bound or uid in (0, os.geteuid()):
             return set()
         newest = sorted(held, key=lambda each: (-each[0], each[1].hex))
         return {snapshot for _, snapshot in newest[self._bound :]}
 
     def _is_kept(self, snapshot: Digest, uid: int) -> bool:
-        """Whether the user's lease, which it has, keeps the snapshot."""
+        """Return True if the user's lease, which it has, keeps the snapshot from being evicted."""
         if not self._bound or uid in (0, os.geteuid()):
             return True
         held = []
@@ -161,7 +165,8 @@ class Leases:
         return snapshot not in self._beyond(uid, held)
 
     def users(self, snapshot: Digest, locks: dict[tuple[int, int], set[int]]) -> set[int] | None:
-        """Who leases it; None when it cannot be told of one. `locks` are the `holders` of this moment."""
+        """Return the users that lease the snapshot; None when one of them cannot be determined. `locks` are the
+        `holders` of this moment."""
         found = self._directories.users(snapshot, locks)
         for held in self._files(snapshot):
             for uid in {held.uid} if held.uid is not None else {user_of(pid) for pid in pids(held, locks)}:
@@ -174,8 +179,8 @@ class Leases:
 
     @contextlib.contextmanager
     def exclusive(self, snapshot: Digest) -> Iterator[bool]:
-        """Yield True while nobody holds a lease that keeps it and nobody can take one; False when somebody does, or it
-        cannot be told. What is not there cannot be leased either: True."""
+        """Yield True while nobody holds a lease that keeps the snapshot and nobody can acquire one; False when somebody
+        holds one, or it cannot be determined. A snapshot that does not exist cannot be leased either: True."""
         with self._changing, contextlib.ExitStack() as opened:
             folder = str(self._layout.locks(snapshot))
             names = names_in(folder)
@@ -203,12 +208,13 @@ class Leases:
         return True
 
     def drop(self, snapshot: Digest, uid: int) -> None:
-        """The user's lock file goes, unless it is held."""
+        """Delete the user's lock file, unless it is held."""
         self._drop(f"{self._layout.locks(snapshot)}/{uid}")
 
     def tidy(self, snapshot: Digest, booted: float) -> list[str]:
-        """At a start: remove what nobody holds; paths of what is no lock file. That of before goes with the boot (in
-        seconds since the epoch) after which nobody can have opened it."""
+        """Delete the lock files that nobody holds, at a start, and return the paths of files that are not lock files.
+        The one of layout 1 (BEFORE) is deleted only after a boot (`booted`, in seconds since the epoch) since which
+        nobody can have opened it."""
         folder = self._layout.locks(snapshot)
         folder.chmod(0o711)
         foreign = []
@@ -221,15 +227,16 @@ class Leases:
         return foreign
 
     def _drop(self, file: str) -> None:
-        """Whoever calls may hold other locks than `_changing`, which would be out of order here."""
+        """Delete the lock file, unless it is held. `_changing` is not acquired: the caller may hold other locks, after
+        which it would be out of order."""
         with trying, contextlib.suppress(OSError):
             fd = open_safely(file, os.O_RDONLY)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Not one that was made since it was opened, the snapshot having gone and come back. This one stays
-                # under its name while it is locked.
+                # Not a file that was created since this one was opened, if the snapshot was removed and fetched again.
+                # This one keeps its name while it is locked.
                 if os.path.samestat(os.fstat(fd), os.lstat(file)):
-                    os.unlink(file)  # Who has it open, and locks it now, sees st_nlink == 0 and asks again.
+                    os.unlink(file)  # A process that has it open, and locks it now, sees st_nlink == 0 and retries.
             finally:
                 os.close(fd)
 
@@ -239,7 +246,8 @@ def _ours(uid: int) -> bool:
 
 
 def _beyond_this_namespace() -> set[int | None]:
-    """The user that stands for all whom our user namespace does not know: in an ACL it would be none of them."""
+    """Return the uid that stands for all users unknown to our user namespace: in an ACL it would be none of them. Empty
+    if the namespace knows every user, or if that cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
             return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
@@ -247,7 +255,7 @@ def _beyond_this_namespace() -> set[int | None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Whoever has a file in it can open that, and see no others."""
+    """Create a folder of lock files. A user that has a file in it can open that file, and cannot list the others."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if stat.S_IMODE(folder.lstat().st_mode) != 0o711:
@@ -255,5 +263,5 @@ def make_folder(folder: Path) -> None:
 
 
 def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):  # Nothing was written; the lock is gone all the same.
+    with contextlib.suppress(OSError):  # Nothing was written; the lock is released anyway.
         os.close(fd)
