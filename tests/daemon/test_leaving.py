@@ -16,6 +16,7 @@ from cached.config import Config
 from cached.daemon.access.callers import Caller
 from cached.daemon.access.people import People
 from cached.daemon.access.whose import Whose
+from cached.daemon.acquire import fill as filling
 from cached.daemon.acquire.counters import Counters
 from cached.daemon.acquire.fill import Filler
 from cached.daemon.acquire.fill_job import Fill
@@ -58,7 +59,7 @@ async def test_a_fill_that_is_cancelled_just_after_its_room_was_reserved_gives_i
         loop.call_soon_threadsafe(task.cancel)
         return 0, 0
 
-    monkeypatch.setattr(fill, "_sizes", sizes)
+    monkeypatch.setattr(filling, "_sizes", sizes)
     task = asyncio.create_task(Filler(places, cast(Any, None), cast(Any, None), Counters()).fill(fill, ask, rights))
     await asyncio.wait([task])
     assert task.cancelled()

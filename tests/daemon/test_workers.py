@@ -143,8 +143,8 @@ def test_no_credential_is_in_a_title_or_the_environment_of_a_worker_that_the_dae
 BROKEN = """
 import sys
 from cached.cli.main import main
-from cached.daemon.transfer import crew
-crew.COMMAND = ("/bin/false",)
+from cached.daemon.transfer import worker_pool
+worker_pool.COMMAND = ("/bin/false",)
 sys.argv = sys.argv[1:]
 sys.exit(main())
 """
