@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -190,6 +190,19 @@ async def test_what_a_collection_would_take_is_what_it_takes_though_models_share
     deed = await room.make(need, wish)
     assert [victim.digest for victim in plan.victims] == [victim.digest for victim in deed.victims]
     assert "old" in here(room)
+
+
+async def test_what_has_landed_since_the_rows_were_read_is_no_reason_for_anything_to_go(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = rooms.make(100)
+    await bring(room, "m", w=60)
+    real = store_of(room).usage()
+    assert room.excess(1.0) == 0
+    monkeypatch.setattr(store_of(room), "usage", lambda: replace(real, landed=50 * KB))  # In the room of what has gone.
+    assert room.excess(1.0) == room.excess(0.7) == 0
+    await room.keep_below()
+    assert here(room) == {"m"}
 
 
 # On thousands of stores.

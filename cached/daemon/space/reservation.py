@@ -190,7 +190,10 @@ class Room:
         not count. Synchronous."""
         usage = self._disk.store.usage()
         beside = usage.overhead.excess
-        return max(0, usage.used + usage.landed + beside - int((usage.limit + beside) * share))
+        # What has landed is looked at a moment after the rows: in between a model may have gone and others landed in
+        # its room. What was set aside is of the same moment as what was used, and at least as much.
+        landed = min(usage.landed, usage.reserved)
+        return max(0, usage.used + landed + beside - int((usage.limit + beside) * share))
 
     def _plan(self, listing: Listing, uid: int | None, stoppable: Collection[int]) -> Plan:
         """Return the plan of a fill: the snapshots to promise, or the refusal. `reserve` carries out such a plan."""
