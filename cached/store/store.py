@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cached.access import Access
@@ -20,6 +20,7 @@ from cached.store.blobs.ingest import Verified
 from cached.store.blobs.quarantine import Quarantine
 from cached.store.blobs.verify import Checkup
 from cached.store.disk import delete_tree, disk_errors
+from cached.store.index.hits import BlobRow
 from cached.store.index.index import Index
 from cached.store.index.opening import open_index
 from cached.store.index.promises import Promises
@@ -39,15 +40,6 @@ from cached.store.usage import Usage
 log = logging.getLogger("cached.store")
 
 SNAPSHOTS = 10_000  # At most: other patterns make any number of them from the same few files.
-
-
-@dataclass(frozen=True, slots=True)
-class BlobRow:
-    """A blob as the index knows it: its `size` in bytes and, if known, in `pieces` the XXH3-128 of each piece, 16 bytes
-    apiece."""
-
-    size: int
-    pieces: bytes | None
 
 
 class Store:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cached.client.lease import take
@@ -103,3 +105,28 @@ def used(room: Room, digests: Iterable[Digest]) -> None:
     """One after the other, just now."""
     for digest in digests:
         room._disk.uses.touch(digest)
+
+
+@asynccontextmanager
+async def running(room: Room, reserved: Reserved) -> AsyncIterator[asyncio.Task[None]]:
+    """A fill that never gets its next bytes."""
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def fill() -> None:
+        try:
+            await room.run(reserved, hang())
+        finally:
+            await room.abandon(reserved)
+
+    task = asyncio.create_task(fill())
+    await begun.wait()
+    try:
+        async with asyncio.timeout(60):
+            yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

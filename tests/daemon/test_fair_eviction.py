@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -14,38 +12,12 @@ import pytest
 from cached.config import Duration, Share, Size
 from cached.daemon.space.books import Books, decide
 from cached.daemon.space.eviction_policy import Candidate, Rows, Wish
-from cached.daemon.space.reservation import Reserved, Room
 from cached.model import Digest
 from cached.store.index.promises import FillRow, Reservation
-from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, reserve, store_of
+from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, reserve, running, store_of
 from tests.daemon.test_user_share import GREEDY, MODEST, THIRD, aged, given
 
 FOURTH = 4004
-
-
-@asynccontextmanager
-async def running(room: Room, reserved: Reserved) -> AsyncIterator[asyncio.Task[None]]:
-    """A fill that never gets its next bytes."""
-    begun = asyncio.Event()
-
-    async def hang() -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    async def fill() -> None:
-        try:
-            await room.run(reserved, hang())
-        finally:
-            await room.abandon(reserved)
-
-    task = asyncio.create_task(fill())
-    await begun.wait()
-    try:
-        async with asyncio.timeout(60):
-            yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_fill_that_holds_the_files_of_its_users_own_model_gives_way_with_it(rooms: Rooms) -> None:

@@ -17,7 +17,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.space.reservation import Room
 from cached.daemon.transfer.bundles import BUNDLE, SMALL
 from cached.daemon.transfer.download import Batch
-from cached.daemon.transfer.fetcher import Fetcher, Network
+from cached.daemon.transfer.fetcher import Fetcher
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import SourceDenied, SourceUnavailable
 from cached.model import Digest, Entry, Listing

@@ -29,7 +29,7 @@ from cached.daemon.http.guests import Guests
 from cached.daemon.http.server import Door
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
-from cached.daemon.transfer.fetcher import Network
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.workers import Workers
 from cached.model_ref import ModelRef
 from tests.daemon.rooms import model

@@ -15,7 +15,7 @@ from cached.daemon.access.callers import DAEMON, Caller
 from cached.daemon.access.people import People
 from cached.daemon.acquire.placement import Place, Places
 from cached.daemon.space.disks import Disks
-from cached.daemon.transfer.fetcher import Network
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import AllHeld
 from tests.daemon.rooms import KB, bring, here, lease, model, ready, used

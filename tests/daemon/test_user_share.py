@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 
@@ -16,7 +15,7 @@ from cached.daemon.space.reservation import Room
 from cached.errors import AllHeld, StoreDegraded, TooLarge
 from cached.model import Digest
 from cached.store.index import trim
-from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, store_of, used
+from tests.daemon.rooms import KB, Rooms, bring, come, here, lease, model, ready, reserve, running, store_of, used
 
 GREEDY, MODEST, THIRD = 4001, 4002, 4003
 
@@ -192,24 +191,10 @@ async def test_a_fill_above_its_share_gives_way_before_anything_of_who_is_within
     await aged(room, "old", MODEST, w=10)
     greedy = await reserve(room, "greedy", GREEDY, x=80, y=5)
     await come(room, greedy, "x")
-    asked = asyncio.Event()
-
-    async def hang() -> None:
-        asked.set()
-        await asyncio.Event().wait()
-
-    async def fill() -> None:
-        try:
-            await room.run(greedy, hang())
-        finally:
-            await room.abandon(greedy)
-
-    running = asyncio.create_task(fill())
-    await asked.wait()
-    async with asyncio.timeout(60):
+    async with running(room, greedy) as fill:
         await bring(room, "new", THIRD, w=20)
         with pytest.raises(AllHeld, match="what has landed is kept"):
-            await running
+            await fill
     assert here(room) == {"old", "new"}
 
 

@@ -25,7 +25,7 @@ from cached.daemon.acquire.rights import Rights
 from cached.daemon.space.disk import Disk
 from cached.daemon.space.disks import Disks
 from cached.daemon.space.reservation import Plan
-from cached.daemon.transfer.fetcher import Network
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import (
     CachedError,

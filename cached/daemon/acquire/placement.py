@@ -15,7 +15,8 @@ from cached.daemon.space.disks import Disks
 from cached.daemon.space.needs import Needs
 from cached.daemon.space.reservation import Plan, Reserved, Room
 from cached.daemon.transfer.download import Batch
-from cached.daemon.transfer.fetcher import Fetcher, Network
+from cached.daemon.transfer.fetcher import Fetcher
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.workers import Workers
 from cached.errors import CachedError, NoSpace, StoreDegraded
 from cached.model import Digest, Listing

@@ -8,7 +8,7 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.workers import Workers
 from cached.errors import NoSpace, StoreDegraded
 from cached.model import Digest
-from cached.store.store import BlobRow
+from cached.store.index.hits import BlobRow
 from cached.worker.messages import Check
 
 

@@ -97,46 +97,49 @@ def decide(
     if wish.fill is not None:  # Files received meanwhile need no more room.
         wish = replace(wish, wants={key: size for key, size in wish.wants.items() if key in books.reservations})
     accounts = books.accounts(wish)
-    above = accounts.above
-    greedy = wish.uid is not None and wish.uid in above
-
-    def rank(fill: FillRow) -> tuple[bool, int]:
-        return fill.uid in above, fill.id
-
-    mine = (greedy, wish.fill if wish.fill is not None else 1 << 62)
-    others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
-    before = [fill for fill in others if rank(fill) < mine]
-    later = [fill for fill in reversed(others) if rank(fill) > mine and (stoppable is None or fill.id in stoppable)]
-    theirs = [] if greedy else [fill for fill in later if fill.uid in above]
-    gone = books.promised_to(before)
+    greedy = wish.uid is not None and wish.uid in accounts.above
+    before, later = _ranked(books, wish, greedy, accounts)
+    later = [fill for fill in later if stoppable is None or fill.id in stoppable]
+    theirs = [] if greedy else [fill for fill in later if fill.uid in accounts.above]
     # Blobs held by fills that give way are free once their snapshots are evicted too.
     held = books.rows.held.difference(*(fill.holds for fill in theirs)) | wish.blobs
     held = held.union(*(fill.holds for fill in books.fills if fill not in theirs))
     claims = _Claims(books, wish, before, later)
+    gone = books.promised_to(before)
     rows = replace(books.rows, held=held, gone=gone, accounts=accounts, greedy=wish.uid if greedy else None)
     rows = replace(rows, excess=books.overhead.excess + claims.overhead, charged=books.charged(wish))
-    within: list[Victim] = []
-    tight: Decision | None = None
-    if budget is not None:
-        inner = _only(rows, under)
-        need = claims.under(budget, under, inner) - budget.limit
-        inner = replace(inner, yields=claims.yields([fill for fill in theirs if fill.source in under]))
-        within = [victim.explained(f"to keep {budget}") for victim in choose(inner, need)]
-        short = need - freed(inner, rows.gone | {victim.digest for victim in within})
-        if short > 0:
-            fills = [fill for fill in later if fill.source in under]
-            ids = tuple(fill.id for fill in fills)
-            tight = Decision(tuple(within), short, ids, claims.yields(fills), greedy, budget)
-            if not tight.possible:
-                return tight
-    gone = rows.gone | {victim.digest for victim in within}
-    need = claims.needed - books.loose[0]
-    chosen = choose(replace(rows, gone=gone, yields=claims.yields(theirs)), need)
-    victims = within + [victim.explained(wish.purpose) for victim in chosen]
-    short = need - freed(rows, gone | {victim.digest for victim in victims}) - books.loose[1]
-    ids = tuple(fill.id for fill in later)
-    whole = Decision(tuple(victims), max(0, short), ids, claims.yields(later), greedy)
-    return whole if tight is None or not whole.possible else replace(tight, victims=whole.victims)
+    tight = Decision((), 0) if budget is None else _within(budget, under, rows, claims, theirs)
+    if not tight.possible:
+        return replace(tight, greedy=greedy)
+    gone |= {victim.digest for victim in tight.victims}
+    chosen = choose(replace(rows, gone=gone, yields=claims.yields(theirs)), claims.needed - books.loose[0])
+    victims = (*tight.victims, *(victim.explained(wish.purpose) for victim in chosen))
+    gone |= {victim.digest for victim in chosen}
+    short = claims.needed - books.loose[0] - freed(rows, gone) - books.loose[1]
+    whole = Decision(victims, max(0, short), tuple(fill.id for fill in later), claims.yields(later), greedy)
+    return whole if tight.short <= 0 or not whole.possible else replace(tight, victims=victims, greedy=greedy)
+
+
+def _ranked(books: Books, wish: Wish, greedy: bool, accounts: Accounts) -> tuple[list[FillRow], list[FillRow]]:
+    """Return the fills that rank before the wish, the first one first, and those after it, the last one first."""
+
+    def rank(fill: FillRow) -> tuple[bool, int]:
+        return fill.uid in accounts.above, fill.id
+
+    mine = (greedy, wish.fill if wish.fill is not None else 1 << 62)
+    others = sorted((fill for fill in books.fills if fill.id != wish.fill), key=rank)
+    return [fill for fill in others if rank(fill) < mine], [fill for fill in reversed(others) if rank(fill) > mine]
+
+
+def _within(budget: Budget, under: Collection[str], rows: Rows, claims: _Claims, theirs: list[FillRow]) -> Decision:
+    """Decide what has to be evicted below the budget, and by which fills it could be kept if that is too little."""
+    inner = _only(rows, under)
+    need = claims.under(budget, under, inner) - budget.limit
+    inner = replace(inner, yields=claims.yields([fill for fill in theirs if fill.source in under]))
+    victims = tuple(victim.explained(f"to keep {budget}") for victim in choose(inner, need))
+    short = need - freed(inner, rows.gone | {victim.digest for victim in victims})
+    fills = [fill for fill in claims.later if fill.source in under]
+    return Decision(victims, short, tuple(fill.id for fill in fills), claims.yields(fills), over=budget)
 
 
 def freed(rows: Rows, gone: Collection[Digest]) -> int:

@@ -17,10 +17,8 @@ from cached.daemon.space.disk import Disk
 from cached.daemon.transfer.bundles import SMALL, Bundles
 from cached.daemon.transfer.download import Batch, Download
 from cached.daemon.transfer.fair_queue import Part, Work
-from cached.daemon.transfer.open_files import OpenFiles
+from cached.daemon.transfer.network import Network
 from cached.daemon.transfer.publish_batcher import Publishing
-from cached.daemon.transfer.scheduler import Streams
-from cached.daemon.transfer.users import Users
 from cached.daemon.transfer.workers import Secure, Transfer, Workers
 from cached.errors import (
     AllHeld,
@@ -39,20 +37,6 @@ from cached.worker.messages import Into, Remote
 log = logging.getLogger("cached.fetch")
 
 STARTED = 256  # Downloads of one model in progress or waiting for a connection; the others are only names.
-
-
-class Network:
-    """The state that all fetchers of this node share: connections, open files, and the count of bytes fetched."""
-
-    def __init__(self, config: Config) -> None:
-        users = Users()
-        self.streams = Streams(config.min_connections, config.connections, config.retries, users)
-        self.files = OpenFiles(config.connections, users)
-        self.fetched_bytes = 0
-
-    def paused(self, batch: Batch) -> bool:
-        """Return True if every running download of the batch waits for an origin that requested a pause."""
-        return bool(batch.running) and all(self.streams.paused(download.origin) for download in batch.running)
 
 
 class Fetcher:

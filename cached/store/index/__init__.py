@@ -8,7 +8,9 @@
     row_seals.py integrity.py  a checksum in each row that cannot be rebuilt; detect damage to the file
     opening.py carry_over.py   open or replace the file; copy from a damaged one the rows that the disk cannot supply
     use_clock.py               the clock for uses, which never jumps
+    first_tables.py            the tables of the first migration, on which all others build
     query_strings.py           remove query strings of URLs from the index
+    sqlite_library.py          sqlite-utils, imported without numpy and pandas
 
 One connection writes, from one thread at a time; two only read. A transaction is durable when it ends
 (`synchronous=FULL`). Errors of SQLite are translated in one place (`database._translated`). A migration that has landed

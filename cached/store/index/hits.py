@@ -26,6 +26,15 @@ class Known:
     access: Access
 
 
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """A blob as the index knows it: its `size` in bytes and, if known, in `pieces` the XXH3-128 of each piece, 16 bytes
+    apiece."""
+
+    size: int
+    pieces: bytes | None
+
+
 class Hits(IndexFile):
     def find(self, ref: str, whos: Sequence[str] | None = None) -> Known | None:
         """Return the READY snapshot that `ref` (ModelRef.key) last meant to one of `whos` (None: to anybody); None if

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
-# sqlite-utils imports these where it finds them, for features that we do not use: 100 MB more for the daemon.
-_barred = {name: sys.modules.get(name) for name in ("numpy", "pandas")}
-sys.modules.update(dict.fromkeys(_barred))  # type: ignore[arg-type]
-from sqlite_utils import Database, Migrations  # noqa: E402
-
-for _name, _module in _barred.items():
-    del sys.modules[_name]
-    if _module is not None:
-        sys.modules[_name] = _module
-
-from cached.errors import StoreDegraded  # noqa: E402
-from cached.store.index import query_strings, row_seals  # noqa: E402
+from cached.errors import StoreDegraded
+from cached.store.index import query_strings, row_seals
+from cached.store.index.first_tables import FIRST
+from cached.store.index.sqlite_library import Database, Migrations
 
 __all__ = ["Database", "migrate"]
 
@@ -27,97 +17,9 @@ def _run(db: Database, statements: tuple[str, ...]) -> None:
         db.execute(statement)
 
 
-_FIRST = (
-    """CREATE TABLE blob (            -- published files
-        digest TEXT PRIMARY KEY,       -- hex
-        size INTEGER NOT NULL CHECK (size >= 0),
-        pieces BLOB,                   -- XXH3-128 of each 16 MiB piece; NULL when rebuilt and not read since
-        created_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE snapshot (
-        digest TEXT PRIMARY KEY,
-        -- ready     complete and verified; may be handed out
-        -- evicting  chosen to go; never handed out again
-        -- damaged   a check failed; not handed out until a fill has mended it
-        state TEXT NOT NULL CHECK (state IN ('ready', 'evicting', 'damaged')),
-        ref TEXT NOT NULL,             -- ModelRef.key that it was first fetched for
-        source TEXT NOT NULL,          -- the same as a person types it
-        revision TEXT NOT NULL,
-        size INTEGER NOT NULL,
-        files INTEGER NOT NULL,
-        created_at REAL NOT NULL,
-        used_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE snapshot_blob (
-        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
-        blob TEXT NOT NULL REFERENCES blob,
-        PRIMARY KEY (snapshot, blob)
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX snapshot_blob_by_blob ON snapshot_blob (blob)",
-    """CREATE TABLE resolution (      -- what a ref meant when it was last asked
-        ref TEXT PRIMARY KEY,          -- ModelRef.key
-        source TEXT NOT NULL,
-        revision TEXT NOT NULL,
-        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
-        checked_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX resolution_by_snapshot ON resolution (snapshot)",
-    "CREATE INDEX resolution_by_source ON resolution (source)",
-    """CREATE TABLE identity (        -- which blob a remote file at one version is; written once
-        identity TEXT PRIMARY KEY,     -- Listing.identity
-        blob TEXT NOT NULL REFERENCES blob ON DELETE CASCADE
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX identity_by_blob ON identity (blob)",
-    """CREATE TABLE pin (
-        snapshot TEXT PRIMARY KEY REFERENCES snapshot ON DELETE CASCADE,
-        until REAL,                    -- NULL: until unpinned
-        uid INTEGER NOT NULL,
-        created_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE fill (            -- FILLING: being fetched, holds its blobs, nobody has its path
-        id INTEGER PRIMARY KEY,
-        source TEXT NOT NULL,
-        started_at REAL NOT NULL
-    ) STRICT""",
-    """CREATE TABLE hold (            -- blobs that a fill counts on
-        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE,
-        blob TEXT NOT NULL REFERENCES blob,
-        PRIMARY KEY (fill, blob)
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX hold_by_blob ON hold (blob)",
-    """CREATE TABLE reservation (     -- bytes promised to an ingest; with no want it is parked
-        key TEXT PRIMARY KEY,          -- the ingest's
-        bytes INTEGER NOT NULL,
-        created_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE want (            -- ingests that a fill waits for
-        fill INTEGER NOT NULL REFERENCES fill ON DELETE CASCADE,
-        key TEXT NOT NULL REFERENCES reservation ON DELETE CASCADE,
-        PRIMARY KEY (fill, key)
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX want_by_key ON want (key)",
-    """CREATE TABLE lease (           -- descriptions for the operator; the kernel decides
-        snapshot TEXT NOT NULL REFERENCES snapshot ON DELETE CASCADE,
-        pid INTEGER NOT NULL,
-        uid INTEGER NOT NULL,
-        command TEXT NOT NULL,
-        since REAL NOT NULL,
-        PRIMARY KEY (snapshot, pid)
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE event (           -- what happened to a snapshot and why, newest last; bounded
-        id INTEGER PRIMARY KEY,
-        at REAL NOT NULL,
-        snapshot TEXT NOT NULL,
-        what TEXT NOT NULL,
-        why TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX event_by_snapshot ON event (snapshot)",
-)
-
-
 @migrations()
 def first(db: Database) -> None:
-    _run(db, _FIRST)
+    _run(db, FIRST)
 
 
 _SECOND = (
